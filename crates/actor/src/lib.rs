@@ -1,0 +1,1 @@
+//! Roles, actors, mailboxes and references: the same call local and remote.

@@ -1,0 +1,1 @@
+//! Head, node agents, placement and launchers.

@@ -1,0 +1,1 @@
+//! Documents, tokenizer, order, packing and mixing: no libtorch.

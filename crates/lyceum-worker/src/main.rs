@@ -1,0 +1,3 @@
+//! The process for actors that need libtorch: trainers and synthesizers.
+
+fn main() {}

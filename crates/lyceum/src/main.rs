@@ -1,0 +1,3 @@
+//! The command line, the head, the node agent and the torch-free actors.
+
+fn main() {}

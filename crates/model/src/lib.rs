@@ -1,0 +1,1 @@
+//! Llama and Mistral on tch: Hugging Face in, Hugging Face out, generation.

@@ -1,0 +1,1 @@
+//! The hall: roles, run file, CorpusReader, Packer and Controller. No libtorch.

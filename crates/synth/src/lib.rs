@@ -1,0 +1,1 @@
+//! Instruction synthesis: prompt, parse, chains, formats and the engine trait. No libtorch.

@@ -1,0 +1,1 @@
+//! The few libtorch calls that tch lacks, behind one C++ file.

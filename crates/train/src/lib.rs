@@ -1,0 +1,1 @@
+//! Block-by-block backward, flat optimizer, step and checkpoint.

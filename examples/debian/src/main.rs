@@ -1,0 +1,3 @@
+//! Debian's package descriptions: corpus, context tasks, report.
+
+fn main() {}
