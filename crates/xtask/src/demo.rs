@@ -1,0 +1,31 @@
+//! `cargo xtask demo` and `cargo xtask models`: set-up and build, then the example's own program, which also runs
+//! from a bundle.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::cargo;
+use crate::libtorch;
+
+/// The main job on Debian package descriptions, into `target/demo/`.
+pub fn run(arguments: &[String]) -> Result<()> {
+    example("demo", &["--out", &cargo::target_directory().join("demo").to_string_lossy()], arguments)
+}
+
+/// Makes the demo's tokenizer, base model and synthesizer again, by the recipe in `examples/debian/`.
+pub fn models(arguments: &[String]) -> Result<()> {
+    example("models", &[], arguments)
+}
+
+fn example(command: &str, defaults: &[&str], arguments: &[String]) -> Result<()> {
+    libtorch::provide()?;
+    cargo::build_programs()?;
+    cargo::run(
+        Command::new(cargo::program("lyceum-debian"))
+            .current_dir(cargo::workspace_root())
+            .arg(command)
+            .args(defaults)
+            .args(arguments),
+    )
+}
