@@ -1,1 +1,3 @@
 //! Head, node agents, placement and launchers.
+
+pub mod strict;
