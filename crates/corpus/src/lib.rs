@@ -1,1 +1,7 @@
-//! Documents, tokenizer, order, packing and mixing: no libtorch.
+//! Documents, tokenizer, order, packing and mixing: the way of the data, without libtorch and without a network.
+#![deny(missing_docs)]
+
+pub mod batch;
+pub mod chain;
+pub mod pack;
+pub mod random;
