@@ -1,0 +1,259 @@
+//! One UDP socket that calls and is called.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use quinn::{
+    AsyncUdpSocket, ClientConfig, EndpointConfig, Runtime, ServerConfig, TokioRuntime, TransportConfig,
+};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::handshake::{self, Local};
+use crate::tls::{SERVER_NAME, Tls};
+use crate::{
+    CloseCode, CloseReason, Connection, Credentials, EndpointOptions, Expect, Hello, PeerIdentity, Purpose,
+    Result, WireError, socket,
+};
+
+/// Connections that may wait for [`Endpoint::accept`]; further handshakes wait behind them.
+const ACCEPT_BACKLOG: usize = 64;
+
+/// A socket under the cluster's TLS. Cheap to clone; when the last clone is dropped it takes no more connections, and
+/// the socket closes with the last connection.
+#[derive(Clone)]
+pub struct Endpoint(Arc<Inner>);
+
+/// What became of the connections that peers tried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EndpointStatistics {
+    /// Let in.
+    pub accepted: u64,
+    /// Refused: no TLS of ours, not admitted, no proper hello, too late, or too many at a time.
+    pub refused: u64,
+}
+
+struct Inner {
+    quinn: quinn::Endpoint,
+    identity: PeerIdentity,
+    local_addr: SocketAddr,
+    tls: Tls,
+    transport: Arc<TransportConfig>,
+    local: Arc<Local>,
+    timeout: Duration,
+    accepted: Mutex<mpsc::Receiver<Connection>>,
+    counters: Arc<Counters>,
+    acceptor: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Counters {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Endpoint {
+    /// Binds `options.bind`. Call it within a tokio runtime: all I/O of the endpoint runs there.
+    ///
+    /// # Errors
+    /// [`WireError::Bind`] when the address is taken or not ours, [`WireError::Certificate`] when the credentials do not
+    /// fit together, [`WireError::Option`] for an impossible option.
+    pub fn bind(credentials: Credentials, options: EndpointOptions) -> Result<Self> {
+        let addr = options.bind;
+        let bind = |source| WireError::Bind { addr, source };
+        let socket = socket::bind(addr, options.transport.socket_buffer).map_err(bind)?;
+        let socket = TokioRuntime.wrap_udp_socket(socket).map_err(bind)?;
+        Self::bind_with_socket(credentials, options, socket)
+    }
+
+    /// As [`bind`](Self::bind), on a socket of the caller's: `options.bind` is not looked at.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_with_socket(
+        credentials: Credentials,
+        options: EndpointOptions,
+        socket: Arc<dyn AsyncUdpSocket>,
+    ) -> Result<Self> {
+        options.lane.check()?;
+        Hello { purpose: Purpose::Lane, roles: options.roles.clone() }.encode()?;
+        let (endpoint_config, transport) = options.transport.to_quinn()?;
+        let identity = credentials.identity().clone();
+        let tls = Tls::new(credentials)?;
+        let mut server = ServerConfig::with_crypto(Arc::new(tls.server()?));
+        server.transport_config(Arc::clone(&transport)).max_incoming(options.max_handshakes);
+        let bind = |source| WireError::Bind { addr: options.bind, source };
+        let quinn = open(endpoint_config, server, socket).map_err(bind)?;
+        let local_addr = quinn.local_addr().map_err(bind)?;
+        let local =
+            Arc::new(Local { admission: options.admission, roles: options.roles, lane: options.lane });
+        let counters = Arc::<Counters>::default();
+        let (accepted_sender, accepted) = mpsc::channel(ACCEPT_BACKLOG);
+        let acceptor = Acceptor {
+            quinn: quinn.clone(),
+            local: Arc::clone(&local),
+            timeout: options.handshake_timeout,
+            max_handshakes: options.max_handshakes,
+            accepted: accepted_sender,
+            counters: Arc::clone(&counters),
+        };
+        Ok(Self(Arc::new(Inner {
+            quinn,
+            identity,
+            local_addr,
+            tls,
+            transport,
+            local,
+            timeout: options.handshake_timeout,
+            accepted: Mutex::new(accepted),
+            counters,
+            acceptor: tokio::spawn(acceptor.run()),
+        })))
+    }
+
+    /// The bound address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr
+    }
+
+    /// Who this process is.
+    pub fn identity(&self) -> &PeerIdentity {
+        &self.0.identity
+    }
+
+    /// Connects for frames.
+    ///
+    /// # Errors
+    /// [`WireError::Connect`] when nobody answers in time or the one who does is not whom `expect` says;
+    /// [`WireError::Refused`] with the peer's reason when it does not let us in.
+    pub async fn connect(&self, addr: SocketAddr, expect: &Expect) -> Result<Connection> {
+        self.connect_for(addr, expect, Purpose::Lane).await
+    }
+
+    /// Connects for the given purpose; bulk goes on connections of its own, so that frames do not wait behind it.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_for(
+        &self,
+        addr: SocketAddr,
+        expect: &Expect,
+        purpose: Purpose,
+    ) -> Result<Connection> {
+        let mut config = ClientConfig::new(Arc::new(self.0.tls.client(expect)?));
+        config.transport_config(Arc::clone(&self.0.transport));
+        let failed = |reason: String| WireError::Connect { addr, reason };
+        let connecting =
+            self.0.quinn.connect_with(config, addr, SERVER_NAME).map_err(|e| failed(e.to_string()))?;
+        let attempt = async {
+            let quinn = connecting.await.map_err(|error| match CloseReason::from(error) {
+                CloseReason::ByPeer { reason, .. } => WireError::Refused { addr, reason },
+                other => failed(other.to_string()),
+            })?;
+            handshake::call(quinn, purpose, &self.0.local).await
+        };
+        let limit = self.0.timeout;
+        tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(handshake::timed_out(addr, limit)))
+    }
+
+    /// The next peer that was let in; `None` once the endpoint is closed. Handshakes go on beside each other whether or
+    /// not this is called. Cancel safe.
+    pub async fn accept(&self) -> Option<Connection> {
+        self.0.accepted.lock().await.recv().await
+    }
+
+    /// Counts since the start.
+    pub fn statistics(&self) -> EndpointStatistics {
+        let Counters { accepted, refused } = &*self.0.counters;
+        EndpointStatistics { accepted: accepted.load(Relaxed), refused: refused.load(Relaxed) }
+    }
+
+    /// Closes every connection and takes no more.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        self.0.acceptor.abort();
+        self.0.quinn.close((code as u32).into(), reason.as_bytes());
+    }
+
+    /// Waits until the peers of all closed connections have been told.
+    pub async fn wait_idle(&self) {
+        self.0.quinn.wait_idle().await;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({} at {})", self.0.identity, self.0.local_addr)
+    }
+}
+
+fn open(
+    config: EndpointConfig,
+    server: ServerConfig,
+    socket: Arc<dyn AsyncUdpSocket>,
+) -> std::io::Result<quinn::Endpoint> {
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
+}
+
+/// Takes incoming connections through their handshakes, side by side.
+struct Acceptor {
+    quinn: quinn::Endpoint,
+    local: Arc<Local>,
+    timeout: Duration,
+    max_handshakes: usize,
+    accepted: mpsc::Sender<Connection>,
+    counters: Arc<Counters>,
+}
+
+impl Acceptor {
+    async fn run(self) {
+        let mut handshakes = JoinSet::new();
+        while let Some(incoming) = self.quinn.accept().await {
+            while handshakes.try_join_next().is_some() {}
+            if handshakes.len() >= self.max_handshakes {
+                tracing::warn!(peer = %incoming.remote_address(), "refused: {} handshakes under way", handshakes.len());
+                self.counters.refused.fetch_add(1, Relaxed);
+                incoming.refuse();
+                continue;
+            }
+            if handshakes.len() >= self.max_handshakes / 2 && incoming.may_retry() {
+                // Under load a caller first shows that its address is its own. It fails only where `may_retry` is false.
+                let _ = incoming.retry();
+                continue;
+            }
+            handshakes.spawn(self.handshake(incoming));
+        }
+    }
+
+    fn handshake(&self, incoming: quinn::Incoming) -> impl Future<Output = ()> + Send + use<> {
+        let (local, accepted, limit) = (Arc::clone(&self.local), self.accepted.clone(), self.timeout);
+        let counters = Arc::clone(&self.counters);
+        async move {
+            let addr = incoming.remote_address();
+            let attempt = async {
+                let quinn = incoming.await.map_err(CloseReason::from)?;
+                handshake::answer(quinn, &local).await
+            };
+            let result = tokio::time::timeout(limit, attempt).await;
+            match result.unwrap_or_else(|_| Err(handshake::timed_out(addr, limit))) {
+                Ok(connection) => {
+                    counters.accepted.fetch_add(1, Relaxed);
+                    // Fails only when the endpoint is gone.
+                    let _ = accepted.send(connection).await;
+                }
+                Err(error) => {
+                    counters.refused.fetch_add(1, Relaxed);
+                    tracing::warn!(peer = %addr, %error, "connection refused");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! TLS 1.3, both ends with certificates of the cluster's own authority.
+//!
+//! The certificates name identities, not hosts: a verifier asks who the peer is, never under which address it was
+//! found. Sessions are not resumed, so that each connection shows its certificate again.
+
+use std::sync::Arc;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
+
+use crate::{Credentials, Expect, PeerIdentity, Result, WireError};
+
+const ALPN: &[u8] = b"lyceum";
+
+/// TLS asks for a name; ours are in the certificates' URIs.
+pub(crate) const SERVER_NAME: &str = "lyceum.invalid";
+
+/// What both directions share.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    credentials: Credentials,
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+}
+
+impl Tls {
+    pub(crate) fn new(credentials: Credentials) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(credentials.authority()).map_err(tls_error)?;
+        Ok(Self { credentials, provider: Arc::new(ring::default_provider()), roots: Arc::new(roots) })
+    }
+
+    pub(crate) fn server(&self) -> Result<QuicServerConfig> {
+        let chain =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), Arc::clone(&self.provider))
+                .build()
+                .map_err(|error| WireError::Certificate(error.to_string()))?;
+        let verifier = Members { chain, cluster: self.credentials.identity().cluster().to_owned() };
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(tls_error)?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_single_cert(vec![self.credentials.certificate()], self.credentials.key())
+            .map_err(tls_error)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.send_tls13_tickets = 0;
+        QuicServerConfig::try_from(config).map_err(|error| WireError::Certificate(error.to_string()))
+    }
+
+    pub(crate) fn client(&self, expect: &Expect) -> Result<QuicClientConfig> {
+        let verifier = Expected {
+            provider: Arc::clone(&self.provider),
+            roots: Arc::clone(&self.roots),
+            cluster: self.credentials.identity().cluster().to_owned(),
+            expect: expect.clone(),
+        };
+        let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(tls_error)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(vec![self.credentials.certificate()], self.credentials.key())
+            .map_err(tls_error)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        config.enable_sni = false;
+        QuicClientConfig::try_from(config).map_err(|error| WireError::Certificate(error.to_string()))
+    }
+}
+
+/// The identity that the peer proved in the handshake of `connection`.
+pub(crate) fn proven_identity(connection: &quinn::Connection) -> Result<PeerIdentity> {
+    let missing = || WireError::Certificate("the peer showed no certificate".into());
+    let shown = connection.peer_identity().ok_or_else(missing)?;
+    let chain = shown.downcast::<Vec<CertificateDer<'static>>>().map_err(|_| missing())?;
+    PeerIdentity::from_certificate(chain.first().ok_or_else(missing)?)
+}
+
+/// Server side: anyone whose certificate this cluster's authority signed. Which of them is for `Admission`, after the
+/// handshake, so that a refused member can be told why.
+#[derive(Debug)]
+struct Members {
+    chain: Arc<dyn ClientCertVerifier>,
+    cluster: String,
+}
+
+impl ClientCertVerifier for Members {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let identity = identity_of(end_entity)?;
+        if identity.cluster() != self.cluster {
+            return Err(Error::General(format!("{identity} is not of cluster {}", self.cluster)));
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Client side: the peer that the caller means, signed by this cluster's authority.
+#[derive(Debug)]
+struct Expected {
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+    cluster: String,
+    expect: Expect,
+}
+
+impl ServerCertVerifier for Expected {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(end_entity)?,
+            &self.roots,
+            intermediates,
+            now,
+            self.provider.signature_verification_algorithms.all,
+        )?;
+        self.expect.check(&self.cluster, &identity_of(end_entity)?).map_err(Error::General)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn identity_of(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, Error> {
+    PeerIdentity::from_certificate(certificate)
+        .map_err(|_| CertificateError::ApplicationVerificationFailure.into())
+}
+
+fn only_tls13() -> Error {
+    Error::General("only TLS 1.3 is spoken here".into())
+}
+
+fn tls_error(error: Error) -> WireError {
+    WireError::Certificate(error.to_string())
+}
