@@ -5,3 +5,4 @@ pub mod batch;
 pub mod chain;
 pub mod pack;
 pub mod random;
+pub mod tokenizer;
