@@ -33,4 +33,4 @@ mod solo;
 
 pub use buffer::{Buffer, Keeper, Location, Plain};
 pub use communicator::{AbortHandle, CollectiveError, Communicator, Element, Operation, Pending};
-pub use solo::SoloCommunicator;
+pub use solo::{Allocator, SoloCommunicator};

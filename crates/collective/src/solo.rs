@@ -1,29 +1,43 @@
 //! A world of one rank: every operation is done when it begins.
 
 use std::{
+    fmt,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use crate::{AbortHandle, Buffer, CollectiveError, Communicator, Operation, Pending};
 
+/// Makes a zeroed buffer of so many bytes, or says why not.
+pub type Allocator = Box<dyn FnMut(usize) -> Result<Buffer, String> + Send>;
+
 /// The only rank of its epoch.
-#[derive(Debug, Default)]
 pub struct SoloCommunicator {
     epoch: u64,
     aborted: Arc<OnceLock<String>>,
     started: u64,
+    allocator: Allocator,
 }
 
 impl SoloCommunicator {
     /// Rank 0 of 1, in epoch 0.
     pub fn new() -> Self {
-        Self::default()
+        Self::in_epoch(0)
     }
 
     /// Rank 0 of 1, in the epoch `epoch`.
     pub fn in_epoch(epoch: u64) -> Self {
-        Self { epoch, ..Self::default() }
+        Self {
+            epoch,
+            aborted: Arc::default(),
+            started: 0,
+            allocator: Box::new(|bytes| Ok(Buffer::host(bytes))),
+        }
+    }
+
+    /// With buffers from elsewhere than host memory: a rank alone on its GPU.
+    pub fn with_allocator(self, allocator: Allocator) -> Self {
+        Self { allocator, ..self }
     }
 
     fn alive(&self) -> Result<(), CollectiveError> {
@@ -33,6 +47,18 @@ impl SoloCommunicator {
                 Err(CollectiveError::Aborted { rank: 0, epoch: self.epoch, reason: reason.clone() })
             }
         }
+    }
+}
+
+impl Default for SoloCommunicator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for SoloCommunicator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SoloCommunicator(epoch {})", self.epoch)
     }
 }
 
@@ -51,7 +77,11 @@ impl Communicator for SoloCommunicator {
 
     fn allocate(&mut self, bytes: usize) -> Result<Buffer, CollectiveError> {
         self.alive()?;
-        Ok(Buffer::host(bytes))
+        (self.allocator)(bytes).map_err(|reason| CollectiveError::Unavailable {
+            rank: 0,
+            what: format!("allocate {bytes} bytes"),
+            reason,
+        })
     }
 
     fn start(&mut self, operation: Operation, buffer: Buffer) -> Result<Pending, CollectiveError> {
