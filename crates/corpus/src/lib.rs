@@ -3,6 +3,9 @@
 
 pub mod batch;
 pub mod chain;
+pub mod document;
+pub mod mix;
+pub mod order;
 pub mod pack;
 pub mod random;
 pub mod tokenizer;
