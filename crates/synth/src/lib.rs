@@ -1,4 +1,9 @@
 //! Instruction synthesis: prompt, parse, chains, formats and the engine trait. No libtorch.
 #![deny(missing_docs)]
 
+pub mod accounts;
 pub mod engine;
+pub mod pair;
+pub mod parse;
+pub mod prompt;
+pub mod tuning;
