@@ -11,7 +11,7 @@ use rkyv::validation::shared::SharedValidator;
 
 use crate::{Result, WireError};
 
-/// How deep the subtrees of an archive may be nested: a limit on the stack that validation takes.
+/// How deep the boxes, vectors and strings of an archive may be nested: a limit on the stack that validation takes.
 pub const ARCHIVE_DEPTH: usize = 64;
 
 /// The validator that [`access_checked`] runs; for bounds such as `T::Archived: for<'a> CheckBytes<ArchiveValidator<'a>>`.
@@ -29,7 +29,8 @@ pub fn access_checked<T>(bytes: &[u8]) -> Result<&T>
 where
     T: Portable + for<'a> CheckBytes<ArchiveValidator<'a>>,
 {
-    let depth = NonZeroUsize::new(ARCHIVE_DEPTH);
+    // rkyv counts down and stops at one, and counts the root too.
+    let depth = NonZeroUsize::new(ARCHIVE_DEPTH + 2);
     let mut validator = Validator::new(Structure::with_max_depth(bytes, depth), SharedValidator::new());
     rkyv::api::access_with_context::<T, _, rkyv::rancor::Error>(bytes, &mut validator)
         .map_err(|error| WireError::Archive(error.to_string()))
@@ -52,7 +53,7 @@ mod tests {
     #[derive(Archive, Serialize)]
     #[rkyv(
         serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Allocator, __S::Error: rkyv::rancor::Source),
-        bytecheck(bounds(__C: rkyv::validation::ArchiveContext))
+        bytecheck(bounds(__C: rkyv::validation::ArchiveContext, __C::Error: rkyv::rancor::Source))
     )]
     struct Nest(#[rkyv(omit_bounds)] Option<Box<Nest>>);
 
@@ -73,7 +74,7 @@ mod tests {
             let nest = (0..depth).fold(Nest(None), |inner, _| Nest(Some(Box::new(inner))));
             AlignedBytes::from(rkyv::to_bytes::<rkyv::rancor::Error>(&nest).unwrap())
         };
-        assert!(access_checked::<Archived<Nest>>(&nested(ARCHIVE_DEPTH - 1)).is_ok());
+        assert!(access_checked::<Archived<Nest>>(&nested(ARCHIVE_DEPTH)).is_ok());
         assert!(access_checked::<Archived<Nest>>(&nested(ARCHIVE_DEPTH + 1)).is_err());
     }
 

@@ -37,10 +37,8 @@
 //! let server = Endpoint::bind(head, options)?;
 //! let client = Endpoint::bind(agent, EndpointOptions::new(loopback))?;
 //!
-//! let (called, calling) = tokio::join!(
-//!     server.accept(),
-//!     client.connect(server.local_addr(), &Expect::role(PeerRole::Head)),
-//! );
+//! let head = Expect::role(PeerRole::Head);
+//! let (called, calling) = tokio::join!(server.accept(), client.connect(server.local_addr(), &head));
 //! let (called, calling) = (called.expect("the endpoint is open"), calling?);
 //! assert_eq!(called.peer().node(), "n1");
 //!

@@ -1,1 +1,5 @@
-//! Test doubles.
+//! Test doubles for this crate and those above it. Behind the feature `testing`.
+
+mod lossy;
+
+pub use lossy::{Faults, LossySocket};

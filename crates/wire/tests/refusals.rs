@@ -1,0 +1,388 @@
+//! L6 and the faults of the issue: whoever is not invited, or speaks garbage, is refused, and the process lives.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::*;
+use lyceum_wire::*;
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A head that lets in agents and workers, and the authority behind it.
+fn school() -> (Authority, Endpoint) {
+    let authority = Authority::create("school").unwrap();
+    let mut options = admitting();
+    options.handshake_timeout = Duration::from_millis(500);
+    let head = Endpoint::bind(credentials(&authority, PeerRole::Head, "n0", 1), options).unwrap();
+    (authority, head)
+}
+
+/// A good agent still comes in and is heard.
+async fn assert_lives(authority: &Authority, head: &Endpoint) {
+    let agent = endpoint(authority, PeerRole::Agent, "n9", 999);
+    let calling = agent.connect(head.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap();
+    let called = loop {
+        let called = head.accept().await.unwrap();
+        if called.peer().incarnation() == 999 {
+            break called;
+        }
+    };
+    calling.lane().unwrap().0.send(frame(1, b"still there?")).await.unwrap();
+    assert_eq!(called.lane().unwrap().1.recv().await.unwrap().unwrap().payload[..], *b"still there?");
+}
+
+/// QUIC under the cluster's TLS, and no more: what a member does that follows no rule of ours.
+struct Rogue {
+    _endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+}
+
+impl Rogue {
+    async fn connect(authority: &Authority, addr: SocketAddr) -> Self {
+        let pem = credentials(authority, PeerRole::Agent, "n1", 66).to_bytes();
+        let chain: Vec<CertificateDer> = CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
+        let mut tls = careless_client().with_client_auth_cert(chain[..1].to_vec(), key).unwrap();
+        tls.alpn_protocols = vec![b"lyceum".to_vec()];
+        Self::open(tls, addr).await.unwrap()
+    }
+
+    async fn open(tls: rustls::ClientConfig, addr: SocketAddr) -> Result<Self, quinn::ConnectionError> {
+        let endpoint = quinn::Endpoint::client(loopback()).unwrap();
+        let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        let connection = endpoint.connect_with(config, addr, "whatever").unwrap().await?;
+        Ok(Self { _endpoint: endpoint, connection })
+    }
+
+    /// Opens the first stream and says `bytes` on it.
+    async fn say(&self, bytes: &[u8]) -> (quinn::SendStream, quinn::RecvStream) {
+        let (mut sender, receiver) = self.connection.open_bi().await.unwrap();
+        // The other end may have closed by then, which is what the tests want to see.
+        let _ = sender.write_all(bytes).await;
+        (sender, receiver)
+    }
+
+    async fn told(&self) -> (Option<u64>, String) {
+        match self.connection.closed().await {
+            quinn::ConnectionError::ApplicationClosed(close) => {
+                (Some(close.error_code.into_inner()), String::from_utf8(close.reason.to_vec()).unwrap())
+            }
+            other => (None, other.to_string()),
+        }
+    }
+}
+
+fn careless_client() -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustsAnybody))
+}
+
+#[derive(Debug)]
+struct TrustsAnybody;
+
+impl rustls::client::danger::ServerCertVerifier for TrustsAnybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A sound hello on the wire, pinned byte by byte: version 1, lane, no roles.
+fn sound_hello() -> Vec<u8> {
+    let body = [&b"LYCM"[..], &[1, 0, 0, 0], &RKYV_FORMAT.to_le_bytes(), &[0, 0]].concat();
+    [&(body.len() as u32).to_le_bytes()[..], &body].concat()
+}
+
+#[tokio::test]
+async fn l6_garbage_datagrams_do_no_harm() {
+    let (authority, head) = school();
+    let socket = std::net::UdpSocket::bind(loopback()).unwrap();
+    let mut state = 88172645463325252u64;
+    for len in (0..1500).step_by(7) {
+        let garbage: Vec<u8> = (0..len)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect();
+        socket.send_to(&garbage, head.local_addr()).unwrap();
+        // As if it were the first packet of a connection.
+        let mut initial = vec![0xc3, 0, 0, 0, 1, 8];
+        initial.extend(&garbage);
+        socket.send_to(&initial, head.local_addr()).unwrap();
+    }
+    assert_lives(&authority, &head).await;
+}
+
+#[tokio::test]
+async fn l6_a_caller_without_a_certificate_is_refused() {
+    let (authority, head) = school();
+    let mut tls = careless_client().with_no_client_auth();
+    tls.alpn_protocols = vec![b"lyceum".to_vec()];
+    if let Ok(rogue) = Rogue::open(tls, head.local_addr()).await {
+        let (code, told) = rogue.told().await;
+        assert_eq!(code, None, "it is TLS that refuses: {told}");
+    }
+    assert_lives(&authority, &head).await;
+    assert_eq!(head.statistics(), EndpointStatistics { accepted: 1, refused: 1 });
+}
+
+#[tokio::test]
+async fn l6_a_cluster_of_the_same_name_with_another_authority_is_a_stranger_in_both_directions() {
+    let (authority, head) = school();
+    let double = Authority::create("school").unwrap();
+    let stranger = endpoint(&double, PeerRole::Agent, "n1", 2);
+    let error = stranger.connect(head.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap_err();
+    assert!(matches!(error, WireError::Connect { .. }), "{error}");
+
+    // The caller who checks nothing is refused by the callee all the same.
+    let pem = credentials(&double, PeerRole::Agent, "n1", 66).to_bytes();
+    let own = CertificateDer::from_pem_slice(&pem).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
+    let mut tls = careless_client().with_client_auth_cert(vec![own], key).unwrap();
+    tls.alpn_protocols = vec![b"lyceum".to_vec()];
+    if let Ok(rogue) = Rogue::open(tls, head.local_addr()).await {
+        let (code, told) = rogue.told().await;
+        assert_eq!(code, None, "it is TLS that refuses: {told}");
+    }
+    assert_lives(&authority, &head).await;
+    assert_eq!(head.statistics().accepted, 1);
+}
+
+#[tokio::test]
+async fn l6_an_expired_certificate_is_refused() {
+    let (authority, head) = school();
+    let brief = authority.issue(&identity(PeerRole::Agent, "n1", 2), Duration::ZERO).unwrap();
+    let agent = Endpoint::bind(brief, admitting()).unwrap();
+    // Certificates count in seconds.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let error = agent.connect(head.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap_err();
+    assert!(matches!(error, WireError::Connect { .. }), "{error}");
+    assert_lives(&authority, &head).await;
+}
+
+#[tokio::test]
+async fn l6_a_role_that_is_not_admitted_is_told_so() {
+    let (authority, head) = school();
+    let client = endpoint(&authority, PeerRole::Client, "desk", 5);
+    let error = client.connect(head.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap_err();
+    assert!(matches!(error, WireError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("a client is not admitted here, only agent, worker"), "{error}");
+    assert_lives(&authority, &head).await;
+    assert_eq!(head.statistics(), EndpointStatistics { accepted: 1, refused: 1 });
+}
+
+#[tokio::test]
+async fn l6_an_endpoint_lets_in_nobody_unless_told_to() {
+    let authority = Authority::create("school").unwrap();
+    let closed =
+        Endpoint::bind(credentials(&authority, PeerRole::Head, "n0", 1), EndpointOptions::new(loopback())).unwrap();
+    let agent = endpoint(&authority, PeerRole::Agent, "n1", 2);
+    let error = agent.connect(closed.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap_err();
+    assert!(error.to_string().contains("takes no connections"), "{error}");
+}
+
+#[tokio::test]
+async fn l6_a_caller_refuses_a_peer_that_is_not_whom_it_means() {
+    let (authority, head) = school();
+    let agent = endpoint(&authority, PeerRole::Agent, "n1", 2);
+    let wrong = [
+        (Expect::role(PeerRole::Worker), "expected role worker, found head"),
+        (Expect { node: Some("n7".into()), ..Expect::role(PeerRole::Head) }, "expected node n7, found n0"),
+        (Expect { incarnation: Some(4), ..Expect::role(PeerRole::Head) }, "expected incarnation 4, found 1"),
+    ];
+    for (expect, why) in wrong {
+        let error = agent.connect(head.local_addr(), &expect).await.unwrap_err();
+        assert!(matches!(error, WireError::Connect { .. }), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    let right = Expect::exactly(head.identity());
+    agent.connect(head.local_addr(), &right).await.unwrap();
+    assert_lives(&authority, &head).await;
+}
+
+#[tokio::test]
+async fn nobody_there_is_an_error_within_the_handshake_timeout() {
+    let (authority, _) = school();
+    let silent = std::net::UdpSocket::bind(loopback()).unwrap();
+    let mut options = admitting();
+    options.handshake_timeout = Duration::from_millis(200);
+    let agent = Endpoint::bind(credentials(&authority, PeerRole::Agent, "n1", 2), options).unwrap();
+    let addr = silent.local_addr().unwrap();
+    let error = agent.connect(addr, &Expect::role(PeerRole::Head)).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("cannot connect to {addr}: no handshake within 200ms")), "{error}");
+}
+
+#[tokio::test]
+async fn bad_hellos_are_refused_with_the_reason() {
+    let (authority, head) = school();
+    let other_version = {
+        let mut bytes = sound_hello();
+        bytes[8] = 2;
+        bytes
+    };
+    let other_format = {
+        let mut bytes = sound_hello();
+        bytes[12] ^= 1;
+        bytes
+    };
+    let cases: [(&[u8], &str); 5] = [
+        (b"\x0c\0\0\0GET / HTTP/1", "does not begin as lyceum's"),
+        (&other_version, "protocol version 2, spoken here is 1"),
+        (&other_format, "archive format"),
+        (&u32::MAX.to_le_bytes(), "at most 65536 are read"),
+        (&sound_hello()[..9], "early"),
+    ];
+    for (bytes, why) in cases {
+        let rogue = Rogue::connect(&authority, head.local_addr()).await;
+        let (mut sender, _receiver) = rogue.say(bytes).await;
+        let _ = sender.finish();
+        let (code, told) = rogue.told().await;
+        assert_eq!(code, Some(CloseCode::BadHello as u64), "{told}");
+        assert!(told.contains(why), "{told} lacks {why}");
+    }
+    assert_lives(&authority, &head).await;
+    assert_eq!(head.statistics(), EndpointStatistics { accepted: 1, refused: 5 });
+}
+
+#[tokio::test]
+async fn a_hello_that_never_comes_holds_nobody_up() {
+    let (authority, head) = school();
+    let mute = Rogue::connect(&authority, head.local_addr()).await;
+    let stutterer = Rogue::connect(&authority, head.local_addr()).await;
+    let _streams = stutterer.say(&sound_hello()[..5]).await;
+    assert_lives(&authority, &head).await;
+    for rogue in [mute, stutterer] {
+        rogue.told().await;
+    }
+    assert_lives(&authority, &head).await;
+}
+
+/// A member that says a proper hello and then `bytes` on its lane: what the reader sees, and what the rogue is told.
+async fn on_the_lane(authority: &Authority, head: &Endpoint, bytes: &[u8]) -> (WireError, (Option<u64>, String)) {
+    let rogue = Rogue::connect(authority, head.local_addr()).await;
+    let (mut sender, _receiver) = rogue.say(&sound_hello()).await;
+    let called = head.accept().await.unwrap();
+    let (_sender, mut lane) = called.lane().unwrap();
+    let _ = sender.write_all(bytes).await;
+    let _ = sender.finish();
+    let error = loop {
+        match lane.recv().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("taken for a lane in good order"),
+            Err(error) => break error,
+        }
+    };
+    (error, rogue.told().await)
+}
+
+#[tokio::test]
+async fn bad_frames_close_that_connection_with_the_reason_and_no_other() {
+    let (authority, head) = school();
+    let neighbour = endpoint(&authority, PeerRole::Worker, "n2", 3);
+    let calling = neighbour.connect(head.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap();
+    let called = head.accept().await.unwrap();
+
+    let oversized = [&(MAX_PAYLOAD as u32 + 1).to_le_bytes()[..], &[0; 28]].concat();
+    let long_extension = [&[0; 4][..], &5000u16.to_le_bytes(), &[0; 26]].concat();
+    let truncated = [&100u32.to_le_bytes()[..], &[0; 28], &[1; 60]].concat();
+    let cases: [(&[u8], &str); 5] = [
+        (&oversized, "a payload of 1048577 bytes"),
+        (&long_extension, "an extension of 5000 bytes"),
+        (&truncated, "ended within a frame"),
+        (&[1; 7], "ended within a frame"),
+        (&[0xff; 4096], "a payload of 4294967295 bytes"),
+    ];
+    for (bytes, why) in cases {
+        let (seen, (code, told)) = on_the_lane(&authority, &head, bytes).await;
+        assert!(matches!(seen, WireError::Frame(_)), "{seen}");
+        assert_eq!(code, Some(CloseCode::BadFrame as u64), "{told}");
+        assert!(told.contains(why), "{told} lacks {why}");
+    }
+
+    calling.lane().unwrap().0.send(frame(1, b"unharmed")).await.unwrap();
+    assert_eq!(called.lane().unwrap().1.recv().await.unwrap().unwrap().payload[..], *b"unharmed");
+    assert_lives(&authority, &head).await;
+}
+
+#[tokio::test]
+async fn bad_bulk_headers_close_that_connection_or_pass_that_stream_over() {
+    let (authority, head) = school();
+    let rogue = Rogue::connect(&authority, head.local_addr()).await;
+    let _lane = rogue.say(&sound_hello()).await;
+    let called = head.accept().await.unwrap();
+
+    let (mut short, _short) = rogue.say(&[9, 0, 1, 2]).await;
+    short.finish().unwrap();
+    let _sound = rogue.say(&[2, 0, 7, 8]).await;
+    assert_eq!(called.accept_bulk().await.unwrap().0[..], [7, 8], "the stream given up is passed over");
+
+    let _long = rogue.say(&[0xff, 0xff]).await;
+    assert!(matches!(called.accept_bulk().await, Err(WireError::BulkHeader { len: 65535, .. })));
+    assert_eq!(rogue.told().await.0, Some(CloseCode::BadFrame as u64));
+    assert_lives(&authority, &head).await;
+}
+
+#[tokio::test]
+async fn the_hello_carries_the_roles_and_their_fingerprints_both_ways() {
+    let authority = Authority::create("school").unwrap();
+    let bind = |role, number, hosted: &str| {
+        let mut options = admitting();
+        options.roles = vec![RoleFingerprint { role: hosted.into(), fingerprint: number * 11 }];
+        Endpoint::bind(credentials(&authority, role, "n0", number), options).unwrap()
+    };
+    let (head, agent) = (bind(PeerRole::Head, 1, "packer"), bind(PeerRole::Agent, 2, "trainer"));
+    let expect = Expect::role(PeerRole::Head);
+    let (called, calling) = tokio::join!(head.accept(), agent.connect(head.local_addr(), &expect));
+    assert_eq!(called.unwrap().peer_hello().fingerprint("trainer"), Some(22));
+    let calling = calling.unwrap();
+    assert_eq!(calling.peer_hello().fingerprint("packer"), Some(11));
+    assert_eq!(calling.peer_hello().fingerprint("trainer"), None);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_closes_tells_its_peers_and_accepts_no_more() {
+    let pair = pair().await;
+    pair.server.close(CloseCode::ShuttingDown, "lyceum down");
+    let expected = CloseReason::ByPeer { code: Some(CloseCode::ShuttingDown), reason: "lyceum down".into() };
+    assert_eq!(pair.calling.closed().await, expected);
+    assert!(pair.server.accept().await.is_none());
+    pair.server.wait_idle().await;
+}
