@@ -116,13 +116,8 @@ impl Pair {
 
     /// Reads a pair from the synthesizer's two strings.
     pub fn read(question: &str, answer: &str) -> Result<Self, Malformed> {
-        let (question, answer) = (question.trim(), answer.trim());
-        if question.is_empty() {
-            return Err(Malformed::EmptyQuestion);
-        }
-        if answer.is_empty() {
-            return Err(Malformed::EmptyAnswer);
-        }
+        // Not trimmed at its start: a question may be nothing but its options' line.
+        let (question, answer) = (question.trim_end(), answer.trim());
         let (question, asks_reasoning) = match question.strip_suffix(STEP_BY_STEP) {
             Some(question) => (question, true),
             None => (question, false),
