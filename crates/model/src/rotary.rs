@@ -9,11 +9,13 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{LlamaConfig, ModelError, RopeScaling};
 
-/// Cosines and sines of every position, `[positions, head_dimension / 2]` in fp32.
+/// Cosines and signed sines of every position, `[positions, head_dimension]` in fp32.
 #[derive(Debug)]
 pub(crate) struct RotaryTable {
-    pub(crate) cosine: Tensor,
-    pub(crate) sine: Tensor,
+    /// `(cos, cos)`: both halves of a head turn alike.
+    cosine: Tensor,
+    /// `(-sin, sin)`: the first half takes the second's part away.
+    sine: Tensor,
 }
 
 impl RotaryTable {
@@ -21,7 +23,16 @@ impl RotaryTable {
         let frequencies = Tensor::f_from_slice(&frequencies(config))?;
         // The angle is formed in fp32, as `transformers` does.
         let angles = Tensor::f_arange(positions, (Kind::Float, Device::Cpu))?.f_outer(&frequencies)?;
-        Ok(Self { cosine: angles.f_cos()?.f_to(device)?, sine: angles.f_sin()?.f_to(device)? })
+        let (cosine, sine) = (angles.f_cos()?, angles.f_sin()?);
+        Ok(Self {
+            cosine: Tensor::f_cat(&[&cosine, &cosine], 1)?.f_to(device)?,
+            sine: Tensor::f_cat(&[&sine.f_neg()?, &sine], 1)?.f_to(device)?,
+        })
+    }
+
+    /// How many positions there are.
+    pub(crate) fn positions(&self) -> i64 {
+        self.cosine.size()[0]
     }
 
     /// The rows of positions 0 to `length`.
@@ -39,12 +50,11 @@ impl RotaryTable {
 
     /// Turns `x`, `[.., rows, heads, head_dimension]`, in fp32 and gives it back in its own kind.
     pub(crate) fn rotate(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let half = self.cosine.size()[1];
-        let (cosine, sine) = (self.cosine.f_unsqueeze(1)?, self.sine.f_unsqueeze(1)?);
-        let (first, second) = (x.f_narrow(-1, 0, half)?, x.f_narrow(-1, half, half)?);
-        let turned_first = first.f_mul(&cosine)?.f_sub(&second.f_mul(&sine)?)?;
-        let turned_second = second.f_mul(&cosine)?.f_add(&first.f_mul(&sine)?)?;
-        Ok(Tensor::f_cat(&[turned_first, turned_second], -1)?.f_to_kind(x.kind())?)
+        let half = self.cosine.size()[1] / 2;
+        let swapped = x.f_roll([half], [-1])?;
+        let turned =
+            x.f_mul(&self.cosine.f_unsqueeze(1)?)?.f_add_(&swapped.f_mul(&self.sine.f_unsqueeze(1)?)?)?;
+        Ok(turned.f_to_kind(x.kind())?)
     }
 }
 
