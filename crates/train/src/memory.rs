@@ -1,0 +1,111 @@
+//! Tensors over memory that is not libtorch's: views of buffers, and rows of a sealed batch. The one place of this crate,
+//! with [`kernel`](crate::kernel), that needs `unsafe`.
+
+use std::{marker::PhantomData, ptr::NonNull, sync::Arc};
+
+use lyceum_collective::{Buffer, Keeper, Location, SoloCommunicator};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Where tensors over a buffer of this location live.
+pub fn device_of(location: Location) -> Device {
+    match location {
+        Location::Host => Device::Cpu,
+        Location::Cuda(ordinal) => Device::Cuda(ordinal),
+    }
+}
+
+/// A rank alone in its world whose buffers lie where `device` computes.
+pub fn solo_communicator(device: Device, epoch: u64) -> SoloCommunicator {
+    SoloCommunicator::in_epoch(epoch)
+        .with_allocator(Box::new(move |bytes| allocate(device, bytes).map_err(|error| error.to_string())))
+}
+
+/// Zeroed memory of this process, where `device` computes.
+pub fn allocate(device: Device, bytes: usize) -> Result<Buffer, TchError> {
+    let location = match device {
+        Device::Cuda(ordinal) => Location::Cuda(ordinal),
+        _ => return Ok(Buffer::host(bytes)),
+    };
+    let tensor = Tensor::f_zeros([bytes.max(1) as i64], (Kind::Uint8, device))?;
+    let start = NonNull::new(tensor.data_ptr().cast::<u8>()).ok_or_else(|| {
+        TchError::Torch(format!("no address for {bytes} bytes on {device:?}"))
+    })?;
+    let keeper: Keeper = Arc::new(OwnedByTorch { _tensor: tensor });
+    // SAFETY: torch's CUDA allocations are 512-byte aligned, zeroed above, and live as long as the tensor.
+    Ok(unsafe { Buffer::from_raw(keeper, start, bytes, location) })
+}
+
+struct OwnedByTorch {
+    _tensor: Tensor,
+}
+
+// SAFETY: the tensor is never used, only dropped, and reference counts are atomic.
+unsafe impl Sync for OwnedByTorch {}
+
+/// A tensor over `shape` elements of `buffer` from element `offset` on. Whoever holds it also holds the buffer's
+/// [`keeper`](Buffer::keeper), and does not touch it while the buffer is under way.
+pub fn view(buffer: &Buffer, offset: usize, shape: &[i64], kind: Kind) -> Result<Tensor, TchError> {
+    let elements = shape.iter().product::<i64>() as usize;
+    let size = kind.elt_size_in_bytes();
+    assert!((offset + elements) * size <= buffer.len(), "a view of {elements} elements at {offset} past {buffer:?}");
+    // SAFETY: inside the buffer, which the caller keeps alive.
+    unsafe {
+        Tensor::f_from_blob(buffer.as_ptr().add(offset * size), shape, &[], kind, device_of(buffer.location()))
+    }
+}
+
+/// A `[1, length]` tensor over a row of token ids or labels, not copied (L4): it cannot outlive the row, and only reading
+/// operations may have it.
+pub struct RowTensor<'a> {
+    tensor: Tensor,
+    row: PhantomData<&'a [i64]>,
+}
+
+impl<'a> RowTensor<'a> {
+    /// A tensor over `row`; for a GPU, its one transfer.
+    pub fn new(row: &'a [i64], device: Device) -> Result<Self, TchError> {
+        let shape = [1, row.len() as i64];
+        // SAFETY: the lifetime in the type keeps the row.
+        let tensor =
+            unsafe { Tensor::f_from_blob(row.as_ptr().cast::<u8>(), &shape, &[], Kind::Int64, Device::Cpu)? };
+        Ok(Self { tensor: tensor.f_to_device(device)?, row: PhantomData })
+    }
+
+    /// The tensor, to be read.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+}
+
+/// The elements of a contiguous fp32 tensor on the host.
+pub fn elements(tensor: &Tensor) -> &[f32] {
+    assert!(
+        tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu,
+        "only a contiguous fp32 tensor on the host has elements"
+    );
+    // SAFETY: contiguous fp32 host memory of so many elements, borrowed from the tensor.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l4_a_row_becomes_a_tensor_at_its_own_address() {
+        let row: Vec<i64> = (0..64).collect();
+        let tensor = RowTensor::new(&row, Device::Cpu).unwrap();
+        assert_eq!(tensor.tensor().data_ptr().cast_const().cast(), row.as_ptr());
+        assert_eq!(tensor.tensor().size(), [1, 64]);
+    }
+
+    #[test]
+    fn a_view_shows_the_buffers_own_elements() {
+        let mut buffer = Buffer::host(16);
+        buffer.as_mut_slice::<f32>().copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
+        let mut tensor = view(&buffer, 1, &[3], Kind::Float).unwrap();
+        let _ = tensor.fill_(7.0);
+        assert_eq!(buffer.as_slice::<f32>(), [1.0, 7.0, 7.0, 7.0]);
+        assert_eq!(elements(&tensor), [7.0, 7.0, 7.0]);
+    }
+}
