@@ -1,0 +1,331 @@
+//! Free answers: spans of the text, found by stated cues. Each answer stands in the context
+//! word for word.
+
+use super::Category;
+use super::vocabulary::WRITTEN_IN;
+use crate::text::Text;
+
+/// The longest answer, in bytes.
+const LONGEST: usize = 90;
+
+/// Where a clause ends within its sentence. A comma alone may be one of an enumeration.
+const CLAUSE_ENDS: [&str; 18] = [
+    " that ",
+    " which ",
+    " who ",
+    " whose ",
+    ", which ",
+    ", but ",
+    ", with ",
+    ", based ",
+    ", written ",
+    ", designed ",
+    ", so ",
+    ", where ",
+    ", using ",
+    ", similar ",
+    "; ",
+    ": ",
+    " - ",
+    " -- ",
+];
+
+/// The answer to a question of an extractive category.
+pub fn answer(text: &Text<'_>, category: Category, slot: Option<&str>) -> Option<String> {
+    let span = match category {
+        Category::Name => Some(text.name),
+        Category::Summary => (text.summary.len() <= LONGEST).then_some(text.summary),
+        Category::Definition => definition(text, slot?),
+        Category::Contents => contents(text),
+        Category::Ability => ability(text),
+        Category::Basis => basis(text),
+        Category::WrittenIn => written_in(text),
+        Category::Acronym => expansion(text, slot?),
+        Category::Address => address(text),
+        Category::Companion => companion(text),
+        Category::FirstItem => list(text)?.first().copied(),
+        Category::NextItem => next_item(text, slot?),
+        Category::LastItem => list(text)?.last().copied(),
+        _ => None,
+    };
+    span.map(str::to_owned)
+}
+
+/// What the question may be about, in the order of the text: terms that are defined, acronyms
+/// that are spelt out, items that another follows. Empty for categories that need none.
+pub fn slots<'a>(text: &Text<'a>, category: Category) -> Vec<&'a str> {
+    match category {
+        Category::Definition => text.sentences().filter_map(|sentence| Some(defined(sentence)?.0)).collect(),
+        Category::Acronym => acronyms(text).into_iter().map(|(short, _)| short).collect(),
+        Category::NextItem => match list(text) {
+            Some(items) => items[..items.len() - 1].iter().copied().filter(|item| item.len() <= 40).collect(),
+            None => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// "T is a ...": the term and what it is said to be, up to the first clause's end.
+fn defined(sentence: &str) -> Option<(&str, &str)> {
+    let at = [" is a ", " is an ", " is the "].iter().filter_map(|cue| sentence.find(cue)).min()?;
+    let term = &sentence[..at];
+    let first = term.split(' ').next().unwrap_or_default();
+    let vague = [
+        "This", "It", "That", "There", "Here", "If", "The", "What", "Each", "One", "These", "A", "An", "In",
+        "As", "For", "Its", "Our", "When", "Also", "Which",
+    ];
+    let plain = !term.contains([',', '(', ':', '"', '[', ']']) && term.split(' ').count() <= 3;
+    if !plain || term.len() < 2 || vague.contains(&first) || !term.starts_with(char::is_alphanumeric) {
+        return None;
+    }
+    let rest = &sentence[at + " is ".len()..];
+    Some((term, clause(rest, &CLAUSE_ENDS)?))
+}
+
+fn definition<'a>(text: &Text<'a>, term: &str) -> Option<&'a str> {
+    text.sentences().filter_map(defined).find(|(defined, _)| *defined == term).map(|(_, answer)| answer)
+}
+
+fn contents<'a>(text: &Text<'a>) -> Option<&'a str> {
+    text.sentences().find_map(|sentence| {
+        let rest = sentence.strip_prefix("This package ")?;
+        let rest = ["contains ", "provides ", "includes ", "ships ", "installs ", "holds "]
+            .iter()
+            .find_map(|verb| rest.strip_prefix(verb))?;
+        clause(rest, &[" which ", "; ", ": ", " - ", " -- "])
+    })
+}
+
+fn ability<'a>(text: &Text<'a>) -> Option<&'a str> {
+    const CUES: [&str; 14] = [
+        "can be used to ",
+        "allows you to ",
+        "allows users to ",
+        "allows the user to ",
+        "allows one to ",
+        "allows to ",
+        "enables you to ",
+        "lets you ",
+        "is used to ",
+        "is designed to ",
+        "is intended to ",
+        "aims to ",
+        "makes it possible to ",
+        "makes it easy to ",
+    ];
+    text.sentences().find_map(|sentence| {
+        let cue = CUES.iter().filter_map(|cue| Some((sentence.find(cue)?, cue.len()))).min()?;
+        clause(&sentence[cue.0 + cue.1..], &CLAUSE_ENDS)
+    })
+}
+
+fn basis<'a>(text: &Text<'a>) -> Option<&'a str> {
+    text.sentences().find_map(|sentence| {
+        let at = sentence.find(" based on ")? + " based on ".len();
+        clause(
+            &sentence[at..],
+            &[", ", "; ", ": ", " (", " - ", " -- ", " that ", " which ", " and ", " with ", " for "],
+        )
+    })
+}
+
+fn written_in<'a>(text: &Text<'a>) -> Option<&'a str> {
+    text.sentences().find_map(|sentence| {
+        ["written in ", "implemented in ", "coded in "].iter().find_map(|cue| {
+            let at = sentence.find(cue)? + cue.len();
+            let rest = sentence[at..].trim_start_matches("pure ").trim_start_matches("the ");
+            let language = WRITTEN_IN.iter().find(|language| {
+                rest.strip_prefix(**language).is_some_and(|after| {
+                    !after.starts_with(|c: char| c.is_alphanumeric() || "+#-".contains(c))
+                })
+            })?;
+            Some(&rest[..language.len()])
+        })
+    })
+}
+
+/// Acronyms with their long forms: `Long Form (LF)` or `LF (Long Form)`.
+fn acronyms<'a>(text: &Text<'a>) -> Vec<(&'a str, &'a str)> {
+    let mut found: Vec<(&str, &str)> = Vec::new();
+    for line in text.prose() {
+        for (open, _) in line.match_indices(" (") {
+            let Some(length) = line[open + 2..].find(')') else { continue };
+            let (before, inside) = (&line[..open], &line[open + 2..open + 2 + length]);
+            let pair = if is_acronym(inside) {
+                last_words(before, inside.len()).map(|long| (inside, long))
+            } else {
+                before.rsplit(' ').next().filter(|word| is_acronym(word)).map(|short| (short, inside))
+            };
+            if let Some((short, long)) = pair
+                && spells(short, long)
+                && long.len() <= LONGEST
+                && !found.iter().any(|(known, _)| *known == short)
+            {
+                found.push((short, long));
+            }
+        }
+    }
+    found
+}
+
+fn is_acronym(word: &str) -> bool {
+    (2..=6).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+fn last_words(text: &str, count: usize) -> Option<&str> {
+    let start = text.rmatch_indices(' ').nth(count - 1).map(|(at, _)| at + 1);
+    let start = start.or_else(|| (text.split(' ').count() == count).then_some(0))?;
+    Some(&text[start..])
+}
+
+fn spells(short: &str, long: &str) -> bool {
+    let mut words = long.split(' ');
+    let spelt = short.chars().all(|letter| {
+        words.next().is_some_and(|word| {
+            word.len() > 1 && word.starts_with(|first: char| first.eq_ignore_ascii_case(&letter))
+        })
+    });
+    spelt && words.next().is_none() && long.chars().all(|c| c.is_alphanumeric() || c == ' ' || c == '-')
+}
+
+fn expansion<'a>(text: &Text<'a>, short: &str) -> Option<&'a str> {
+    acronyms(text).into_iter().find(|(known, _)| *known == short).map(|(_, long)| long)
+}
+
+/// The first web address of the text, if it has no other.
+fn address<'a>(text: &Text<'a>) -> Option<&'a str> {
+    let mut found: Option<&str> = None;
+    for word in text.body.split(|c: char| c.is_whitespace() || "<>()\"'`[]{}|".contains(c)) {
+        if !["http://", "https://", "ftp://"].iter().any(|scheme| word.starts_with(scheme)) {
+            continue;
+        }
+        let word = word.trim_end_matches(['.', ',', ';', ':', '!', '?', '*']);
+        match found {
+            Some(known) if known != word => return None,
+            _ => found = Some(word),
+        }
+    }
+    found.filter(|word| word.len() <= LONGEST && word.len() > "https://".len())
+}
+
+/// The first other package that the text names as such: `the foo-doc package`.
+fn companion<'a>(text: &Text<'a>) -> Option<&'a str> {
+    text.prose().find_map(|line| {
+        line.match_indices(" package").find_map(|(at, _)| {
+            let word = line[..at].rsplit(' ').next()?.trim_matches(['\'', '"', '`', '‘', '’', '“', '”']);
+            let shape =
+                word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+            let dashed = word.contains('-') && !word.starts_with('-') && !word.ends_with('-');
+            let known = word.starts_with("lib") && word.len() > 4 && word != "library";
+            let affix = [
+                "-dev",
+                "-doc",
+                "-data",
+                "-common",
+                "-utils",
+                "-tools",
+                "-bin",
+                "-examples",
+                "-server",
+                "-client",
+            ]
+            .iter()
+            .any(|affix| word.ends_with(affix))
+                || ["lib", "python-", "python3-", "node-", "ruby-", "r-", "golang-"]
+                    .iter()
+                    .any(|affix| word.starts_with(affix));
+            (shape && word != text.name && (known || dashed && affix)).then_some(word)
+        })
+    })
+}
+
+/// The list's items, when each is short and none stands twice.
+pub fn list<'t, 'a>(text: &'t Text<'a>) -> Option<&'t [&'a str]> {
+    let items = &text.items;
+    let short = items.iter().all(|item| (2..=LONGEST).contains(&item.len()));
+    let distinct = items.iter().enumerate().all(|(at, item)| !items[..at].contains(item));
+    ((2..=8).contains(&items.len()) && short && distinct).then_some(items)
+}
+
+fn next_item<'a>(text: &Text<'a>, item: &str) -> Option<&'a str> {
+    let items = list(text)?;
+    let at = items.iter().position(|known| *known == item)?;
+    items.get(at + 1).copied()
+}
+
+/// The beginning of a sentence up to the first of `stops`; `None` when that is too short or too long.
+fn clause<'a>(rest: &'a str, stops: &[&str]) -> Option<&'a str> {
+    let end = stops.iter().filter_map(|stop| rest.find(stop)).min().unwrap_or(rest.len());
+    if rest[end..].is_empty() && rest.ends_with(':') {
+        // The rest stands in a list below.
+        return None;
+    }
+    let span = rest[..end].trim_end_matches(['.', ',', ';', ':', ' ', '!']);
+    let words = span.split(' ').count();
+    let whole = span.matches('(').count() == span.matches(')').count() && span.matches('"').count() % 2 == 0;
+    ((4..=LONGEST).contains(&span.len()) && (1..=14).contains(&words) && whole).then_some(span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(body: &str, category: Category, slot: Option<&str>) -> Option<String> {
+        let context = format!("foo - a thing\n\n{body}");
+        answer(&Text::parse(&context).expect("a context"), category, slot)
+    }
+
+    #[test]
+    fn stated_cues_give_spans() {
+        let body = "Foo is a fast reader for tables that runs anywhere. It is written in pure Python and based on the GNU Scientific Library (GSL). \
+                    It can be used to read, write and sort. This package contains the header files. See the libfoo-doc package or https://foo.example/x.";
+        let said = |category, slot| ask(body, category, slot);
+        assert_eq!(said(Category::Definition, Some("Foo")).as_deref(), Some("a fast reader for tables"));
+        assert_eq!(said(Category::WrittenIn, None).as_deref(), Some("Python"));
+        assert_eq!(said(Category::Basis, None).as_deref(), Some("the GNU Scientific Library"));
+        assert_eq!(said(Category::Acronym, Some("GSL")).as_deref(), Some("GNU Scientific Library"));
+        assert_eq!(said(Category::Ability, None).as_deref(), Some("read, write and sort"));
+        assert_eq!(said(Category::Contents, None).as_deref(), Some("the header files"));
+        assert_eq!(said(Category::Companion, None).as_deref(), Some("libfoo-doc"));
+        assert_eq!(said(Category::Address, None).as_deref(), Some("https://foo.example/x"));
+        assert_eq!(said(Category::Name, None).as_deref(), Some("foo"));
+        assert_eq!(said(Category::Summary, None).as_deref(), Some("a thing"));
+    }
+
+    #[test]
+    fn a_list_has_a_first_a_next_and_a_last_item() {
+        let body = "Features:\n* red.\n* green\n* blue";
+        assert_eq!(ask(body, Category::FirstItem, None).as_deref(), Some("red"));
+        assert_eq!(ask(body, Category::NextItem, Some("red")).as_deref(), Some("green"));
+        assert_eq!(ask(body, Category::NextItem, Some("blue")), None);
+        assert_eq!(ask(body, Category::LastItem, None).as_deref(), Some("blue"));
+    }
+
+    #[test]
+    fn without_a_cue_there_is_no_answer() {
+        let body = "It is a thing. JavaScripting (XYZ) for all, http://a.example and http://b.example, in the binary package.";
+        for category in [
+            Category::Contents,
+            Category::Ability,
+            Category::Basis,
+            Category::WrittenIn,
+            Category::Address,
+            Category::Companion,
+            Category::FirstItem,
+        ] {
+            assert_eq!(ask(body, category, None), None, "{category:?}");
+        }
+        assert_eq!(ask(body, Category::Definition, Some("It")), None);
+        assert_eq!(ask(body, Category::Acronym, Some("XYZ")), None);
+    }
+
+    #[test]
+    fn a_language_is_not_taken_for_its_beginning() {
+        assert_eq!(
+            ask("Foo was written in JavaScript.", Category::WrittenIn, None).as_deref(),
+            Some("JavaScript")
+        );
+        assert_eq!(ask("Foo was written in C++.", Category::WrittenIn, None).as_deref(), Some("C++"));
+        assert_eq!(ask("Foo was written in Cobol.", Category::WrittenIn, None), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! A context as the tasks see it: nothing but the text itself.
+
+/// The context's parts: `name - summary`, a blank line, the body.
+#[derive(Debug, Clone)]
+pub struct Text<'a> {
+    /// The whole context.
+    pub context: &'a str,
+    /// The package's name.
+    pub name: &'a str,
+    /// The one-line summary.
+    pub summary: &'a str,
+    /// All after the first line.
+    pub body: &'a str,
+    /// The items of the text's only list, without end punctuation; empty when there is
+    /// no list, more than one, or a nested one.
+    pub items: Vec<&'a str>,
+    /// Whether any line is a list item.
+    pub has_list: bool,
+}
+
+/// Writes a context.
+pub fn compose(name: &str, summary: &str, paragraphs: &[String]) -> String {
+    format!("{name} - {summary}\n\n{}", paragraphs.join("\n\n"))
+}
+
+impl<'a> Text<'a> {
+    /// Takes a context apart; `None` when it is not of the form [`compose`] writes.
+    pub fn parse(context: &'a str) -> Option<Self> {
+        let (head, body) = context.split_once("\n\n")?;
+        let (name, summary) = head.split_once(" - ")?;
+        if name.is_empty()
+            || name.contains(char::is_whitespace)
+            || summary.contains('\n')
+            || summary.is_empty()
+        {
+            return None;
+        }
+        let has_list = body.lines().any(is_item);
+        Some(Self { context, name, summary, body, items: only_list(body), has_list })
+    }
+
+    /// Lines of running text: no list items, nothing preformatted.
+    pub fn prose(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.body.lines().filter(|line| !is_item(line) && !line.starts_with(' ') && !line.is_empty())
+    }
+
+    /// The sentences of the running text, without their full stops.
+    pub fn sentences(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.prose().flat_map(sentences)
+    }
+}
+
+fn is_item(line: &str) -> bool {
+    line.trim_start().starts_with("* ")
+}
+
+fn only_list(body: &str) -> Vec<&str> {
+    let mut items = Vec::new();
+    let mut ended = false;
+    for line in body.lines() {
+        match line.strip_prefix("* ") {
+            Some(_) if ended => return Vec::new(),
+            Some(item) => items.push(item.trim_end_matches(['.', ',', ';', ':', ' '])),
+            None if is_item(line) => return Vec::new(),
+            None => ended = !items.is_empty(),
+        }
+    }
+    items
+}
+
+/// Cuts a line into sentences, without their full stops.
+pub fn sentences(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        if rest.is_empty() {
+            return None;
+        }
+        let end = sentence_end(rest);
+        let sentence = rest[..end].trim_end_matches(['.', ' ']);
+        rest = rest[end..].trim_start_matches('.');
+        Some(sentence)
+    })
+}
+
+/// The byte at which the first sentence's full stop stands (the text's length if it has none).
+fn sentence_end(text: &str) -> usize {
+    for (at, _) in text.match_indices(". ") {
+        let word = text[..at].rsplit([' ', '(']).next().unwrap_or_default();
+        let abbreviation =
+            matches!(word, "e.g" | "i.e" | "etc" | "vs" | "cf" | "Dr" | "Mr" | "St" | "no" | "resp");
+        let next = text[at + 2..].chars().next();
+        if !abbreviation && !next.is_some_and(char::is_lowercase) {
+            return at;
+        }
+    }
+    text.len()
+}
+
+/// Whether `word` stands in `text` as a word of its own, in any case.
+pub fn mentions(text: &str, word: &str) -> bool {
+    let (text, word) = (text.to_lowercase(), word.to_lowercase());
+    !word.is_empty()
+        && text.match_indices(&word).any(|(at, found)| {
+            let before = text[..at].chars().next_back();
+            let after = text[at + found.len()..].chars().next();
+            !before.is_some_and(char::is_alphanumeric)
+                && !after.is_some_and(|c| c.is_alphanumeric() || c == '+' || c == '#')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_is_taken_apart_and_put_together() {
+        let context =
+            compose("foo-dev", "tools - and more", &["First. Second e.g. this.".into(), "* a.\n* b;".into()]);
+        let text = Text::parse(&context).expect("a context");
+        assert_eq!((text.name, text.summary), ("foo-dev", "tools - and more"));
+        assert_eq!(text.items, ["a", "b"]);
+        assert_eq!(text.sentences().collect::<Vec<_>>(), ["First", "Second e.g. this"]);
+    }
+
+    #[test]
+    fn two_lists_or_a_nested_one_give_no_items() {
+        for body in ["* a\n* b\n\nword\n\n* c", "* a\n  * b\n* c"] {
+            let context = format!("foo - bar\n\n{body}");
+            let text = Text::parse(&context).expect("a context");
+            assert!(text.items.is_empty() && text.has_list, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_is_mentioned_only_as_a_whole() {
+        assert!(mentions("written in C++.", "c++"));
+        assert!(mentions("uses GTK+, Perl", "perl"));
+        assert!(!mentions("JavaScript", "Java"));
+        assert!(!mentions("uses C++", "C"));
+        assert!(!mentions("anything", ""));
+    }
+
+    #[test]
+    fn what_is_not_a_context_is_refused() {
+        for odd in ["", "no blank line", "a b - c\n\nd", "name\n\nbody", " - s\n\nb"] {
+            assert!(Text::parse(odd).is_none(), "{odd:?}");
+        }
+    }
+}
