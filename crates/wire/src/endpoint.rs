@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use quinn::{
-    AsyncUdpSocket, ClientConfig, EndpointConfig, Runtime, ServerConfig, TokioRuntime, TransportConfig,
-};
+use quinn::{AsyncUdpSocket, ClientConfig, Runtime, ServerConfig, TokioRuntime, TransportConfig};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -86,7 +84,14 @@ impl Endpoint {
         let mut server = ServerConfig::with_crypto(Arc::new(tls.server()?));
         server.transport_config(Arc::clone(&transport)).max_incoming(options.max_handshakes);
         let bind = |source| WireError::Bind { addr: options.bind, source };
-        let quinn = open(endpoint_config, server, socket).map_err(bind)?;
+        let socket = Arc::new(socket::Splitting(socket));
+        let quinn = quinn::Endpoint::new_with_abstract_socket(
+            endpoint_config,
+            Some(server),
+            socket,
+            Arc::new(TokioRuntime),
+        )
+        .map_err(bind)?;
         let local_addr = quinn.local_addr().map_err(bind)?;
         let local =
             Arc::new(Local { admission: options.admission, roles: options.roles, lane: options.lane });
@@ -193,14 +198,6 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Endpoint({} at {})", self.0.identity, self.0.local_addr)
     }
-}
-
-fn open(
-    config: EndpointConfig,
-    server: ServerConfig,
-    socket: Arc<dyn AsyncUdpSocket>,
-) -> std::io::Result<quinn::Endpoint> {
-    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
 }
 
 /// Takes incoming connections through their handshakes, side by side.

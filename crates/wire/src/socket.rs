@@ -1,15 +1,23 @@
 //! The UDP socket of an endpoint.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
 use rustix::net::sockopt;
+
+/// The most that one system call can send, segmented by the kernel or not: 65,535 less the IPv6 and UDP headers.
+const MAX_SEND: usize = 65_487;
 
 /// Binds, with buffers of the given size as far as the system grants them.
 pub(crate) fn bind(addr: SocketAddr, buffer: u32) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(addr)?;
     let wanted = buffer as usize;
-    // The forced variants go above net.core.{r,w}mem_max and need CAP_NET_ADMIN; without it take what is granted.
+    // The forced variant goes above net.core.rmem_max and needs CAP_NET_ADMIN; without it take what is granted.
     if sockopt::set_socket_recv_buffer_size_force(&socket, wanted).is_err() {
         sockopt::set_socket_recv_buffer_size(&socket, wanted)?;
     }
@@ -21,4 +29,61 @@ pub(crate) fn bind(addr: SocketAddr, buffer: u32) -> io::Result<UdpSocket> {
         "socket buffers"
     );
     Ok(socket)
+}
+
+/// Cuts what is too long for one system call.
+///
+/// quinn hands ten packets at a time to the kernel's segmentation. Once a path carries packets above 6.5 kB, that is
+/// more than the kernel takes at once: it answers EMSGSIZE, which quinn takes for a probe's failure and swallows, and
+/// all ten are lost, each time, until the connection times out.
+#[derive(Debug)]
+pub(crate) struct Splitting(pub(crate) Arc<dyn AsyncUdpSocket>);
+
+impl AsyncUdpSocket for Splitting {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Arc::clone(&self.0).create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(segment) = transmit.segment_size.filter(|_| transmit.contents.len() > MAX_SEND) else {
+            return self.0.try_send(transmit);
+        };
+        let at_once = segment * (MAX_SEND / segment).max(1);
+        for contents in transmit.contents.chunks(at_once) {
+            // If this would block after the first, quinn sends all of it again: the peer drops the second copies.
+            self.0.try_send(&Transmit {
+                destination: transmit.destination,
+                ecn: transmit.ecn,
+                contents,
+                segment_size: (contents.len() > segment).then_some(segment),
+                src_ip: transmit.src_ip,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_recv(cx, bufs, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.0.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.0.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.0.may_fragment()
+    }
 }

@@ -1,5 +1,7 @@
 //! Bulk streams and datagrams over real QUIC.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use bytes::Bytes;

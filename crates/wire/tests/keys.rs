@@ -1,5 +1,7 @@
 //! Keys on disk: theirs alone who own them, whole, and refused when they are not.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use std::fs;

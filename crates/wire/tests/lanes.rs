@@ -1,5 +1,7 @@
 //! Lanes over real QUIC: order, bounds, ends, on a clean and on a bad network.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! L6 and the faults of the issue: whoever is not invited, or speaks garbage, is refused, and the process lives.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use std::net::SocketAddr;
@@ -213,7 +215,8 @@ async fn l6_a_role_that_is_not_admitted_is_told_so() {
 async fn l6_an_endpoint_lets_in_nobody_unless_told_to() {
     let authority = Authority::create("school").unwrap();
     let closed =
-        Endpoint::bind(credentials(&authority, PeerRole::Head, "n0", 1), EndpointOptions::new(loopback())).unwrap();
+        Endpoint::bind(credentials(&authority, PeerRole::Head, "n0", 1), EndpointOptions::new(loopback()))
+            .unwrap();
     let agent = endpoint(&authority, PeerRole::Agent, "n1", 2);
     let error = agent.connect(closed.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap_err();
     assert!(error.to_string().contains("takes no connections"), "{error}");
@@ -247,7 +250,10 @@ async fn nobody_there_is_an_error_within_the_handshake_timeout() {
     let agent = Endpoint::bind(credentials(&authority, PeerRole::Agent, "n1", 2), options).unwrap();
     let addr = silent.local_addr().unwrap();
     let error = agent.connect(addr, &Expect::role(PeerRole::Head)).await.unwrap_err();
-    assert!(error.to_string().contains(&format!("cannot connect to {addr}: no handshake within 200ms")), "{error}");
+    assert!(
+        error.to_string().contains(&format!("cannot connect to {addr}: no handshake within 200ms")),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -296,7 +302,11 @@ async fn a_hello_that_never_comes_holds_nobody_up() {
 }
 
 /// A member that says a proper hello and then `bytes` on its lane: what the reader sees, and what the rogue is told.
-async fn on_the_lane(authority: &Authority, head: &Endpoint, bytes: &[u8]) -> (WireError, (Option<u64>, String)) {
+async fn on_the_lane(
+    authority: &Authority,
+    head: &Endpoint,
+    bytes: &[u8],
+) -> (WireError, (Option<u64>, String)) {
     let rogue = Rogue::connect(authority, head.local_addr()).await;
     let (mut sender, _receiver) = rogue.say(&sound_hello()).await;
     let called = head.accept().await.unwrap();
