@@ -28,7 +28,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = TrainerConfig { precision, warmup_steps: 10, ..TrainerConfig::default() };
     let count = model.parameter_count();
     let communicator = Box::new(solo_communicator(tch::Device::Cpu, 0));
-    let mut trainer = Trainer::new(config, model, |name| parameters.get(name).map(tch::Tensor::shallow_clone), communicator)?;
+    let mut trainer = Trainer::new(
+        config,
+        model,
+        |name| parameters.get(name).map(tch::Tensor::shallow_clone),
+        communicator,
+    )?;
 
     let mut state = 1u64;
     let tokens: Vec<i64> = (0..ROWS * LENGTH + 1)

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use lyceum_corpus::batch::RowView;
+
 use crate::TrainError;
 
 /// A label that takes no part in the loss.
@@ -15,6 +17,34 @@ pub struct Row<'a> {
     pub inputs: &'a [i64],
     /// What follows each of them.
     pub labels: &'a [i64],
+}
+
+/// A row that owns its tokens: where there is no sealed batch to borrow from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedRow {
+    /// Token ids.
+    pub inputs: Vec<i64>,
+    /// What follows each of them.
+    pub labels: Vec<i64>,
+}
+
+impl OwnedRow {
+    /// A row that learns to predict every token of `tokens` from those before it.
+    pub fn next_token(tokens: &[i64]) -> Self {
+        let inputs = &tokens[..tokens.len().saturating_sub(1)];
+        Self { inputs: inputs.to_vec(), labels: tokens.iter().skip(1).copied().collect() }
+    }
+
+    /// The row, borrowed.
+    pub fn as_row(&self) -> Row<'_> {
+        Row { inputs: &self.inputs, labels: &self.labels }
+    }
+}
+
+impl<'a> From<RowView<'a>> for Row<'a> {
+    fn from(row: RowView<'a>) -> Self {
+        Self { inputs: row.inputs, labels: row.labels }
+    }
 }
 
 /// One step's batch, all ranks' rows of it: every rank is given the same batch and takes its own share.
@@ -68,14 +98,20 @@ impl<'a> Batch<'a> {
         for (number, row) in self.rows.iter().enumerate() {
             let (inputs, labels) = (row.inputs.len(), row.labels.len());
             if inputs != length || labels != length {
-                return refuse(format!("row {number} has {inputs} inputs and {labels} labels, row 0 has {length}"));
+                return refuse(format!(
+                    "row {number} has {inputs} inputs and {labels} labels, row 0 has {length}"
+                ));
             }
             if let Some(bad) = row.inputs.iter().find(|input| !id.contains(input)) {
-                return refuse(format!("row {number} has token {bad}, outside the vocabulary of {vocabulary}"));
+                return refuse(format!(
+                    "row {number} has token {bad}, outside the vocabulary of {vocabulary}"
+                ));
             }
             let is_label = |label: &i64| *label == IGNORED_LABEL || id.contains(label);
             if let Some(bad) = row.labels.iter().find(|label| !is_label(label)) {
-                return refuse(format!("row {number} has label {bad}, outside the vocabulary of {vocabulary}"));
+                return refuse(format!(
+                    "row {number} has label {bad}, outside the vocabulary of {vocabulary}"
+                ));
             }
         }
         Ok(())
@@ -112,8 +148,12 @@ mod tests {
             refusal(&[1, 2], &[2, 3]),
             "batch at log position 4: row 1 has 2 inputs and 2 labels, row 0 has 3"
         );
-        assert!(refusal(&[1, 10, 3], &[2, 3, 4]).ends_with("row 1 has token 10, outside the vocabulary of 10"));
-        assert!(refusal(&[1, 2, 3], &[2, -1, 4]).ends_with("row 1 has label -1, outside the vocabulary of 10"));
+        assert!(
+            refusal(&[1, 10, 3], &[2, 3, 4]).ends_with("row 1 has token 10, outside the vocabulary of 10")
+        );
+        assert!(
+            refusal(&[1, 2, 3], &[2, -1, 4]).ends_with("row 1 has label -1, outside the vocabulary of 10")
+        );
         let rows = [Row { inputs: &[1], labels: &[IGNORED_LABEL] }];
         assert!(Batch::new(0, &rows).check(10, 8).unwrap_err().to_string().contains("no label has a loss"));
     }

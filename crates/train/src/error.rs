@@ -28,7 +28,9 @@ pub enum TrainError {
         expected: &'static str,
     },
     /// The ranks are not at the same step, batch or model.
-    #[error("rank {rank} has {what} {theirs} where rank {own_rank} has {ours}: all ranks must train on the same batch log")]
+    #[error(
+        "rank {rank} has {what} {theirs} where rank {own_rank} has {ours}: all ranks must train on the same batch log"
+    )]
     Disagreement {
         /// Who differs.
         rank: usize,

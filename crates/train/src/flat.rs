@@ -48,7 +48,11 @@ enum Slot {
 
 impl FlatGroup {
     /// Allocates a group for computing in `kind`, all zeros.
-    pub fn new(layout: GroupLayout, kind: Kind, communicator: &mut dyn Communicator) -> Result<Self, TrainError> {
+    pub fn new(
+        layout: GroupLayout,
+        kind: Kind,
+        communicator: &mut dyn Communicator,
+    ) -> Result<Self, TrainError> {
         let gradient = communicator.allocate(layout.padded_len * size_of::<f32>())?;
         let weights = communicator.allocate(layout.padded_len * kind.elt_size_in_bytes())?;
         let device = device_of(weights.location());
@@ -81,6 +85,12 @@ impl FlatGroup {
         &self.leaves
     }
 
+    /// The gradients, in the layout's order.
+    #[cfg(test)]
+    pub fn gradients(&self) -> &[Tensor] {
+        &self.gradient_views
+    }
+
     /// Adds to the gradient of the parameter `index`, in fp32. The first one of a step is written over what was there.
     pub fn accumulate(&mut self, index: usize, gradient: &Tensor) -> Result<(), tch::TchError> {
         let sum = &mut self.gradient_views[index];
@@ -94,7 +104,12 @@ impl FlatGroup {
 
     /// Adds `gradient`, `[n, width]` fp32, to the rows `ids` (`n` i64) of the parameter `index`: what an embedding's
     /// backward does, without a dense gradient of the whole vocabulary.
-    pub fn accumulate_rows(&mut self, index: usize, ids: &Tensor, gradient: &Tensor) -> Result<(), TrainError> {
+    pub fn accumulate_rows(
+        &mut self,
+        index: usize,
+        ids: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(), TrainError> {
         if !std::mem::replace(&mut self.written[index], true) {
             let _ = self.gradient_views[index].f_zero_()?;
         }
@@ -164,9 +179,10 @@ impl FlatGroup {
         let gradient = &self.gradient.here()?.as_slice::<f32>()[owned.clone()];
         let weights = self.weights.here_mut()?;
         let (master, weights) = match &mut self.master {
-            Some(master) => {
-                (&mut master.as_mut_slice::<f32>()[..shard_len], Some(&mut weights.as_mut_slice::<bf16>()[owned]))
-            }
+            Some(master) => (
+                &mut master.as_mut_slice::<f32>()[..shard_len],
+                Some(&mut weights.as_mut_slice::<bf16>()[owned]),
+            ),
             None => (&mut weights.as_mut_slice::<f32>()[owned], None),
         };
         Ok(Shard {

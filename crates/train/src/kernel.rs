@@ -169,7 +169,8 @@ mod tests {
             inverse_root_correction: 1.3,
             epsilon: 1e-8,
         };
-        let start = || (values(1, len), values(2, len), values(3, len).iter().map(|v| v * v).collect::<Vec<_>>());
+        let start =
+            || (values(1, len), values(2, len), values(3, len).iter().map(|v| v * v).collect::<Vec<_>>());
         let gradient = values(4, len);
         let (mut a, mut b) = (start(), start());
         adamw(&step, 0.999, &gradient, &mut a.0, &mut a.1, &mut a.2);

@@ -75,9 +75,14 @@ mod tests {
     use lyceum_model::ParameterSpec;
 
     fn group() -> ParameterGroup {
-        let spec = |name: &str, shape: &[i64], decay| ParameterSpec { name: name.into(), shape: shape.into(), decay };
+        let spec = |name: &str, shape: &[i64], decay| ParameterSpec {
+            name: name.into(),
+            shape: shape.into(),
+            decay,
+        };
         ParameterGroup {
             name: "block.0".into(),
+            shared: Vec::new(),
             parameters: vec![
                 spec("norm1", &[10], false),
                 spec("a", &[10, 10], true),
@@ -98,7 +103,8 @@ mod tests {
     #[test]
     fn shards_are_equal_aligned_and_cover_every_parameter_once() {
         for world_size in [1, 2, 3, 8] {
-            let layouts: Vec<_> = (0..world_size).map(|rank| GroupLayout::new(&group(), rank, world_size)).collect();
+            let layouts: Vec<_> =
+                (0..world_size).map(|rank| GroupLayout::new(&group(), rank, world_size)).collect();
             let owned: usize = layouts.iter().map(|layout| layout.owned().len()).sum();
             assert_eq!(owned, 150);
             for pair in layouts.windows(2) {

@@ -3,19 +3,21 @@
 
 mod adamw;
 mod batch;
+pub mod checkpoint;
 mod device;
 mod error;
+pub mod evaluate;
 mod flat;
 mod kernel;
 mod layout;
+pub mod local;
 mod memory;
 mod schedule;
 mod trainer;
 mod vote;
 mod walk;
-pub mod checkpoint;
 
-pub use batch::{Batch, IGNORED_LABEL, Row};
+pub use batch::{Batch, IGNORED_LABEL, OwnedRow, Row};
 pub use error::TrainError;
 pub use memory::solo_communicator;
 pub use schedule::Schedule;

@@ -27,9 +27,8 @@ pub fn allocate(device: Device, bytes: usize) -> Result<Buffer, TchError> {
         _ => return Ok(Buffer::host(bytes)),
     };
     let tensor = Tensor::f_zeros([bytes.max(1) as i64], (Kind::Uint8, device))?;
-    let start = NonNull::new(tensor.data_ptr().cast::<u8>()).ok_or_else(|| {
-        TchError::Torch(format!("no address for {bytes} bytes on {device:?}"))
-    })?;
+    let start = NonNull::new(tensor.data_ptr().cast::<u8>())
+        .ok_or_else(|| TchError::Torch(format!("no address for {bytes} bytes on {device:?}")))?;
     let keeper: Keeper = Arc::new(OwnedByTorch { _tensor: tensor });
     // SAFETY: torch's CUDA allocations are 512-byte aligned, zeroed above, and live as long as the tensor.
     Ok(unsafe { Buffer::from_raw(keeper, start, bytes, location) })
@@ -47,10 +46,19 @@ unsafe impl Sync for OwnedByTorch {}
 pub fn view(buffer: &Buffer, offset: usize, shape: &[i64], kind: Kind) -> Result<Tensor, TchError> {
     let elements = shape.iter().product::<i64>() as usize;
     let size = kind.elt_size_in_bytes();
-    assert!((offset + elements) * size <= buffer.len(), "a view of {elements} elements at {offset} past {buffer:?}");
+    assert!(
+        (offset + elements) * size <= buffer.len(),
+        "a view of {elements} elements at {offset} past {buffer:?}"
+    );
     // SAFETY: inside the buffer, which the caller keeps alive.
     unsafe {
-        Tensor::f_from_blob(buffer.as_ptr().add(offset * size), shape, &[], kind, device_of(buffer.location()))
+        Tensor::f_from_blob(
+            buffer.as_ptr().add(offset * size),
+            shape,
+            &[],
+            kind,
+            device_of(buffer.location()),
+        )
     }
 }
 

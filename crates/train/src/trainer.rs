@@ -183,7 +183,11 @@ impl Trainer {
                 group.finish_gather(&mut *self.communicator, timeout)?;
             }
         } else {
-            tracing::warn!(step = self.progress.step, gradient_norm, "step skipped: a rank's gradient is not finite");
+            tracing::warn!(
+                step = self.progress.step,
+                gradient_norm,
+                "step skipped: a rank's gradient is not finite"
+            );
         }
 
         let report = StepReport {
@@ -348,7 +352,12 @@ impl Trainer {
         })
     }
 
-    fn vote(&mut self, rows: &[Row<'_>], losses: &[Tensor], batch: &Batch<'_>) -> Result<Verdict, TrainError> {
+    fn vote(
+        &mut self,
+        rows: &[Row<'_>],
+        losses: &[Tensor],
+        batch: &Batch<'_>,
+    ) -> Result<Verdict, TrainError> {
         let mut loss_sum = 0.0;
         for loss in losses {
             loss_sum += loss.f_double_value(&[])?;
@@ -398,7 +407,12 @@ impl TrainerConfig {
         let refuse = |setting, value: String, expected| Err(TrainError::Setting { setting, value, expected });
         let numbers = [
             ("learning_rate", self.learning_rate, 0.0..=f64::MAX, "a number of at least 0"),
-            ("minimum_learning_rate", self.minimum_learning_rate, 0.0..=self.learning_rate, "at least 0 and at most learning_rate"),
+            (
+                "minimum_learning_rate",
+                self.minimum_learning_rate,
+                0.0..=self.learning_rate,
+                "at least 0 and at most learning_rate",
+            ),
             ("beta1", self.beta1, 0.0..=1.0 - f64::EPSILON, "at least 0 and below 1"),
             ("beta2", self.beta2, 0.0..=1.0 - f64::EPSILON, "at least 0 and below 1"),
             ("epsilon", self.epsilon, 0.0..=1.0, "at least 0 and at most 1"),

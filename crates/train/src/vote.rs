@@ -137,12 +137,21 @@ fn count(votes: &[Vote], own_rank: usize) -> Result<Verdict, TrainError> {
 mod tests {
     use super::*;
 
-    const VOTE: Vote =
-        Vote { step: 3, log_position: 5, target_tokens: 20, own_targets: 10, loss_sum: 2.0, squared_norm: 4.0 };
+    const VOTE: Vote = Vote {
+        step: 3,
+        log_position: 5,
+        target_tokens: 20,
+        own_targets: 10,
+        loss_sum: 2.0,
+        squared_norm: 4.0,
+    };
 
     #[test]
     fn one_rank_that_is_not_finite_stops_all() {
-        assert_eq!(count(&[VOTE, VOTE], 0).unwrap(), Verdict { commit: true, loss_sum: 4.0, squared_norm: 8.0 });
+        assert_eq!(
+            count(&[VOTE, VOTE], 0).unwrap(),
+            Verdict { commit: true, loss_sum: 4.0, squared_norm: 8.0 }
+        );
         let lost = Vote { squared_norm: f64::NAN, ..VOTE };
         assert!(!count(&[VOTE, lost], 0).unwrap().commit);
         let lost = Vote { loss_sum: f64::INFINITY, ..VOTE };

@@ -7,11 +7,7 @@
 use lyceum_model::{Llama, Positions};
 use tch::{Kind, Tensor};
 
-use crate::{
-    Row, TrainError,
-    flat::FlatGroup,
-    memory::RowTensor,
-};
+use crate::{Row, TrainError, flat::FlatGroup, memory::RowTensor};
 
 /// What a micro-batch needs besides its rows.
 pub struct Walk<'a> {
@@ -46,8 +42,10 @@ impl Walk<'_> {
         mut finished: impl FnMut(&mut FlatGroup) -> Result<(), TrainError>,
     ) -> Result<Vec<Tensor>, TrainError> {
         let device = self.llama.device();
-        let inputs: Vec<_> = rows.iter().map(|row| RowTensor::new(row.inputs, device)).collect::<Result<_, _>>()?;
-        let labels: Vec<_> = rows.iter().map(|row| RowTensor::new(row.labels, device)).collect::<Result<_, _>>()?;
+        let inputs: Vec<_> =
+            rows.iter().map(|row| RowTensor::new(row.inputs, device)).collect::<Result<_, _>>()?;
+        let labels: Vec<_> =
+            rows.iter().map(|row| RowTensor::new(row.labels, device)).collect::<Result<_, _>>()?;
         let (embed, blocks, head) = (0, 1..groups.len() - 1, groups.len() - 1);
 
         let (visited, hidden) = self.forward(&inputs)?;
@@ -131,5 +129,97 @@ impl Walk<'_> {
             groups[group].accumulate(index, &gradient)?;
         }
         Ok(of_input)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lyceum_collective::SoloCommunicator;
+    use lyceum_model::{LlamaConfig, initial_parameters};
+    use tch::Tensor;
+
+    use crate::{Batch, OwnedRow, Precision, Row, Trainer, TrainerConfig};
+
+    fn model(tied: bool) -> LlamaConfig {
+        LlamaConfig::from_json(&format!(
+            r#"{{"model_type": "llama", "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48,
+                "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3,
+                "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "tie_word_embeddings": {tied}}}"#
+        ))
+        .unwrap()
+    }
+
+    fn rows() -> Vec<OwnedRow> {
+        (0..3)
+            .map(|row| OwnedRow::next_token(&(0..13).map(|i| (i * 7 + row * 11) % 50).collect::<Vec<_>>()))
+            .collect()
+    }
+
+    /// The gradients of the whole model's mean loss by one walk of libtorch's own autograd, by name.
+    fn by_autograd(model: &LlamaConfig, rows: &[Row<'_>], targets: f64) -> Vec<(String, Tensor)> {
+        let parameters = initial_parameters(model, 5).unwrap();
+        let leaves: Vec<_> =
+            parameters.into_iter().map(|(name, t)| (name, t.set_requires_grad(true))).collect();
+        let leaf =
+            |name: &str| leaves.iter().find(|(known, _)| known == name).map(|(_, t)| t.shallow_clone());
+        let llama = lyceum_model::Llama::from_parameters(model.clone(), leaf).unwrap();
+        let stack = |part: fn(&Row<'_>) -> Vec<i64>| {
+            Tensor::stack(&rows.iter().map(|row| Tensor::from_slice(&part(row))).collect::<Vec<_>>(), 0)
+        };
+        let hidden = llama.hidden(&stack(|row| row.inputs.to_vec())).unwrap();
+        let loss = llama.head_loss_sum(&hidden, &stack(|row| row.labels.to_vec())).unwrap();
+        (loss / targets).backward();
+        leaves.iter().map(|(name, leaf)| (name.clone(), leaf.grad())).collect()
+    }
+
+    fn assert_gradients(tied: bool, recompute: bool, micro_batch_rows: usize) {
+        tch::set_num_threads(1);
+        let model = model(tied);
+        let rows = rows();
+        let rows: Vec<_> = rows.iter().map(OwnedRow::as_row).collect();
+        let batch = Batch::new(0, &rows);
+        let config = TrainerConfig {
+            precision: Precision::Fp32,
+            activation_checkpointing: recompute,
+            micro_batch_rows,
+            learning_rate: 0.0,
+            minimum_learning_rate: 0.0,
+            ..TrainerConfig::default()
+        };
+        let parameters = initial_parameters(&model, 5).unwrap();
+        let parameter = |name: &str| parameters.get(name).map(Tensor::shallow_clone);
+        let solo = Box::new(SoloCommunicator::new());
+        let mut trainer = Trainer::new(config, model.clone(), parameter, solo).unwrap();
+        trainer.step(&batch).unwrap();
+        let expected = by_autograd(&model, &rows, batch.target_tokens as f64);
+        assert_eq!(trainer.groups.iter().map(|g| g.layout.parameters.len()).sum::<usize>(), expected.len());
+        for group in &trainer.groups {
+            for (placed, found) in group.layout.parameters.iter().zip(group.gradients()) {
+                let (_, expected) = expected.iter().find(|(name, _)| *name == placed.name).unwrap();
+                let difference = (found - expected).abs().max().double_value(&[]);
+                let scale = expected.abs().max().double_value(&[]);
+                assert!(
+                    scale > 0.0 && difference <= 1e-5 * scale,
+                    "{}: {difference} of {scale}",
+                    placed.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_those_of_autograd_over_the_whole_model() {
+        assert_gradients(false, false, 8);
+    }
+
+    #[test]
+    fn a_tied_embedding_gets_the_gradients_of_both_ends() {
+        assert_gradients(true, false, 8);
+    }
+
+    #[test]
+    fn gradients_of_recomputed_blocks_and_of_micro_batches_are_the_same() {
+        assert_gradients(true, true, 2);
+        assert_gradients(false, true, 1);
     }
 }
