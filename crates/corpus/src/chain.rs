@@ -174,6 +174,8 @@ pub struct ChainRecord {
     pub pairs_kept: u64,
     /// Pairs that were dropped, by reason.
     pub pairs_dropped: Counts,
+    /// Documents that were to be converted and are trained raw, by reason; they are among the raw ones.
+    pub unconverted: Counts,
 }
 
 impl ChainRecord {
@@ -188,6 +190,7 @@ impl ChainRecord {
             pairs_kept: self.pairs_kept,
             pairs_dropped: self.pairs_dropped.clone(),
             skipped: self.skipped.clone(),
+            unconverted: self.unconverted.clone(),
             ..Accounts::default()
         };
         for (_, state) in &self.documents {
@@ -227,6 +230,8 @@ pub struct Accounts {
     pub pairs_kept: u64,
     /// Pairs dropped, by reason.
     pub pairs_dropped: Counts,
+    /// Documents trained raw though they were to be converted, by reason; they are counted in `raw`.
+    pub unconverted: Counts,
 }
 
 impl Accounts {
@@ -242,6 +247,7 @@ impl Accounts {
         self.pairs_kept += more.pairs_kept;
         add_counts(&mut self.skipped, &more.skipped);
         add_counts(&mut self.pairs_dropped, &more.pairs_dropped);
+        add_counts(&mut self.unconverted, &more.unconverted);
     }
 }
 
@@ -272,6 +278,7 @@ mod tests {
             skipped: Counts::from([("corrupt json".into(), 2)]),
             pairs_kept: 3,
             pairs_dropped: Counts::new(),
+            unconverted: Counts::new(),
         };
         let mut accounts = record.accounts();
         assert_eq!((accounts.read(), accounts.raw, accounts.augmented), (5, 1, 1));

@@ -3,7 +3,10 @@
 
 pub mod accounts;
 pub mod engine;
+pub mod format;
 pub mod pair;
 pub mod parse;
 pub mod prompt;
+pub mod rounds;
+pub mod synthesize;
 pub mod tuning;
