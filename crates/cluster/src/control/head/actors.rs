@@ -1,0 +1,232 @@
+//! Actors and their processes: placing, launching, ending, starting again.
+
+use std::net::SocketAddr;
+
+use lyceum_actor::{
+    ActorAddress, ActorId, Cause, ControlError, ProcessAddress, ProcessDeath, ProcessKind, SpawnRequest,
+};
+
+use super::super::placement::{self, Candidate, Unplaced};
+use super::super::record::{ActorState, Key, ProcessState};
+use super::super::resources::{Request, Strategy};
+use super::super::vocabulary::{Answer, Command, JobEvent, Launch, Origin};
+use super::{Head, MAX_WAITING};
+use crate::units::Milli;
+
+/// Longest arguments of an actor, in bytes: they travel in one frame and are kept for restarts.
+pub(super) const MAX_ARGS: usize = 768 << 10;
+
+impl Head {
+    pub(super) fn spawn(&mut self, asker: (Origin, u64), request: SpawnRequest) {
+        if let Err(why) = self.check_spawn(&request) {
+            self.refuse(asker, why);
+            return;
+        }
+        let actor = self.allot();
+        if let Some(name) = &request.name {
+            self.names.insert((request.job, name.clone()), actor);
+        }
+        let restarts_left = request.restarts;
+        self.actors.insert(actor, ActorState { request, restarts_left, process: None, started: false });
+        self.dirty.insert(Key::Actor(actor));
+        self.spawners.insert(actor, asker);
+        self.waiting.push_back(actor);
+    }
+
+    fn check_spawn(&self, request: &SpawnRequest) -> Result<(), String> {
+        let role = &request.role;
+        match self.jobs.get(&request.job) {
+            None => return Err(format!("{role} is asked for in job {}, which does not exist", request.job)),
+            Some(job) if job.ended_by.is_some() => return Err(format!("job {} is ending", request.job)),
+            Some(_) => {}
+        }
+        if let Some(name) = &request.name {
+            if !crate::manifest::is_name(name) {
+                return Err(format!("actor name `{name}`: expected letters, digits, `-` and `_`, 48 at most"));
+            }
+            if self.names.contains_key(&(request.job, name.clone())) {
+                return Err(format!("the name `{name}` is taken in job {}", request.job));
+            }
+        }
+        if request.args.len() > MAX_ARGS {
+            let len = request.args.len();
+            return Err(format!(
+                "the arguments of {role} have {len} bytes, expected at most {MAX_ARGS}: send the rest as a message"
+            ));
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(format!("{MAX_WAITING} actors wait for room already"));
+        }
+        match placement::place(self.candidates(), &requested(request)) {
+            Err(Unplaced::Never(why)) => Err(format!("{role}: {why}")),
+            Ok(_) | Err(Unplaced::Later) => Ok(()),
+        }
+    }
+
+    fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
+        self.nodes.iter().map(|(name, node)| Candidate {
+            name,
+            labels: &node.options.labels,
+            ledger: &node.ledger,
+            open: node.open(),
+        })
+    }
+
+    /// Gives those who wait what has become free, in the order in which they asked.
+    pub(super) fn schedule(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for actor in waiting {
+            let Some(state) = self.actors.get(&actor) else { continue };
+            match placement::place(self.candidates(), &requested(&state.request)) {
+                Ok((node, allotment)) => {
+                    let job = state.request.job;
+                    let process = self.allot();
+                    let Some(on) = self.nodes.get_mut(&node) else { continue };
+                    on.ledger.take(&allotment);
+                    let node_incarnation = on.incarnation;
+                    self.processes.insert(
+                        process,
+                        ProcessState {
+                            actor: Some(actor),
+                            job,
+                            node,
+                            node_incarnation,
+                            allotment,
+                            ready: None,
+                            stopped_by: None,
+                        },
+                    );
+                    if let Some(state) = self.actors.get_mut(&actor) {
+                        state.process = Some(process);
+                    }
+                    self.dirty.insert(Key::Process(process));
+                    self.dirty.insert(Key::Actor(actor));
+                    self.send_launch(process);
+                }
+                Err(Unplaced::Later) => self.waiting.push_back(actor),
+                Err(Unplaced::Never(why)) => {
+                    let cause = Cause::Failed(vec![why.to_string()]);
+                    let death = ProcessDeath { process: 0, node: String::new(), cause, log_tail: Vec::new() };
+                    self.actor_ended(actor, &death, false);
+                }
+            }
+        }
+    }
+
+    pub(super) fn send_launch(&mut self, process: u64) {
+        let Some(state) = self.processes.get(&process) else { return };
+        let Some(actor) = state.actor else { return };
+        let Some(request) = self.actors.get(&actor).map(|actor| actor.request.clone()) else { return };
+        let launch = Launch { process, actor, request, allotment: state.allotment.clone() };
+        let node = state.node.clone();
+        self.command(&node, Command::Launch(launch));
+    }
+
+    pub(super) fn process_ready(&mut self, process: u64, address: SocketAddr, pid: u32) {
+        let Some(state) = self.processes.get_mut(&process) else { return };
+        if state.ready.is_some() {
+            return;
+        }
+        state.ready = Some((address, pid));
+        self.dirty.insert(Key::Process(process));
+        let Some(actor) = state.actor.filter(|_| state.stopped_by.is_none()) else { return };
+        let Some(record) = self.actors.get_mut(&actor) else { return };
+        record.started = true;
+        self.dirty.insert(Key::Actor(actor));
+        let (job, name) = (record.request.job, record.request.name.clone());
+        let Some(address) = self.address_of(actor) else { return };
+        if let Some(asker) = self.spawners.remove(&actor) {
+            self.reply(asker, Answer::Actor(address.clone()));
+        }
+        self.notify_job(job, JobEvent::Started { address, name });
+    }
+
+    /// Where an actor is, once it has started.
+    pub(super) fn address_of(&self, actor: u64) -> Option<ActorAddress> {
+        let state = self.actors.get(&actor)?;
+        let process = state.process?;
+        let on = self.processes.get(&process)?;
+        let (addr, _) = on.ready?;
+        Some(ActorAddress {
+            actor: ActorId(actor),
+            incarnation: process,
+            role: state.request.role.clone(),
+            process: ProcessAddress { kind: ProcessKind::Worker, node: on.node.clone(), process, addr },
+            job: state.request.job,
+        })
+    }
+
+    /// Orders the end of a process; its resources are free when it has ended.
+    pub(super) fn stop_process(&mut self, process: u64, by: &str, kill: bool) {
+        let Some(state) = self.processes.get_mut(&process) else { return };
+        if state.stopped_by.is_none() {
+            state.stopped_by = Some(by.to_owned());
+            self.dirty.insert(Key::Process(process));
+        } else if !kill {
+            return;
+        }
+        let grace_ms = if kill { 0 } else { self.options.stop_grace.as_millis() as u64 };
+        let node = state.node.clone();
+        let by = by.to_owned();
+        self.command(&node, Command::Stop { process, grace_ms, by });
+    }
+
+    /// A process has ended: its resources are free, and its actor is started again or has ended too.
+    pub(super) fn process_gone(&mut self, mut death: ProcessDeath) {
+        let Some(state) = self.processes.remove(&death.process) else { return };
+        self.dirty.insert(Key::Process(death.process));
+        if let Some(node) = self.nodes.get_mut(&state.node) {
+            if node.present() && node.incarnation == state.node_incarnation {
+                node.ledger.put_back(&state.allotment);
+            }
+        }
+        if let (Some(by), Cause::Exited(_) | Cause::Signal(_) | Cause::Finished) = (&state.stopped_by, &death.cause)
+        {
+            death.cause = Cause::OrderedBy(by.clone());
+        }
+        self.announce_death(death.clone());
+        let Some(actor) = state.actor else { return };
+        let Some(record) = self.actors.get_mut(&actor) else { return };
+        record.process = None;
+        self.dirty.insert(Key::Actor(actor));
+        let ordered = state.stopped_by.is_some();
+        let finished = matches!(death.cause, Cause::Finished | Cause::Exited(0) | Cause::OrderedBy(_));
+        if ordered || finished || !record.started || record.restarts_left == 0 {
+            self.actor_ended(actor, &death, ordered || finished);
+            return;
+        }
+        record.restarts_left -= 1;
+        let (job, restarts_left) = (record.request.job, record.restarts_left);
+        let report = death.report(&record.request.role, Some(ActorId(actor)));
+        self.waiting.push_back(actor);
+        self.notify_job(job, JobEvent::Restarting { report, restarts_left });
+    }
+
+    /// An actor is no more: its name is free, its spawner has an answer, its job's followers know.
+    pub(super) fn actor_ended(&mut self, actor: u64, death: &ProcessDeath, expected: bool) {
+        let Some(state) = self.actors.remove(&actor) else { return };
+        self.dirty.insert(Key::Actor(actor));
+        if let Some(name) = state.request.name {
+            self.names.remove(&(state.request.job, name));
+        }
+        let report = death.report(&state.request.role, Some(ActorId(actor)));
+        if let Some(asker) = self.spawners.remove(&actor) {
+            self.reply(asker, Answer::Error(ControlError::Died(report.clone())));
+        }
+        self.notify_job(state.request.job, JobEvent::Ended { report, expected });
+    }
+}
+
+/// What a spawn asks of placement.
+fn requested(request: &SpawnRequest) -> Request {
+    let resources = &request.resources;
+    Request {
+        cpus: Milli(resources.milli_cpus),
+        gpus: Milli(resources.milli_gpus),
+        memory: resources.memory,
+        custom: resources.custom.iter().map(|(name, milli)| (name.clone(), Milli(*milli))).collect(),
+        node: request.node.clone(),
+        labels: Default::default(),
+        strategy: Strategy::Spread,
+    }
+}

@@ -1,0 +1,252 @@
+//! What clients and workers ask of the head, and the life of jobs.
+
+use lyceum_actor::{Cause, ProcessDeath};
+
+use super::super::record::{JobState, Key};
+use super::super::vocabulary::{Answer, Ask, CLIENT_NODE, Command, JobEvent, Notice, Origin};
+use super::{Head, HeadEffect};
+
+impl Head {
+    pub(super) fn asked(&mut self, origin: Origin, request: u64, ask: Ask) {
+        if let Origin::Client(client) = origin {
+            self.clients.entry(client).or_default();
+        }
+        let asker = (origin, request);
+        let ask = match self.permit(origin, ask) {
+            Ok(ask) => ask,
+            Err(why) => return self.refuse(asker, why),
+        };
+        match (ask, origin) {
+            (Ask::BeginJob { name, bound }, Origin::Client(client)) => self.begin_job(asker, name, bound, client),
+            (Ask::EndJob { job, by }, _) => match self.jobs.contains_key(&job) {
+                true => {
+                    self.end_job(job, &by);
+                    self.enders.entry(job).or_default().push(asker);
+                }
+                // It has ended already: the same as if it did now.
+                false => self.reply(asker, Answer::Done),
+            },
+            (Ask::Follow { job }, Origin::Client(client)) => match self.jobs.contains_key(&job) {
+                true => {
+                    if let Some(state) = self.clients.get_mut(&client) {
+                        state.follows.insert(job);
+                    }
+                    self.reply(asker, Answer::Done);
+                }
+                false => self.refuse(asker, format!("there is no job {job}")),
+            },
+            (Ask::Spawn(request), _) => self.spawn(asker, request),
+            (Ask::Lookup { job, name }, _) => {
+                let found = self.names.get(&(job, name)).and_then(|actor| self.address_of(*actor));
+                self.reply(asker, found.map_or(Answer::Nobody, Answer::Actor));
+            }
+            (Ask::StopActor { actor, kill }, origin) => self.stop_actor(asker, actor, kill, origin),
+            (Ask::Watch(address), Origin::Client(client)) => self.client_watches(client, address.process, &address.node),
+            (Ask::Watch(address), Origin::Worker(process)) => {
+                self.worker_watches(process, address.process, &address.node);
+            }
+            (Ask::Status, _) => {
+                let status = self.status();
+                self.reply(asker, Answer::Status(status));
+            }
+            (Ask::IssueNode { node }, _) => match self.nodes.contains_key(&node) {
+                true => {
+                    let incarnation = self.allot();
+                    self.reply(asker, Answer::Identity { node, incarnation });
+                }
+                false => {
+                    let known = self.nodes.keys().map(String::as_str);
+                    let why = crate::strict::unknown("node", &node, known);
+                    self.refuse(asker, why);
+                }
+            },
+            (Ask::IssueClient, Origin::Client(client)) => {
+                let incarnation = self.allot();
+                if let Some(state) = self.clients.get_mut(&client) {
+                    state.process = Some(incarnation);
+                }
+                self.reply(asker, Answer::Identity { node: CLIENT_NODE.into(), incarnation });
+            }
+            (Ask::Shutdown { by }, _) => self.shut_down(Some(asker), &by),
+            (Ask::BeginJob { .. } | Ask::Follow { .. } | Ask::IssueClient, Origin::Worker(_)) => {}
+        }
+    }
+
+    /// A worker may only act in its own job, and may not do what is a person's to do.
+    fn permit(&self, origin: Origin, ask: Ask) -> Result<Ask, String> {
+        let harmless = matches!(ask, Ask::Status | Ask::Shutdown { .. } | Ask::EndJob { .. } | Ask::Watch(_));
+        if self.shutdown.is_some() && !harmless {
+            return Err("the cluster is ending".into());
+        }
+        let Origin::Worker(process) = origin else { return Ok(ask) };
+        let Some(own) = self.processes.get(&process).map(|state| state.job) else {
+            return Err(format!("process {process} is not one of this cluster's, or was given up"));
+        };
+        let same_job = |job: u64| match job == own {
+            true => Ok(()),
+            false => Err(format!("process {process} belongs to job {own} and may not act in job {job}")),
+        };
+        match ask {
+            Ask::Spawn(request) => same_job(request.job).map(|()| Ask::Spawn(request)),
+            Ask::EndJob { job, by } => same_job(job).map(|()| Ask::EndJob { job, by }),
+            Ask::Lookup { name, .. } => Ok(Ask::Lookup { job: own, name }),
+            Ask::StopActor { actor, kill } => match self.actors.get(&actor) {
+                Some(state) => same_job(state.request.job).map(|()| Ask::StopActor { actor, kill }),
+                None => Ok(Ask::StopActor { actor, kill }),
+            },
+            Ask::Watch(_) | Ask::Status => Ok(ask),
+            Ask::BeginJob { .. }
+            | Ask::Follow { .. }
+            | Ask::IssueNode { .. }
+            | Ask::IssueClient
+            | Ask::Shutdown { .. } => {
+                Err(format!("process {process} is a worker, and this is for clients of the cluster only"))
+            }
+        }
+    }
+
+    fn begin_job(&mut self, asker: (Origin, u64), name: String, bound: bool, client: u64) {
+        if name.is_empty() || name.len() > 256 {
+            return self.refuse(asker, format!("job name of {} bytes, expected 1 to 256", name.len()));
+        }
+        let job = self.allot();
+        self.jobs.insert(job, JobState { name, bound_to: bound.then_some(client), ended_by: None });
+        self.dirty.insert(Key::Job(job));
+        if let Some(state) = self.clients.get_mut(&client) {
+            state.follows.insert(job);
+        }
+        self.reply(asker, Answer::Job(job));
+    }
+
+    /// Orders the end of everything in a job.
+    pub(super) fn end_job(&mut self, job: u64, by: &str) {
+        let Some(state) = self.jobs.get_mut(&job).filter(|state| state.ended_by.is_none()) else { return };
+        state.ended_by = Some(by.to_owned());
+        self.dirty.insert(Key::Job(job));
+        let processes: Vec<u64> =
+            self.processes.iter().filter(|(_, state)| state.job == job).map(|(process, _)| *process).collect();
+        for process in processes {
+            self.stop_process(process, by, false);
+        }
+        let unplaced: Vec<u64> = self
+            .actors
+            .iter()
+            .filter(|(_, state)| state.request.job == job && state.process.is_none())
+            .map(|(actor, _)| *actor)
+            .collect();
+        for actor in unplaced {
+            self.actor_ended(actor, &never_placed(by), true);
+        }
+        self.waiting.retain(|actor| self.actors.contains_key(actor));
+    }
+
+    /// Jobs that are ending and of which nothing is left have ended.
+    pub(super) fn finish_jobs(&mut self) {
+        let over: Vec<(u64, String)> = self
+            .jobs
+            .iter()
+            .filter_map(|(job, state)| state.ended_by.clone().map(|by| (*job, by)))
+            .filter(|(job, _)| !self.processes.values().any(|process| process.job == *job))
+            .collect();
+        for (job, by) in over {
+            self.jobs.remove(&job);
+            self.dirty.insert(Key::Job(job));
+            self.notify_job(job, JobEvent::JobEnded { by });
+            for asker in self.enders.remove(&job).unwrap_or_default() {
+                self.reply(asker, Answer::Done);
+            }
+            for client in self.clients.values_mut() {
+                client.follows.remove(&job);
+            }
+        }
+    }
+
+    fn stop_actor(&mut self, asker: (Origin, u64), actor: u64, kill: bool, origin: Origin) {
+        let by = match origin {
+            Origin::Client(_) => "its client".to_owned(),
+            Origin::Worker(process) => format!("process {process}"),
+        };
+        match self.actors.get(&actor).map(|state| state.process) {
+            Some(Some(process)) => self.stop_process(process, &by, kill),
+            Some(None) => {
+                self.waiting.retain(|waiting| *waiting != actor);
+                self.actor_ended(actor, &never_placed(&by), true);
+            }
+            // It has ended already.
+            None => {}
+        }
+        self.reply(asker, Answer::Done);
+    }
+
+    fn client_watches(&mut self, client: u64, process: u64, node: &str) {
+        if self.alive(process) {
+            if let Some(state) = self.clients.get_mut(&client) {
+                state.watches.insert(process);
+            }
+        } else {
+            let notice = Notice::Died(self.death_of(process, node));
+            self.effects.push(HeadEffect::Notify { client, notice });
+        }
+    }
+
+    /// Workers ask the head only for processes that are on no node; all agents are told when such a one is gone.
+    fn worker_watches(&mut self, watcher: u64, process: u64, node: &str) {
+        if !self.alive(process) {
+            let death = self.death_of(process, node);
+            if let Some(state) = self.processes.get(&watcher) {
+                let node = state.node.clone();
+                self.command(&node, Command::Died(death));
+            }
+        }
+    }
+
+    fn alive(&self, process: u64) -> bool {
+        self.processes.contains_key(&process)
+            || self.clients.values().any(|client| client.process == Some(process))
+    }
+
+    fn death_of(&self, process: u64, node: &str) -> ProcessDeath {
+        let known = self.deaths.iter().rev().find(|death| death.process == process);
+        known.cloned().unwrap_or_else(|| ProcessDeath {
+            process,
+            node: node.to_owned(),
+            cause: Cause::Unknown("the head knows of no such process; it ended long ago".into()),
+            log_tail: Vec::new(),
+        })
+    }
+
+    pub(super) fn client_gone(&mut self, client: u64) {
+        let Some(state) = self.clients.remove(&client) else { return };
+        let of_client = |origin: &Origin| *origin == Origin::Client(client);
+        self.spawners.retain(|_, (origin, _)| !of_client(origin));
+        for askers in self.enders.values_mut() {
+            askers.retain(|(origin, _)| !of_client(origin));
+        }
+        if let Some(process) = state.process {
+            let cause = Cause::Unknown("its connection to the head is gone".into());
+            let death =
+                ProcessDeath { process, node: CLIENT_NODE.to_owned(), cause, log_tail: Vec::new() };
+            self.command_all("", &Command::Died(death.clone()));
+            self.announce_death(death);
+        }
+        let bound: Vec<u64> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.bound_to == Some(client))
+            .map(|(job, _)| *job)
+            .collect();
+        for job in bound {
+            self.end_job(job, "the head, because the job's client is gone");
+        }
+    }
+}
+
+/// The end of an actor that waited for room.
+fn never_placed(by: &str) -> ProcessDeath {
+    ProcessDeath {
+        process: 0,
+        node: String::new(),
+        cause: Cause::OrderedBy(by.to_owned()),
+        log_tail: Vec::new(),
+    }
+}

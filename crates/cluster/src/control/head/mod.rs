@@ -1,0 +1,418 @@
+//! The head: nodes, jobs, names, actors and processes, as a pure state machine.
+
+mod actors;
+mod asks;
+mod nodes;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lyceum_actor::{ControlError, ProcessDeath};
+
+use self::nodes::Node;
+use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
+use super::resources::Capacity;
+use super::vocabulary::{Answer, Ask, Command, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse};
+
+/// Most actors that may wait for room at a time.
+const MAX_WAITING: usize = 4096;
+/// Deaths that are remembered for those who ask late.
+const MAX_DEATHS: usize = 1024;
+
+/// What the head is told when it begins.
+#[derive(Debug, Clone)]
+pub struct HeadOptions {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Does the cluster end with its runner?
+    pub owned: bool,
+    /// Silence after which a node is called unreachable.
+    pub unreachable: Duration,
+    /// Silence after which a node is lost, if a second path failed too.
+    pub verdict: Duration,
+    /// How long a process may take to stop before it is killed.
+    pub stop_grace: Duration,
+    /// The nodes of the manifest, by name.
+    pub nodes: BTreeMap<String, NodeOptions>,
+}
+
+/// A node as the manifest describes it.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// What it has.
+    pub capacity: Capacity,
+    /// Free words that a spawn may ask for.
+    pub labels: Labels,
+}
+
+/// What can happen to the head.
+#[derive(Debug, Clone)]
+pub enum HeadEvent {
+    /// An agent has connected and says what runs on its node.
+    Joined {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Its endpoint.
+        address: SocketAddr,
+        /// Its number on its own machine.
+        pid: u32,
+        /// What runs there.
+        running: Vec<Running>,
+        /// What has ended there and was not yet written down.
+        ended: Vec<ProcessDeath>,
+    },
+    /// An agent was heard.
+    Heartbeat {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Its store.
+        store: StoreUse,
+    },
+    /// The connection to an agent is gone; it may come back.
+    Disconnected {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+    },
+    /// An agent is certainly gone: its process was seen to end.
+    AgentEnded {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// The evidence in words.
+        evidence: String,
+    },
+    /// A second path to a silent agent was tried.
+    Probed {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Did it answer there?
+        answered: bool,
+    },
+    /// An agent reports on a process.
+    Reported {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// The report.
+        report: Report,
+    },
+    /// Somebody asks for something.
+    Asked {
+        /// Who.
+        origin: Origin,
+        /// The asker's own number for this question; the answer carries it.
+        request: u64,
+        /// What.
+        ask: Ask,
+    },
+    /// A client has gone.
+    ClientGone {
+        /// The number of its connection.
+        client: u64,
+    },
+    /// Time has passed.
+    Tick,
+    /// End everything: the head was told to, or its runner is gone.
+    Shutdown {
+        /// By whom.
+        by: String,
+    },
+}
+
+/// What the head wants done, once its records are committed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeadEffect {
+    /// Tell an agent; dropped if that incarnation is not connected, and derived again when it joins.
+    ToAgent {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// What to tell it.
+        command: Command,
+    },
+    /// An agent that may not join: close its connection.
+    RefuseAgent {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Answer a question.
+    Reply {
+        /// Whom.
+        origin: Origin,
+        /// The asker's number for the question.
+        request: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Tell a client.
+    Notify {
+        /// The number of its connection.
+        client: u64,
+        /// What.
+        notice: Notice,
+    },
+    /// Try a second path to a silent agent, and say [`HeadEvent::Probed`].
+    Probe {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Its endpoint.
+        address: SocketAddr,
+    },
+    /// Everything has ended: so may the head.
+    Exit,
+}
+
+/// The head's state. See the [module](crate::control).
+#[derive(Debug, Clone)]
+pub struct Head {
+    options: HeadOptions,
+    next: u64,
+    nodes: BTreeMap<String, Node>,
+    jobs: BTreeMap<u64, JobState>,
+    actors: BTreeMap<u64, ActorState>,
+    processes: BTreeMap<u64, ProcessState>,
+    /// (job, name) to actor: derived from `actors`.
+    names: BTreeMap<(u64, String), u64>,
+    /// Actors that wait for room, in order of asking.
+    waiting: VecDeque<u64>,
+    /// Spawns whose asker has no answer yet, by actor.
+    spawners: BTreeMap<u64, (Origin, u64)>,
+    /// Those who wait for a job's end.
+    enders: BTreeMap<u64, Vec<(Origin, u64)>>,
+    clients: BTreeMap<u64, ClientState>,
+    deaths: VecDeque<ProcessDeath>,
+    shutdown: Option<Shutdown>,
+    dirty: BTreeSet<Key>,
+    effects: Vec<HeadEffect>,
+    now: Duration,
+}
+
+#[derive(Debug, Clone, Default)]
+struct ClientState {
+    /// The number of its own process, if it takes part with one.
+    process: Option<u64>,
+    follows: BTreeSet<u64>,
+    watches: BTreeSet<u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Shutdown {
+    deadline: Duration,
+    askers: Vec<(Origin, u64)>,
+    done: bool,
+}
+
+impl Head {
+    /// A head that goes on from what an earlier term wrote down; from nothing at the first term.
+    pub fn new(options: HeadOptions, records: impl IntoIterator<Item = (Key, Value)>) -> Head {
+        let nodes = options.nodes.iter().map(|(name, node)| (name.clone(), Node::new(node.clone()))).collect();
+        let mut head = Head {
+            options,
+            next: 1,
+            nodes,
+            jobs: BTreeMap::new(),
+            actors: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            spawners: BTreeMap::new(),
+            enders: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            deaths: VecDeque::new(),
+            shutdown: None,
+            dirty: BTreeSet::new(),
+            effects: Vec::new(),
+            now: Duration::ZERO,
+        };
+        for (key, value) in records {
+            head.restore(key, value);
+        }
+        head.derive();
+        head
+    }
+
+    fn restore(&mut self, key: Key, value: Value) {
+        match (key, value) {
+            (Key::Next, Value::Next(next)) => self.next = next,
+            (Key::Job(job), Value::Job(state)) => drop(self.jobs.insert(job, state)),
+            (Key::Actor(actor), Value::Actor(state)) => drop(self.actors.insert(actor, state)),
+            (Key::Process(process), Value::Process(state)) => drop(self.processes.insert(process, state)),
+            (Key::Node(name), Value::Node(incarnation)) => {
+                if let Some(node) = self.nodes.get_mut(&name) {
+                    node.incarnation = incarnation;
+                }
+            }
+            // Keys and values are written in pairs; another pairing is no record of ours.
+            _ => {}
+        }
+    }
+
+    /// What is not written down because it follows from what is.
+    fn derive(&mut self) {
+        for (actor, state) in &self.actors {
+            if let Some(name) = &state.request.name {
+                self.names.insert((state.request.job, name.clone()), *actor);
+            }
+            if state.process.is_none() {
+                self.waiting.push_back(*actor);
+            }
+        }
+        // Nobody is connected yet, so nobody is left of whom a bound job waited for.
+        let bound: Vec<u64> =
+            self.jobs.iter().filter(|(_, job)| job.bound_to.is_some()).map(|(id, _)| *id).collect();
+        for job in bound {
+            self.end_job(job, "the head, which was started again after the job's client was lost");
+        }
+    }
+
+    /// Takes in one event; `now` is the time since this term began and never goes back.
+    ///
+    /// The records are to be committed before any of the effects is released.
+    pub fn apply(&mut self, event: HeadEvent, now: Duration) -> (Vec<Record>, Vec<HeadEffect>) {
+        self.now = self.now.max(now);
+        match event {
+            HeadEvent::Joined { node, incarnation, address, pid, running, ended } => {
+                self.agent_joined(&node, incarnation, address, pid, running, ended);
+            }
+            HeadEvent::Heartbeat { node, incarnation, store } => {
+                self.agent_heard(&node, incarnation, Some(store))
+            }
+            HeadEvent::Disconnected { node, incarnation } => self.agent_disconnected(&node, incarnation),
+            HeadEvent::AgentEnded { node, incarnation, evidence } => {
+                self.agent_lost(&node, incarnation, evidence)
+            }
+            HeadEvent::Probed { node, incarnation, answered } => {
+                self.agent_probed(&node, incarnation, answered)
+            }
+            HeadEvent::Reported { node, incarnation, report } => {
+                self.agent_reported(&node, incarnation, report)
+            }
+            HeadEvent::Asked { origin, request, ask } => self.asked(origin, request, ask),
+            HeadEvent::ClientGone { client } => self.client_gone(client),
+            HeadEvent::Tick => self.look_at_silence(),
+            HeadEvent::Shutdown { by } => self.shut_down(None, &by),
+        }
+        self.schedule();
+        self.finish_jobs();
+        self.finish_shutdown();
+        (self.take_records(), std::mem::take(&mut self.effects))
+    }
+
+    fn take_records(&mut self) -> Vec<Record> {
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.into_iter().map(|key| Record { value: self.value_of(&key), key }).collect()
+    }
+
+    fn value_of(&self, key: &Key) -> Option<Value> {
+        match key {
+            Key::Next => Some(Value::Next(self.next)),
+            Key::Job(job) => self.jobs.get(job).cloned().map(Value::Job),
+            Key::Actor(actor) => self.actors.get(actor).cloned().map(Value::Actor),
+            Key::Process(process) => self.processes.get(process).cloned().map(Value::Process),
+            Key::Node(name) => self.nodes.get(name).map(|node| Value::Node(node.incarnation)),
+        }
+    }
+
+    /// A number that was never used before and never will be again.
+    fn allot(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.dirty.insert(Key::Next);
+        number
+    }
+
+    fn reply(&mut self, (origin, request): (Origin, u64), answer: Answer) {
+        self.effects.push(HeadEffect::Reply { origin, request, answer });
+    }
+
+    fn refuse(&mut self, asker: (Origin, u64), why: impl Into<String>) {
+        self.reply(asker, Answer::Error(ControlError::Refused(why.into())));
+    }
+
+    /// Tells the newest incarnation of a node's agent.
+    fn command(&mut self, node: &str, command: Command) {
+        if let Some(incarnation) = self.nodes.get(node).map(|node| node.incarnation) {
+            self.effects.push(HeadEffect::ToAgent { node: node.to_owned(), incarnation, command });
+        }
+    }
+
+    fn command_all(&mut self, except: &str, command: &Command) {
+        for (name, node) in self.nodes.iter().filter(|(name, node)| node.present() && *name != except) {
+            self.effects.push(HeadEffect::ToAgent {
+                node: name.clone(),
+                incarnation: node.incarnation,
+                command: command.clone(),
+            });
+        }
+    }
+
+    fn notify_job(&mut self, job: u64, event: JobEvent) {
+        for (client, _) in self.clients.iter().filter(|(_, state)| state.follows.contains(&job)) {
+            let notice = Notice::Job { job, event: event.clone() };
+            self.effects.push(HeadEffect::Notify { client: *client, notice });
+        }
+    }
+
+    /// Remembers a death and tells the clients that watch.
+    fn announce_death(&mut self, death: ProcessDeath) {
+        for (client, state) in &mut self.clients {
+            if state.watches.remove(&death.process) {
+                let notice = Notice::Died(death.clone());
+                self.effects.push(HeadEffect::Notify { client: *client, notice });
+            }
+        }
+        if self.deaths.len() == MAX_DEATHS {
+            self.deaths.pop_front();
+        }
+        self.deaths.push_back(death);
+    }
+
+    fn shut_down(&mut self, asker: Option<(Origin, u64)>, by: &str) {
+        if self.shutdown.is_none() {
+            let deadline = self.now + self.options.stop_grace + Duration::from_secs(5);
+            self.shutdown = Some(Shutdown { deadline, askers: Vec::new(), done: false });
+            let jobs: Vec<u64> = self.jobs.keys().copied().collect();
+            for job in jobs {
+                self.end_job(job, by);
+            }
+            let grace_ms = self.options.stop_grace.as_millis() as u64;
+            self.command_all("", &Command::End { grace_ms, by: by.to_owned() });
+        }
+        if let (Some(shutdown), Some(asker)) = (&mut self.shutdown, asker) {
+            shutdown.askers.push(asker);
+        }
+    }
+
+    fn finish_shutdown(&mut self) {
+        let nobody_left = !self.nodes.values().any(Node::present);
+        let now = self.now;
+        let Some(shutdown) = &mut self.shutdown else { return };
+        if shutdown.done || (!nobody_left && now < shutdown.deadline) {
+            return;
+        }
+        shutdown.done = true;
+        for asker in std::mem::take(&mut shutdown.askers) {
+            self.reply(asker, Answer::Done);
+        }
+        self.effects.push(HeadEffect::Exit);
+    }
+}

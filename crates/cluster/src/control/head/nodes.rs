@@ -1,0 +1,364 @@
+//! Nodes: joining, silence, suspicion, verdict.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lyceum_actor::{Cause, ProcessDeath};
+
+use super::super::record::{Key, ProcessState};
+use super::super::resources::Ledger;
+use super::super::vocabulary::{Command, Notice, Report, Running, StoreUse};
+use super::{Head, HeadEffect, NodeOptions};
+
+/// Probes of a silent agent come this far apart.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) options: NodeOptions,
+    pub(super) ledger: Ledger,
+    /// Newest incarnation that has joined; 0 before the first.
+    pub(super) incarnation: u64,
+    pub(super) presence: Presence,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) pid: u32,
+    pub(super) store: StoreUse,
+    heard: Duration,
+    probed: Option<Duration>,
+    probe_failed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Not seen in this term.
+    Absent,
+    /// Connected and heard of late.
+    Joined,
+    /// Silent, or its connection is gone.
+    Unreachable,
+    /// Given up; the evidence in words.
+    Lost(String),
+}
+
+impl Node {
+    pub(super) fn new(options: NodeOptions) -> Node {
+        Node {
+            ledger: Ledger::new(options.capacity.clone()),
+            options,
+            incarnation: 0,
+            presence: Presence::Absent,
+            address: None,
+            pid: 0,
+            store: StoreUse::default(),
+            heard: Duration::ZERO,
+            probed: None,
+            probe_failed: false,
+        }
+    }
+
+    /// Do its processes hold resources in this term's account?
+    pub(super) fn present(&self) -> bool {
+        matches!(self.presence, Presence::Joined | Presence::Unreachable)
+    }
+
+    /// May processes be started on it?
+    pub(super) fn open(&self) -> bool {
+        self.presence == Presence::Joined
+    }
+}
+
+impl Head {
+    pub(super) fn agent_joined(
+        &mut self,
+        name: &str,
+        incarnation: u64,
+        address: SocketAddr,
+        pid: u32,
+        running: Vec<Running>,
+        ended: Vec<ProcessDeath>,
+    ) {
+        let refusal = match self.nodes.get(name) {
+            None => Some(format!("the manifest has no node `{name}`")),
+            Some(node) if incarnation < node.incarnation => Some(format!(
+                "incarnation {incarnation} of node `{name}` was succeeded by {}",
+                node.incarnation
+            )),
+            Some(_) if self.shutdown.is_some() => Some("the cluster is ending".to_owned()),
+            Some(_) => None,
+        };
+        if let Some(reason) = refusal {
+            let node = name.to_owned();
+            self.effects.push(HeadEffect::RefuseAgent { node, incarnation, reason });
+            return;
+        }
+        self.bury_older(name, incarnation);
+        let now = self.now;
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.incarnation = incarnation;
+            node.presence = Presence::Joined;
+            node.address = Some(address);
+            node.pid = pid;
+            node.heard = now;
+            node.probe_failed = false;
+            node.ledger = Ledger::new(node.options.capacity.clone());
+        }
+        self.dirty.insert(Key::Node(name.to_owned()));
+        self.adopt(name, incarnation, running, ended);
+        self.introduce(name, incarnation, address);
+    }
+
+    /// Processes of an earlier incarnation died with their agent.
+    fn bury_older(&mut self, name: &str, incarnation: u64) {
+        let succeeds =
+            self.nodes.get(name).is_some_and(|node| node.incarnation > 0 && node.incarnation < incarnation);
+        if !succeeds {
+            return;
+        }
+        let reason = format!("its agent was succeeded by incarnation {incarnation}");
+        let before = self.next;
+        self.command_all(name, &Command::NodeLost { node: name.to_owned(), before, reason: reason.clone() });
+        let dead: Vec<u64> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.node == name && process.node_incarnation < incarnation)
+            .map(|(process, _)| *process)
+            .collect();
+        for process in dead {
+            let cause = Cause::NodeLost(reason.clone());
+            self.process_gone(ProcessDeath { process, node: name.to_owned(), cause, log_tail: Vec::new() });
+        }
+    }
+
+    /// Brings the head's account of a node and the agent's inventory together.
+    fn adopt(&mut self, name: &str, incarnation: u64, running: Vec<Running>, ended: Vec<ProcessDeath>) {
+        let mut unseen: Vec<u64> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.node == name)
+            .map(|(process, state)| {
+                if let Some(node) = self.nodes.get_mut(name) {
+                    node.ledger.take(&state.allotment);
+                }
+                *process
+            })
+            .collect();
+        for item in running {
+            unseen.retain(|process| *process != item.process);
+            if !self.processes.contains_key(&item.process) {
+                self.adopt_unexpected(name, incarnation, &item);
+            } else if let Some((address, pid)) = item.ready {
+                self.process_ready(item.process, address, pid);
+            }
+            self.repeat_stop(item.process);
+        }
+        for death in ended {
+            unseen.retain(|process| *process != death.process);
+            self.process_reported_ended(name, death);
+        }
+        for process in unseen {
+            self.relaunch_or_bury(name, process);
+        }
+    }
+
+    /// A process that was given up, or of which nothing is written: it is stopped, and counted until it is gone.
+    fn adopt_unexpected(&mut self, name: &str, incarnation: u64, item: &Running) {
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.ledger.take(&item.allotment);
+        }
+        let state = ProcessState {
+            actor: None,
+            job: 0,
+            node: name.to_owned(),
+            node_incarnation: incarnation,
+            allotment: item.allotment.clone(),
+            ready: item.ready,
+            stopped_by: Some("the head, which had given it up".into()),
+        };
+        self.processes.insert(item.process, state);
+        self.dirty.insert(Key::Process(item.process));
+    }
+
+    fn repeat_stop(&mut self, process: u64) {
+        let Some(state) = self.processes.get(&process) else { return };
+        let Some(by) = state.stopped_by.clone() else { return };
+        let grace_ms = match state.actor {
+            Some(_) => self.options.stop_grace.as_millis() as u64,
+            None => 0,
+        };
+        let node = state.node.clone();
+        self.command(&node, Command::Stop { process, grace_ms, by });
+    }
+
+    /// The agent knows nothing of `process`: its launch was lost on the way, or the process itself was.
+    fn relaunch_or_bury(&mut self, name: &str, process: u64) {
+        let Some(state) = self.processes.get(&process) else { return };
+        let was_running = state.ready.is_some();
+        match &state.stopped_by {
+            None if !was_running => self.send_launch(process),
+            ordered => {
+                let cause = match ordered {
+                    Some(by) => Cause::OrderedBy(by.clone()),
+                    None => Cause::Unknown("its agent no longer knows of it".into()),
+                };
+                let death = ProcessDeath { process, node: name.to_owned(), cause, log_tail: Vec::new() };
+                self.process_gone(death);
+            }
+        }
+    }
+
+    /// Tells the new one of the others, and the others of the new one.
+    fn introduce(&mut self, name: &str, incarnation: u64, address: SocketAddr) {
+        self.command_all(name, &Command::Peer { node: name.to_owned(), incarnation, address });
+        self.command_all(name, &Command::Suspect { node: name.to_owned(), unreachable: false });
+        let others: Vec<Command> = self
+            .nodes
+            .iter()
+            .filter(|(other, node)| node.present() && *other != name)
+            .filter_map(|(other, node)| {
+                let (node, incarnation, address) = (other.clone(), node.incarnation, node.address?);
+                Some(Command::Peer { node, incarnation, address })
+            })
+            .collect();
+        for peer in others {
+            self.command(name, peer);
+        }
+    }
+
+    pub(super) fn agent_heard(&mut self, name: &str, incarnation: u64, store: Option<StoreUse>) {
+        let now = self.now;
+        let Some(node) = self.current(name, incarnation) else { return };
+        node.heard = now;
+        node.probe_failed = false;
+        if let Some(store) = store {
+            node.store = store;
+        }
+        if node.presence == Presence::Unreachable {
+            node.presence = Presence::Joined;
+            self.tell_suspicion(name, false);
+        }
+    }
+
+    pub(super) fn agent_disconnected(&mut self, name: &str, incarnation: u64) {
+        if self.shutdown.is_some() {
+            // It was told to end, and its connection is gone.
+            self.agent_lost(name, incarnation, "its agent ended with the cluster".into());
+        } else if self.current(name, incarnation).is_some() {
+            self.suspect(name);
+        }
+    }
+
+    pub(super) fn agent_probed(&mut self, name: &str, incarnation: u64, answered: bool) {
+        match answered {
+            true => self.agent_heard(name, incarnation, None),
+            false => {
+                if let Some(node) = self.current(name, incarnation) {
+                    node.probe_failed = true;
+                }
+            }
+        }
+    }
+
+    pub(super) fn look_at_silence(&mut self) {
+        let now = self.now;
+        let (unreachable, verdict) = (self.options.unreachable, self.options.verdict);
+        let names: Vec<String> = self.nodes.keys().cloned().collect();
+        for name in names {
+            let Some(node) = self.nodes.get(&name) else { continue };
+            let silent = now.saturating_sub(node.heard);
+            let awaited = node.presence == Presence::Absent && node.incarnation > 0;
+            if (node.present() && silent >= verdict && node.probe_failed) || (awaited && silent >= verdict) {
+                let (incarnation, seconds) = (node.incarnation, silent.as_secs_f64());
+                let evidence = match awaited {
+                    true => format!("its agent did not come back within {seconds:.1} s of the head's start"),
+                    false => format!("nothing heard for {seconds:.1} s, and a second path to it failed too"),
+                };
+                self.agent_lost(&name, incarnation, evidence);
+            } else if node.present() && silent >= unreachable {
+                self.suspect(&name);
+            }
+        }
+    }
+
+    /// Calls a node unreachable and tries a second path to it.
+    fn suspect(&mut self, name: &str) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let news = node.presence == Presence::Joined;
+        node.presence = Presence::Unreachable;
+        let probe_due = node.probed.is_none_or(|at| now >= at + PROBE_EVERY);
+        if let (true, Some(address)) = (probe_due, node.address) {
+            node.probed = Some(now);
+            let incarnation = node.incarnation;
+            self.effects.push(HeadEffect::Probe { node: name.to_owned(), incarnation, address });
+        }
+        if news {
+            self.tell_suspicion(name, true);
+        }
+    }
+
+    fn tell_suspicion(&mut self, name: &str, unreachable: bool) {
+        let node = name.to_owned();
+        self.command_all(name, &Command::Suspect { node: node.clone(), unreachable });
+        for client in self.clients.keys() {
+            let notice = Notice::Suspect { node: node.clone(), unreachable };
+            self.effects.push(HeadEffect::Notify { client: *client, notice });
+        }
+    }
+
+    /// The verdict: the node and everything on it is gone.
+    pub(super) fn agent_lost(&mut self, name: &str, incarnation: u64, evidence: String) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let gone = node.incarnation == incarnation && !matches!(node.presence, Presence::Lost(_));
+        if !gone {
+            return;
+        }
+        node.presence = Presence::Lost(evidence.clone());
+        node.ledger = Ledger::new(node.options.capacity.clone());
+        node.store = StoreUse::default();
+        let before = self.next;
+        let command = Command::NodeLost { node: name.to_owned(), before, reason: evidence.clone() };
+        self.command_all(name, &command);
+        let dead: Vec<u64> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.node == name)
+            .map(|(process, _)| *process)
+            .collect();
+        for process in dead {
+            let cause = Cause::NodeLost(evidence.clone());
+            self.process_gone(ProcessDeath { process, node: name.to_owned(), cause, log_tail: Vec::new() });
+        }
+    }
+
+    pub(super) fn agent_reported(&mut self, name: &str, incarnation: u64, report: Report) {
+        if self.current(name, incarnation).is_none() {
+            return;
+        }
+        match report {
+            Report::Ready { process, address, pid } => {
+                let here = |state: &ProcessState| state.node == name;
+                match self.processes.get(&process).is_some_and(here) {
+                    true => self.process_ready(process, address, pid),
+                    // Given up long ago: whatever it is, it may not go on.
+                    false => {
+                        let by = "the head, which had given it up".to_owned();
+                        self.command(name, Command::Stop { process, grace_ms: 0, by });
+                    }
+                }
+            }
+            Report::Ended(death) => self.process_reported_ended(name, death),
+        }
+    }
+
+    fn process_reported_ended(&mut self, name: &str, death: ProcessDeath) {
+        self.command(name, Command::Forget { process: death.process });
+        if self.processes.get(&death.process).is_some_and(|state| state.node == name) {
+            self.process_gone(death);
+        }
+    }
+
+    /// The node, if `incarnation` is its agent's newest and it has not been given up.
+    fn current(&mut self, name: &str, incarnation: u64) -> Option<&mut Node> {
+        self.nodes.get_mut(name).filter(|node| node.incarnation == incarnation && node.present())
+    }
+}

@@ -1,0 +1,77 @@
+//! The state of everything, for people and for tests.
+
+use std::time::Duration;
+
+use super::super::vocabulary::{ActorStatus, JobStatus, NodeStatus, Status};
+use super::nodes::{Node, Presence};
+use super::Head;
+
+impl Head {
+    /// The state of everything.
+    pub fn status(&self) -> Status {
+        Status {
+            cluster: self.options.cluster.clone(),
+            owned: self.options.owned,
+            nodes: self.nodes.iter().map(|(name, node)| self.node_status(name, node)).collect(),
+            jobs: self
+                .jobs
+                .iter()
+                .map(|(job, state)| JobStatus {
+                    job: *job,
+                    name: state.name.clone(),
+                    ending: state.ended_by.is_some(),
+                    actors: self.actors.values().filter(|actor| actor.request.job == *job).count() as u32,
+                })
+                .collect(),
+            actors: self.actors.keys().filter_map(|actor| self.actor_status(*actor)).collect(),
+        }
+    }
+
+    fn node_status(&self, name: &str, node: &Node) -> NodeStatus {
+        let state = match &node.presence {
+            Presence::Absent => "absent".to_owned(),
+            Presence::Joined => "joined".to_owned(),
+            Presence::Unreachable => "unreachable".to_owned(),
+            Presence::Lost(why) => format!("lost: {why}"),
+        };
+        NodeStatus {
+            name: name.to_owned(),
+            state,
+            joined: node.open(),
+            incarnation: node.incarnation,
+            address: node.address,
+            pid: node.pid,
+            capacity: node.options.capacity.clone(),
+            used: node.ledger.used().clone(),
+            processes: self.processes.values().filter(|process| process.node == name).count() as u32,
+            store: node.store,
+        }
+    }
+
+    fn actor_status(&self, actor: u64) -> Option<ActorStatus> {
+        let record = self.actors.get(&actor)?;
+        let process = record.process.and_then(|process| Some((process, self.processes.get(&process)?)));
+        let state = match process {
+            None => "waiting for room",
+            Some((_, process)) if process.stopped_by.is_some() => "stopping",
+            Some((_, process)) if process.ready.is_some() => "running",
+            Some(_) => "starting",
+        };
+        Some(ActorStatus {
+            actor,
+            job: record.request.job,
+            role: record.request.role.clone(),
+            name: record.request.name.clone(),
+            state: state.to_owned(),
+            node: process.map(|(_, process)| process.node.clone()).unwrap_or_default(),
+            process: process.map_or(0, |(process, _)| process),
+            pid: process.and_then(|(_, process)| process.ready).map_or(0, |(_, pid)| pid),
+            allotment: process.map(|(_, process)| process.allotment.clone()).unwrap_or_default(),
+        })
+    }
+
+    /// How long this term has lasted.
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+}

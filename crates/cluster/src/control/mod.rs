@@ -1,0 +1,23 @@
+//! The control plane, pure: what the head and the agents decide, without I/O, clock or randomness.
+//!
+//! [`Head::apply`] takes an event and the time since this term began, and gives the records to commit and the effects
+//! to release after that; [`Agent::apply`] likewise, without records. Both speak one [vocabulary]. Everything is kept
+//! in ordered maps and whole numbers, so that the same events give the same decisions everywhere.
+//!
+//! What holds, whatever is lost, delayed or delivered twice, and is asserted by `tests/simulation.rs`:
+//!
+//! - **C1** A process number is launched at most once, and only the newest of an actor's is effective.
+//! - **C2** What the processes of a node hold never exceeds what the node has.
+//! - **C3** After a job's end nothing of it is left: no actor, name, process or resource.
+//! - **C4** A spawn that no node can ever hold is refused at once.
+
+mod agent;
+mod head;
+pub mod placement;
+pub mod record;
+pub mod resources;
+#[allow(missing_docs, reason = "the resolvers that rkyv derives for variants with named fields carry no docs")]
+pub mod vocabulary;
+
+pub use agent::{Agent, AgentEffect, AgentEvent, AgentOptions, Ending, Watcher};
+pub use head::{Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions};

@@ -1,0 +1,154 @@
+//! Where a process goes: a pure function of the nodes' accounts and the request.
+
+use std::fmt;
+
+use super::resources::{Allotment, Ledger, Request, Strategy};
+
+/// A node as placement sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its labels.
+    pub labels: &'a std::collections::BTreeMap<String, String>,
+    /// Its account.
+    pub ledger: &'a Ledger,
+    /// May processes be started on it now?
+    pub open: bool,
+}
+
+/// Why a request has no place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unplaced {
+    /// It fits once others have ended or a node has come back.
+    Later,
+    /// No node can ever hold it.
+    Never(Impossible),
+}
+
+/// A request that no node can ever hold, with the reason of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Impossible {
+    reasons: Vec<(String, String)>,
+}
+
+impl fmt::Display for Impossible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no node can ever hold this request")?;
+        for (index, (node, reason)) in self.reasons.iter().take(16).enumerate() {
+            write!(f, "{} node `{node}`: {reason}", if index == 0 { ":" } else { ";" })?;
+        }
+        match self.reasons.len() {
+            0..=16 => Ok(()),
+            more => write!(f, "; and {} more nodes", more - 16),
+        }
+    }
+}
+
+/// The node that `request` is given, and what it is given there. Ties go to the name that comes first.
+pub fn place<'a>(
+    nodes: impl Iterator<Item = Candidate<'a>>,
+    request: &Request,
+) -> Result<(String, Allotment), Unplaced> {
+    let mut best: Option<(u64, &str, Allotment)> = None;
+    let mut reasons = Vec::new();
+    let mut later = false;
+    for node in nodes {
+        if let Some(reason) = never_on(&node, request) {
+            reasons.push((node.name.to_owned(), reason));
+            continue;
+        }
+        later = true;
+        let Some(given) = node.open.then(|| node.ledger.fit(request).ok()).flatten() else { continue };
+        let fullness = node.ledger.fullness(&given);
+        let better = best.as_ref().is_none_or(|(other, _, _)| match request.strategy {
+            Strategy::Spread => fullness < *other,
+            Strategy::Pack => fullness > *other,
+        });
+        if better {
+            best = Some((fullness, node.name, given));
+        }
+    }
+    match best {
+        Some((_, name, given)) => Ok((name.to_owned(), given)),
+        None if later => Err(Unplaced::Later),
+        None => Err(Unplaced::Never(Impossible { reasons })),
+    }
+}
+
+/// Why `request` could not be held by this node even if it were empty.
+fn never_on(node: &Candidate<'_>, request: &Request) -> Option<String> {
+    if request.node.as_deref().is_some_and(|name| name != node.name) {
+        return Some(format!("is not the node asked for, `{}`", request.node.as_deref().unwrap_or_default()));
+    }
+    for (label, value) in &request.labels {
+        match node.labels.get(label) {
+            Some(found) if found == value => {}
+            Some(found) => return Some(format!("label `{label}` is `{found}`, `{value}` asked")),
+            None => return Some(format!("has no label `{label}`")),
+        }
+    }
+    let empty = Ledger::new(node.ledger.capacity().clone());
+    empty.fit(request).err().map(|shortfall| shortfall.to_string().replace(" free", " in all"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::resources::Capacity;
+    use super::*;
+    use crate::units::Milli;
+
+    fn cluster(cpus: &[(&str, u64, u64)]) -> Vec<(String, Ledger)> {
+        let node = |(name, total, used): &(&str, u64, u64)| {
+            let mut ledger = Ledger::new(Capacity { cpus: Milli::whole(*total), ..Capacity::default() });
+            ledger.take(&Allotment { cpus: Milli::whole(*used), ..Allotment::default() });
+            (name.to_string(), ledger)
+        };
+        cpus.iter().map(node).collect()
+    }
+
+    fn choose(nodes: &[(String, Ledger)], request: &Request) -> Result<String, Unplaced> {
+        let labels = BTreeMap::new();
+        let candidates =
+            nodes.iter().map(|(name, ledger)| Candidate { name, labels: &labels, ledger, open: true });
+        place(candidates, request).map(|(name, _)| name)
+    }
+
+    fn cpus(units: u64, strategy: Strategy) -> Request {
+        Request { cpus: Milli::whole(units), strategy, ..Request::default() }
+    }
+
+    #[test]
+    fn spread_takes_the_emptiest_and_pack_the_fullest_that_fits() {
+        let nodes = cluster(&[("a", 4, 2), ("b", 4, 1), ("c", 4, 4)]);
+        assert_eq!(choose(&nodes, &cpus(1, Strategy::Spread)).unwrap(), "b");
+        assert_eq!(choose(&nodes, &cpus(1, Strategy::Pack)).unwrap(), "a");
+        assert_eq!(choose(&nodes, &cpus(3, Strategy::Pack)).unwrap(), "b");
+    }
+
+    #[test]
+    fn a_full_cluster_means_later_and_a_small_one_never() {
+        let nodes = cluster(&[("a", 4, 2), ("b", 2, 0)]);
+        assert_eq!(choose(&nodes, &cpus(4, Strategy::Spread)).unwrap_err(), Unplaced::Later);
+        let Err(Unplaced::Never(why)) = choose(&nodes, &cpus(5, Strategy::Spread)) else {
+            panic!("5 cores fit nowhere");
+        };
+        assert_eq!(
+            why.to_string(),
+            "no node can ever hold this request: node `a`: cpus: 5 asked, 4 in all; \
+             node `b`: cpus: 5 asked, 2 in all"
+        );
+    }
+
+    #[test]
+    fn an_unknown_node_or_label_is_never() {
+        let nodes = cluster(&[("a", 4, 0)]);
+        let elsewhere = Request { node: Some("z".into()), ..Request::default() };
+        let Err(Unplaced::Never(why)) = choose(&nodes, &elsewhere) else { panic!("there is no node z") };
+        assert!(why.to_string().ends_with("node `a`: is not the node asked for, `z`"));
+        let labelled = Request { labels: BTreeMap::from([("disk".into(), "fast".into())]), ..elsewhere };
+        assert!(matches!(choose(&nodes, &labelled), Err(Unplaced::Never(_))));
+    }
+}

@@ -1,0 +1,88 @@
+//! What the head writes down before its effects are released: enough to go on from after a restart.
+
+use lyceum_actor::SpawnRequest;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::resources::Allotment;
+
+/// One change of the head's durable state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// What changed.
+    pub key: Key,
+    /// What it is now; `None`: it is no more.
+    pub value: Option<Value>,
+}
+
+/// Names a piece of the head's durable state.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Archive, Serialize, Deserialize)]
+pub enum Key {
+    /// The next number to allot.
+    Next,
+    /// A job.
+    Job(u64),
+    /// An actor.
+    Actor(u64),
+    /// A process.
+    Process(u64),
+    /// A node, by name.
+    Node(String),
+}
+
+/// A piece of the head's durable state.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum Value {
+    /// Of [`Key::Next`].
+    Next(u64),
+    /// Of [`Key::Job`].
+    Job(JobState),
+    /// Of [`Key::Actor`].
+    Actor(ActorState),
+    /// Of [`Key::Process`].
+    Process(ProcessState),
+    /// Of [`Key::Node`]: the newest incarnation of its agent that has joined.
+    Node(u64),
+}
+
+/// A job: everything that is started in it ends with it.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct JobState {
+    /// Its name, for people.
+    pub name: String,
+    /// The client connection that it ends with.
+    pub bound_to: Option<u64>,
+    /// Who ended it, once somebody has.
+    pub ended_by: Option<String>,
+}
+
+/// An actor with a process of its own, or on its way to one.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct ActorState {
+    /// What was asked for.
+    pub request: SpawnRequest,
+    /// How often it may be started again.
+    pub restarts_left: u32,
+    /// Its process; `None` while it waits for room.
+    pub process: Option<u64>,
+    /// Has it started once? Until then a failure is the spawner's, and it is not started again.
+    pub started: bool,
+}
+
+/// A process that holds something of a node.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct ProcessState {
+    /// Its actor; `None` for one that the head did not expect to find and has told to stop.
+    pub actor: Option<u64>,
+    /// Its job; 0 where that is not known.
+    pub job: u64,
+    /// Its node.
+    pub node: String,
+    /// Incarnation of the agent that runs it.
+    pub node_incarnation: u64,
+    /// What it holds.
+    pub allotment: Allotment,
+    /// Its endpoint and its number on its machine, once its actor has started.
+    pub ready: Option<(std::net::SocketAddr, u32)>,
+    /// Who ordered its end, once somebody has.
+    pub stopped_by: Option<String>,
+}

@@ -1,0 +1,340 @@
+//! The words that head, agents and clients speak. All of them archive with rkyv.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use lyceum_actor::{ActorAddress, ControlError, DeathReport, ProcessAddress, ProcessDeath, SpawnRequest};
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::resources::{Allotment, Capacity};
+
+/// The node name in the certificates of clients: they live on no node of the manifest.
+pub const CLIENT_NODE: &str = "client";
+/// The node name in the head's certificate.
+pub const HEAD_NODE: &str = "head";
+
+/// What the head tells an agent. Every command may arrive twice and does the same then as once.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum Command {
+    /// Start a process. Its number makes the command the same command when it arrives again.
+    Launch(Launch),
+    /// End a process: ask it, and kill it once `grace_ms` have passed; at once for 0.
+    Stop {
+        /// The process.
+        process: u64,
+        /// Milliseconds it has to end by itself.
+        grace_ms: u64,
+        /// Who ordered it, for its death report.
+        by: String,
+    },
+    /// The head has written down how this process ended: the agent need not keep it.
+    Forget {
+        /// The process.
+        process: u64,
+    },
+    /// Where another node's agent is.
+    Peer {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Its endpoint.
+        address: SocketAddr,
+    },
+    /// A node is silent, or no longer.
+    Suspect {
+        /// The node.
+        node: String,
+        /// Is it silent?
+        unreachable: bool,
+    },
+    /// A node is lost with all its processes of a number below `before`.
+    NodeLost {
+        /// The node.
+        node: String,
+        /// Processes with a lower number are gone.
+        before: u64,
+        /// The evidence in words.
+        reason: String,
+    },
+    /// A process that is on no node (a client's) is gone.
+    Died(ProcessDeath),
+    /// End all workers and then yourself.
+    End {
+        /// Milliseconds the workers have to end by themselves.
+        grace_ms: u64,
+        /// Who ordered it.
+        by: String,
+    },
+}
+
+/// A process to start.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct Launch {
+    /// Its number, unique in the cluster; also the incarnation of its actor.
+    pub process: u64,
+    /// Its actor.
+    pub actor: u64,
+    /// What was asked for.
+    pub request: SpawnRequest,
+    /// What it was given.
+    pub allotment: Allotment,
+}
+
+/// What an agent tells the head about a process of its own.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum Report {
+    /// Its actor has started.
+    Ready {
+        /// The process.
+        process: u64,
+        /// Its endpoint.
+        address: SocketAddr,
+        /// Its number on its own machine.
+        pid: u32,
+    },
+    /// It has ended, or never began. Told again on every joining until the head says [`Command::Forget`].
+    Ended(ProcessDeath),
+}
+
+/// One line of an agent's inventory: a process that runs there.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct Running {
+    /// The process.
+    pub process: u64,
+    /// What it holds.
+    pub allotment: Allotment,
+    /// Its endpoint and its number on its machine, once its actor has started.
+    pub ready: Option<(SocketAddr, u32)>,
+}
+
+/// What a client, or a worker through its agent, asks of the head.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum Ask {
+    /// Begin a job. Answered by [`Answer::Job`]. Clients only.
+    BeginJob {
+        /// Its name, for people.
+        name: String,
+        /// Does it end when this client goes?
+        bound: bool,
+    },
+    /// End a job and everything in it. Answered by [`Answer::Done`] when nothing of it is left.
+    EndJob {
+        /// The job.
+        job: u64,
+        /// Who orders it, for the death reports.
+        by: String,
+    },
+    /// Be told of a job's events from now on. Clients only.
+    Follow {
+        /// The job.
+        job: u64,
+    },
+    /// Start an actor in a process of its own. Answered by [`Answer::Actor`] when it has started.
+    Spawn(SpawnRequest),
+    /// Where is the actor of this name? Answered by [`Answer::Actor`] or [`Answer::Nobody`].
+    Lookup {
+        /// The job whose names are meant; a worker's own job whatever it says.
+        job: u64,
+        /// The name.
+        name: String,
+    },
+    /// End an actor with its process. Answered by [`Answer::Done`] once ordered.
+    StopActor {
+        /// The actor.
+        actor: u64,
+        /// At once, without asking it?
+        kill: bool,
+    },
+    /// Be told when this process is gone. Never answered.
+    Watch(ProcessAddress),
+    /// What is the state of everything? Answered by [`Answer::Status`].
+    Status,
+    /// A new incarnation of a node's agent is to be started. Answered by [`Answer::Identity`]. Clients only.
+    IssueNode {
+        /// The node.
+        node: String,
+    },
+    /// This client wants to take part with a process of its own. Answered by [`Answer::Identity`]. Clients only.
+    IssueClient,
+    /// End the cluster. Answered by [`Answer::Done`] once nothing runs any more. Clients only.
+    Shutdown {
+        /// Who orders it.
+        by: String,
+    },
+}
+
+/// What the head answers.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum Answer {
+    /// The job's number.
+    Job(u64),
+    /// Where the actor is.
+    Actor(ActorAddress),
+    /// There is no such actor.
+    Nobody,
+    /// Done.
+    Done,
+    /// The state of everything.
+    Status(Status),
+    /// The incarnation that was allotted; the credentials for it come with the answer.
+    Identity {
+        /// The node it is for.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+    },
+    /// Not done, and why.
+    Error(ControlError),
+}
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// A client, by the number of its connection.
+    Client(u64),
+    /// A worker, by its process.
+    Worker(u64),
+}
+
+/// What clients are told without asking again.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum Notice {
+    /// Something happened in a job that this client follows.
+    Job {
+        /// The job.
+        job: u64,
+        /// What happened.
+        event: JobEvent,
+    },
+    /// A process that this client watches is gone.
+    Died(ProcessDeath),
+    /// A node is silent, or no longer.
+    Suspect {
+        /// The node.
+        node: String,
+        /// Is it silent?
+        unreachable: bool,
+    },
+}
+
+/// What happens in a job.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum JobEvent {
+    /// An actor has started.
+    Started {
+        /// The actor and where it is.
+        address: ActorAddress,
+        /// Its name, if it has one.
+        name: Option<String>,
+    },
+    /// An actor died and is being started again.
+    Restarting {
+        /// How it died.
+        report: DeathReport,
+        /// How often it may be started again after this.
+        restarts_left: u32,
+    },
+    /// An actor has ended for good.
+    Ended {
+        /// How.
+        report: DeathReport,
+        /// Did somebody order it, or did it finish by itself? If neither, it is a fault.
+        expected: bool,
+    },
+    /// The job has ended; nothing of it is left.
+    JobEnded {
+        /// By whom.
+        by: String,
+    },
+}
+
+/// The state of a cluster, for people.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Does it end with its runner?
+    pub owned: bool,
+    /// Every node of the manifest, by name.
+    pub nodes: Vec<NodeStatus>,
+    /// Every job.
+    pub jobs: Vec<JobStatus>,
+    /// Every actor that has a process or waits for one.
+    pub actors: Vec<ActorStatus>,
+}
+
+/// The state of a node.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// `joined`, `absent`, `unreachable`, `lost: why` or `left`.
+    pub state: String,
+    /// May processes be placed on it now?
+    pub joined: bool,
+    /// Incarnation of its agent; 0 before the first one.
+    pub incarnation: u64,
+    /// Where its agent is.
+    pub address: Option<SocketAddr>,
+    /// Its agent's number on its own machine.
+    pub pid: u32,
+    /// What it has.
+    pub capacity: Capacity,
+    /// What its processes hold.
+    pub used: Allotment,
+    /// Its processes.
+    pub processes: u32,
+    /// Its object store.
+    pub store: StoreUse,
+}
+
+/// What is in a node's store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct StoreUse {
+    /// Bytes it has.
+    pub capacity_bytes: u64,
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Objects.
+    pub objects: u64,
+}
+
+/// The state of a job.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Its number.
+    pub job: u64,
+    /// Its name.
+    pub name: String,
+    /// Is it ending?
+    pub ending: bool,
+    /// Actors that it has.
+    pub actors: u32,
+}
+
+/// The state of an actor.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct ActorStatus {
+    /// Its number.
+    pub actor: u64,
+    /// Its job.
+    pub job: u64,
+    /// Its role.
+    pub role: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// `running`, `starting`, `stopping` or `waiting for room`.
+    pub state: String,
+    /// Its node; empty while it waits for one.
+    pub node: String,
+    /// Its process; 0 while it waits for one.
+    pub process: u64,
+    /// That process's number on its machine; 0 until it has started.
+    pub pid: u32,
+    /// What it was given.
+    pub allotment: Allotment,
+}
+
+/// Free words by name: labels of a node.
+pub type Labels = BTreeMap<String, String>;
