@@ -1,0 +1,323 @@
+//! The table under its lock, and the carrying out of its effects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{StoreOptions, StorePeers, Usage, fetch};
+use crate::error::{Result, StoreError};
+use crate::memory::{Segment, page_size};
+use crate::object::ObjectId;
+use crate::pool::{Place, Pool};
+use crate::protocol::{Answer, Ask, Reply, VERSION, encode};
+use crate::socket::{self, Wake};
+use crate::table::{Effect, Event, Table};
+
+/// Fetches at a time, servings at a time, acknowledgements at a time (L2).
+const MAX_FETCHES: usize = 16;
+pub(super) const MAX_SERVINGS: usize = 64;
+const MAX_ACKNOWLEDGEMENTS: usize = 1024;
+
+/// The store behind all handles, threads and tasks.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub options: StoreOptions,
+    pub segments: Vec<Segment>,
+    pub wake: Wake,
+    pub servings: Semaphore,
+    remote: OnceLock<Remote>,
+    state: Mutex<State>,
+    stopping: AtomicBool,
+    started: Instant,
+    last_serve: AtomicU64,
+    last_ticket: AtomicU64,
+    secret: RandomState,
+}
+
+/// The way to other nodes.
+pub(super) struct Remote {
+    pub peers: Arc<dyn StorePeers>,
+    pub fetches: Arc<Semaphore>,
+    runtime: Handle,
+    acknowledgements: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Remote")
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    table: Table,
+    attachments: BTreeMap<u64, Arc<Attachment>>,
+    /// Drop a sender to stop its fetch.
+    fetches: BTreeMap<u64, oneshot::Sender<()>>,
+    /// When the service thread wakes by itself.
+    armed: Option<Duration>,
+}
+
+/// A process on its socket.
+#[derive(Debug)]
+pub(super) struct Attachment {
+    pub holder: u64,
+    pub socket: OwnedFd,
+    /// It broke the protocol. What it holds stays until it has ended, because it may still write to it.
+    pub condemned: AtomicBool,
+    /// Segments it has a writable or a read-only descriptor of.
+    granted: Mutex<Granted>,
+}
+
+#[derive(Debug, Default)]
+struct Granted {
+    writable: BTreeSet<u32>,
+    read_only: BTreeSet<u32>,
+}
+
+/// Effects that must wait until the lock is free, because a runtime that is shutting down drops a task within `spawn`.
+enum Later {
+    Fetch { fetch: u64, id: ObjectId, place: Place, node: String, ticket: u64, stop: oneshot::Receiver<()> },
+    Acknowledge { node: String, id: ObjectId, ticket: u64 },
+}
+
+impl Core {
+    pub fn new(options: StoreOptions, segment_bytes: &[u64]) -> Result<Core> {
+        let name = |i| format!("lyceum-store-{}-{}-{i}", options.node, options.incarnation);
+        let segments = segment_bytes.iter().enumerate().map(|(i, &bytes)| Segment::create(&name(i), bytes));
+        let segments = segments.collect::<Result<Vec<_>>>()?;
+        let pool = Pool::new(segment_bytes, page_size() as u64);
+        let table = Table::new(&options.node, options.incarnation, options.transit, pool);
+        let state = State { table, attachments: BTreeMap::new(), fetches: BTreeMap::new(), armed: None };
+        Ok(Core {
+            options,
+            segments,
+            wake: Wake::new()?,
+            servings: Semaphore::new(MAX_SERVINGS),
+            remote: OnceLock::new(),
+            state: Mutex::new(state),
+            stopping: AtomicBool::new(false),
+            started: Instant::now(),
+            last_serve: AtomicU64::new(0),
+            last_ticket: AtomicU64::new(0),
+            secret: RandomState::new(),
+        })
+    }
+
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake.wake();
+    }
+
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.lock().table.usage()
+    }
+
+    pub fn set_peers(&self, peers: Arc<dyn StorePeers>, runtime: Handle) -> Result<()> {
+        let remote = Remote {
+            peers,
+            runtime,
+            fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+            acknowledgements: Arc::new(Semaphore::new(MAX_ACKNOWLEDGEMENTS)),
+        };
+        self.remote.set(remote).map_err(|_| StoreError::Invalid("the store has its peers already".into()))
+    }
+
+    pub fn remote(&self) -> Option<&Remote> {
+        self.remote.get()
+    }
+
+    pub fn attach(&self, holder: u64, socket: OwnedFd) -> Result<()> {
+        let mut state = self.lock();
+        if state.attachments.contains_key(&holder) {
+            return Err(StoreError::Invalid(format!("process {holder} is attached to the store already")));
+        }
+        let welcome = Answer::Welcome { version: VERSION, node: self.options.node.clone(), holder };
+        let packet = encode(&welcome)?;
+        let attachment = Attachment {
+            holder,
+            socket,
+            condemned: AtomicBool::new(false),
+            granted: Mutex::new(Granted::default()),
+        };
+        // A process that has ended already is noticed by the service thread.
+        let _ = socket::send(&attachment.socket, &packet, None);
+        state.attachments.insert(holder, Arc::new(attachment));
+        state.table.apply(Event::Attached { holder }, self.started.elapsed());
+        drop(state);
+        self.wake.wake();
+        Ok(())
+    }
+
+    pub fn release_holder(self: &Arc<Self>, holder: u64) {
+        self.lock().attachments.remove(&holder);
+        self.wake.wake();
+        self.apply(Event::HolderGone { holder });
+    }
+
+    /// The attachments now, and how long to wait for something to happen on them at most.
+    pub fn watched(&self) -> (Vec<Arc<Attachment>>, Option<Duration>) {
+        let mut state = self.lock();
+        state.armed = state.table.next_deadline();
+        let timeout = state.armed.map(|at| at.saturating_sub(self.started.elapsed()));
+        (state.attachments.values().cloned().collect(), timeout)
+    }
+
+    /// A number for one serving.
+    pub fn next_serve(&self) -> u64 {
+        self.last_serve.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn asked(self: &Arc<Self>, holder: u64, number: u64, ask: Ask) {
+        // SipHash under a key that only this process has: nobody guesses another's ticket.
+        let fresh = self.secret.hash_one(self.last_ticket.fetch_add(1, Ordering::Relaxed));
+        self.apply(Event::Asked { holder, number, ask, fresh });
+    }
+
+    /// Feeds the table one event and carries its effects out. Returns the answer to [`Event::Serve`].
+    pub fn apply(self: &Arc<Self>, event: Event) -> Option<Result<Place, String>> {
+        let mut served = None;
+        let mut later = Vec::new();
+        let mut state = self.lock();
+        if let Event::FetchLanded { fetch, .. } | Event::FetchFailed { fetch, .. } = &event {
+            state.fetches.remove(fetch);
+        }
+        for effect in state.table.apply(event, self.started.elapsed()) {
+            match effect {
+                Effect::Reply { holder, number, reply } => {
+                    if let Some(attachment) = state.attachments.get(&holder) {
+                        self.reply(attachment, number, reply);
+                    }
+                }
+                Effect::Condemn { holder, reason } => {
+                    if let Some(attachment) = state.attachments.get(&holder) {
+                        attachment.condemn(&reason);
+                    }
+                }
+                Effect::StartFetch { fetch, id, place, node, ticket } => {
+                    let (sender, stop) = oneshot::channel();
+                    state.fetches.insert(fetch, sender);
+                    later.push(Later::Fetch { fetch, id, place, node, ticket, stop });
+                }
+                Effect::StopFetch { fetch } => {
+                    state.fetches.remove(&fetch);
+                }
+                Effect::Acknowledge { node, id, ticket } => later.push(Later::Acknowledge { node, id, ticket }),
+                Effect::Served { grant, .. } => served = Some(grant),
+            }
+        }
+        let next = state.table.next_deadline();
+        if next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed)) {
+            state.armed = next;
+            self.wake.wake();
+        }
+        drop(state);
+        for effect in later {
+            self.go_remote(effect);
+        }
+        served
+    }
+
+    fn go_remote(self: &Arc<Self>, effect: Later) {
+        match (effect, self.remote()) {
+            (Later::Fetch { fetch, id, place, node, ticket, stop }, Some(remote)) => {
+                let fetch = fetch::Fetch::new(self.clone(), fetch, id, place, node, ticket);
+                remote.runtime.spawn(fetch.run(stop));
+            }
+            (Later::Fetch { fetch, id, .. }, None) => {
+                let reason = "this node's store has not been told how to reach other nodes".to_owned();
+                self.apply(Event::FetchFailed { fetch, id, reason });
+            }
+            (Later::Acknowledge { node, id, ticket }, Some(remote)) => {
+                match remote.acknowledgements.clone().try_acquire_owned() {
+                    Ok(permit) => {
+                        let core = self.clone();
+                        remote.runtime.spawn(async move {
+                            fetch::acknowledge(core, &node, id, ticket).await;
+                            drop(permit);
+                        });
+                    }
+                    Err(_) => tracing::warn!(
+                        %node, object = %id,
+                        "more than {MAX_ACKNOWLEDGEMENTS} acknowledgements under way: this lease in transit is left to expire"
+                    ),
+                }
+            }
+            (Later::Acknowledge { .. }, None) => {}
+        }
+    }
+
+    /// Sends a reply, with a descriptor of the segment if the process has none that will do.
+    fn reply(&self, attachment: &Attachment, number: u64, reply: Reply) {
+        let mut granted = attachment.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = |place: &Place| self.segments.get(place.segment as usize);
+        let descriptor: Option<BorrowedFd<'_>> = match &reply {
+            Reply::Created { place, .. } if granted.writable.insert(place.segment) => {
+                segment(place).map(|segment| segment.writable.as_fd())
+            }
+            Reply::Opened { place }
+                if !granted.writable.contains(&place.segment) && granted.read_only.insert(place.segment) =>
+            {
+                segment(place).map(|segment| segment.read_only.as_fd())
+            }
+            _ => None,
+        };
+        match encode(&Answer::Reply { number, reply }) {
+            Ok(packet) => attachment.send(&packet, descriptor),
+            Err(error) => attachment.condemn(&error.to_string()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a process whose socket is at its end.
+    pub fn detached(self: &Arc<Self>, attachment: &Arc<Attachment>) {
+        let mut state = self.lock();
+        let ours = state.attachments.get(&attachment.holder).is_some_and(|known| Arc::ptr_eq(known, attachment));
+        if ours {
+            state.attachments.remove(&attachment.holder);
+            drop(state);
+            self.apply(Event::HolderGone { holder: attachment.holder });
+        }
+    }
+}
+
+impl Attachment {
+    /// Sends without waiting. A process that does not take its answers breaks the protocol.
+    fn send(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) {
+        if self.condemned.load(Ordering::Acquire) {
+            return;
+        }
+        match socket::send(&self.socket, packet, descriptor) {
+            // The process has ended: the service thread will see it.
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+            Err(error) => self.condemn(&format!("its answers cannot be sent: {error}")),
+        }
+    }
+
+    /// Listens to the process no more and says so. What it holds stays until it has ended.
+    pub fn condemn(&self, reason: &str) {
+        if self.condemned.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!(holder = self.holder, %reason, "the store ends its attachment of a process");
+        if let Ok(packet) = encode(&Answer::Goodbye { reason: reason.to_owned() }) {
+            let _ = socket::send(&self.socket, &packet, None);
+        }
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+    }
+}
