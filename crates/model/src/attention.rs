@@ -27,11 +27,21 @@ impl Positions {
                 config.max_positions
             )));
         }
+        Self::from_table(config, RotaryTable::new(config, length, device)?, device)
+    }
+
+    /// Of a table made already, one row per position.
+    pub(crate) fn from_table(
+        config: &LlamaConfig,
+        rotary: RotaryTable,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let length = rotary.positions();
         let mask = match config.sliding_window {
             Some(window) if window < length => Some(window_mask(length, window, device)?),
             _ => None,
         };
-        Ok(Self { rotary: RotaryTable::new(config, length, device)?, mask, length })
+        Ok(Self { rotary, mask, length })
     }
 
     /// Tokens per sequence.

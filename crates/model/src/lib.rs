@@ -2,9 +2,9 @@
 //!
 //! A model is three things, kept apart: a [`LlamaConfig`] (what a `config.json` says, checked), named
 //! [`Parameters`] (tensors, wherever their memory lies) and a [`Llama`] (the mathematics over them). Training walks a
-//! [`Llama`] one block at a time, in the order of [`LlamaConfig::groups`]; [`generate`] runs it with a key-value cache.
+//! [`Llama`] one block at a time, in the order of [`LlamaConfig::groups`]; the [`generate`] module runs it with a key-value cache.
 //!
-//! ```no_run
+//! ```no_run,standalone_crate
 //! use lyceum_model::{Llama, Placement, load_directory};
 //!
 //! # fn main() -> Result<(), lyceum_model::ModelError> {
@@ -25,6 +25,7 @@ mod attention;
 mod config;
 mod device;
 mod error;
+pub mod generate;
 mod groups;
 mod initial;
 mod llama;

@@ -11,9 +11,17 @@ use crate::{LlamaConfig, ModelError, ParameterSpec, Positions};
 pub struct Llama {
     config: LlamaConfig,
     embedding: Tensor,
+    blocks: Vec<Block>,
+    final_norm: Tensor,
+    head: Tensor,
+}
+
+/// What a [`Llama`] is made of.
+pub(crate) struct Parts {
+    pub(crate) embedding: Tensor,
     pub(crate) blocks: Vec<Block>,
     pub(crate) final_norm: Tensor,
-    head: Tensor,
+    pub(crate) head: Tensor,
 }
 
 /// The weights of one block.
@@ -160,12 +168,18 @@ impl Llama {
         Ok(linear(&normed, &self.head)?.f_to_kind(Kind::Float)?)
     }
 
+    /// Its tensors, for another layout of the same mathematics.
+    pub(crate) fn into_parts(self) -> (LlamaConfig, Parts) {
+        let Self { config, embedding, blocks, final_norm, head } = self;
+        (config, Parts { embedding, blocks, final_norm, head })
+    }
+
     /// Leaves of the head's own graph, in the order of its group: own parameters, then shared ones.
     pub(crate) fn head_leaves(&self) -> [&Tensor; 2] {
         if self.config.tied { [&self.final_norm, &self.head] } else { [&self.head, &self.final_norm] }
     }
 
-    pub(crate) fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, ModelError> {
+    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, ModelError> {
         Ok(x.f_rms_norm([self.config.hidden], Some(weight), self.config.norm_epsilon)?)
     }
 }

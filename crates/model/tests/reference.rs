@@ -1,18 +1,10 @@
 //! Logits equal those of `transformers` on the models that `tests/reference/make.py` made.
 
-use std::path::PathBuf;
+mod common;
 
-use lyceum_model::{IGNORED_LABEL, Llama, Placement, load_directory};
+use common::{load, reference};
+use lyceum_model::IGNORED_LABEL;
 use tch::{Kind, Tensor, no_grad};
-
-fn reference(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference").join(name)
-}
-
-fn load(name: &str) -> Llama {
-    let (config, parameters) = load_directory(&reference(name), &Placement::reference()).unwrap();
-    Llama::from_parameters(config, |name| parameters.get(name).map(Tensor::shallow_clone)).unwrap()
-}
 
 /// `(ids, logits)` as `transformers` gave them.
 fn expected(name: &str) -> (Tensor, Tensor) {
@@ -22,7 +14,6 @@ fn expected(name: &str) -> (Tensor, Tensor) {
 }
 
 fn assert_logits_equal(name: &str) {
-    tch::set_num_threads(1);
     let _no_grad = tch::no_grad_guard();
     let llama = load(name);
     let (ids, expected) = expected(name);
@@ -59,7 +50,6 @@ fn a_model_in_shards_equals_transformers() {
 
 #[test]
 fn the_heads_loss_is_the_cross_entropy_of_the_reference_logits() {
-    tch::set_num_threads(1);
     let llama = load("llama-tied");
     let (ids, logits) = expected("llama-tied");
     let length = ids.size()[1];
