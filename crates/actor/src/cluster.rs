@@ -1,0 +1,154 @@
+//! Spawning over the whole cluster: a request put together field by field, sent when it is awaited.
+
+use std::{
+    future::{Future, IntoFuture},
+    marker::PhantomData,
+    pin::Pin,
+};
+
+use crate::{
+    ActorAddress, ActorRef, Amount, ControlError, Role, SpawnRequest, System, fingerprint, message::encode,
+};
+
+/// The cluster as a process sees it: where actors are spawned and found.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    system: System,
+    job: u64,
+}
+
+impl Cluster {
+    pub(crate) fn new(system: System, job: u64) -> Self {
+        Cluster { system, job }
+    }
+
+    /// The same cluster, seen from another job: what is spawned through it ends with that job.
+    pub fn for_job(&self, job: u64) -> Self {
+        Cluster { system: self.system.clone(), job }
+    }
+
+    /// The job that spawned actors will belong to.
+    pub fn job(&self) -> u64 {
+        self.job
+    }
+
+    /// An actor of role `R` in a process of its own, once the returned [`Spawn`] is awaited.
+    pub fn spawn<R: Role>(&self, args: R::Args) -> Spawn<R> {
+        let mut request = SpawnRequest {
+            role: R::NAME.to_owned(),
+            fingerprint: fingerprint::<R>(),
+            job: self.job,
+            ..SpawnRequest::default()
+        };
+        let mut invalid = None;
+        match encode(&args) {
+            Ok(bytes) => request.args = bytes.to_vec(),
+            Err(error) => {
+                invalid = Some(format!("the arguments of {} cannot be archived: {error}", R::NAME));
+            }
+        }
+        Spawn { system: self.system.clone(), request, invalid, role: PhantomData }
+    }
+
+    /// The newest incarnation of the actor named `name`, if there is one.
+    pub async fn lookup<R: Role>(&self, name: &str) -> Result<Option<ActorRef<R>>, ControlError> {
+        let control = self.system.control()?;
+        match control.lookup(name).await? {
+            Some(address) => self.bind(address).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn bind<R: Role>(&self, address: ActorAddress) -> Result<ActorRef<R>, ControlError> {
+        self.system.actor_ref(address).map_err(ControlError::Refused)
+    }
+}
+
+/// A spawn being put together. Nothing happens until it is awaited.
+#[must_use = "nothing is spawned until this is awaited"]
+#[derive(Debug)]
+pub struct Spawn<R> {
+    system: System,
+    request: SpawnRequest,
+    invalid: Option<String>,
+    role: PhantomData<fn() -> R>,
+}
+
+impl<R: Role> Spawn<R> {
+    /// Cores, counted and enforced: `1` or `0.5`.
+    pub fn cpus(mut self, cpus: impl Into<Amount>) -> Self {
+        self.request.resources.milli_cpus = self.amount("cpus", cpus.into());
+        self
+    }
+
+    /// GPUs: `1` or `0.5`.
+    pub fn gpus(mut self, gpus: impl Into<Amount>) -> Self {
+        self.request.resources.milli_gpus = self.amount("gpus", gpus.into());
+        self
+    }
+
+    /// Memory in bytes, enforced.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.request.resources.memory = bytes;
+        self
+    }
+
+    /// An amount of a resource that the manifest names.
+    pub fn resource(mut self, name: &str, amount: impl Into<Amount>) -> Self {
+        let milli = self.amount(name, amount.into());
+        self.request.resources.custom.insert(name.to_owned(), milli);
+        self
+    }
+
+    /// The name it can be looked up by, unique in its job.
+    pub fn named(mut self, name: &str) -> Self {
+        self.request.name = Some(name.to_owned());
+        self
+    }
+
+    /// The node it must run on.
+    pub fn node(mut self, node: &str) -> Self {
+        self.request.node = Some(node.to_owned());
+        self
+    }
+
+    /// The program that hosts it.
+    pub fn program(mut self, program: &str) -> Self {
+        self.request.program = Some(program.to_owned());
+        self
+    }
+
+    /// One more variable of its process's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.request.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// How often it is started again after a death that nobody ordered.
+    pub fn restarts(mut self, restarts: u32) -> Self {
+        self.request.restarts = restarts;
+        self
+    }
+
+    fn amount(&mut self, what: &str, amount: Amount) -> u64 {
+        amount.milli().unwrap_or_else(|| {
+            self.invalid = Some(format!("{what} of {} must be a finite number, 0 or more", R::NAME));
+            0
+        })
+    }
+}
+
+impl<R: Role> IntoFuture for Spawn<R> {
+    type Output = Result<ActorRef<R>, ControlError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            if let Some(invalid) = self.invalid {
+                return Err(ControlError::Refused(invalid));
+            }
+            let address = self.system.control()?.spawn(self.request).await?;
+            self.system.actor_ref(address).map_err(ControlError::Refused)
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! What an actor sees of the world while it runs.
+
+use std::{any::TypeId, collections::VecDeque, fmt, future::Future, sync::Arc, time::Duration};
+
+use crate::{
+    Accepts, Actor, ActorAddress, ActorRef, Cause, Cluster, Handler, Message, Responder, Result, Role,
+    SpawnError, System,
+    cell::{Cell, Ending, Envelope},
+    executor::Running,
+    message::message_id,
+    reply::{Owed, ReplyTo},
+};
+
+/// An actor's view of itself and of what it can reach; given to `start` and to every handler.
+pub struct Context<A: Actor> {
+    system: System,
+    cell: Arc<Cell>,
+    me: ActorRef<A::Role>,
+    /// The answer to the message being handled, unless it was deferred.
+    owed: Option<Owed>,
+    trace: u64,
+    /// Messages taken out of the mailbox and not yet handled.
+    pub(crate) batch: VecDeque<Envelope>,
+    tasks: Vec<Running>,
+    children: Vec<Arc<Cell>>,
+}
+
+/// What a handler that deferred its answer returns as its error; see [`Context::reply_later`].
+#[derive(Debug, thiserror::Error)]
+#[error("the answer comes later")]
+pub(crate) struct Deferred;
+
+impl<A: Actor> Context<A> {
+    pub(crate) fn new(system: System, cell: Arc<Cell>) -> Self {
+        let me = ActorRef::to_cell(&system, cell.clone());
+        Context {
+            system,
+            cell,
+            me,
+            owed: None,
+            trace: 0,
+            batch: VecDeque::new(),
+            tasks: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+
+    /// A reference to this actor.
+    pub fn me(&self) -> ActorRef<A::Role> {
+        self.me.clone()
+    }
+
+    /// This actor's address.
+    pub fn address(&self) -> &ActorAddress {
+        &self.cell.address
+    }
+
+    /// This process.
+    pub fn system(&self) -> &System {
+        &self.system
+    }
+
+    /// The cluster, to spawn and find actors in this actor's job.
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(self.system.clone(), self.cell.address.job)
+    }
+
+    /// The number that all calls made on behalf of one cause share, for following them through logs; 0 is none.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Starts an actor in this process, as a child of this one: it ends, at the latest, with its parent.
+    pub async fn spawn<B: Actor>(
+        &mut self,
+        args: <B::Role as Role>::Args,
+    ) -> Result<ActorRef<B::Role>, SpawnError> {
+        let child = self.system.spawn_in_job::<B>(args, self.cell.address.job).await?;
+        self.children.retain(|child| child.death().is_none());
+        self.children.extend(child.cell());
+        Ok(child)
+    }
+
+    /// Ends this actor after what is in its mailbox.
+    pub fn stop(&self) {
+        self.cell.end(Ending::Drain);
+    }
+
+    /// Keeps the answer to the message being handled: `keep` gets the [`Responder`], and what this returns is
+    /// what the handler returns. The mailbox goes on meanwhile.
+    ///
+    /// ```
+    /// # use lyceum_actor::*;
+    /// # struct Shelf; struct Take;
+    /// struct Waiting { next: Vec<Responder<String>> }
+    /// # impl Waiting {
+    /// fn take<A: Actor>(&mut self, ctx: &mut Context<A>) -> Result<String> {
+    ///     ctx.reply_later(|responder| self.next.push(responder))
+    /// }
+    /// # }
+    /// ```
+    pub fn reply_later<T: Message>(&mut self, keep: impl FnOnce(Responder<T>)) -> Result<T> {
+        let Some(owed) = self.owed.take() else {
+            anyhow::bail!(
+                "there is no answer to defer: no message is being handled, or it was deferred before"
+            );
+        };
+        keep(Responder::new(owed));
+        Err(Deferred.into())
+    }
+
+    /// Runs `task` beside this actor, on the process's actor threads; it ends, at the latest, with the actor.
+    /// Its way back is a message to [`me`](Context::me).
+    pub fn spawn_task(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.retain(|task| !task.is_finished());
+        self.tasks.push(self.system.executor().spawn(task));
+    }
+
+    /// Has `message` handled by this actor after `delay`, outside the mailbox's budget.
+    pub fn notify_after<M: Message>(&mut self, delay: Duration, message: M) -> Result<Timer>
+    where
+        A: Handler<M>,
+        A::Role: Accepts<M>,
+    {
+        let payload = crate::encode(&message)?.into();
+        let cell = Arc::downgrade(&self.cell);
+        let trace = self.trace;
+        let key = self.system.clock().after(delay, move || {
+            if let Some(cell) = cell.upgrade() {
+                let envelope = Envelope {
+                    message: message_id::<M>(),
+                    payload,
+                    origin: Some(TypeId::of::<M>()),
+                    stored: false,
+                    paid: None,
+                    reply: ReplyTo::Nobody,
+                    deadline: None,
+                    trace,
+                };
+                if !cell.deliver_timer(envelope) {
+                    tracing::warn!(actor = %cell.address, "a timer's message was dropped: too many wait");
+                }
+            }
+        });
+        Ok(Timer { system: self.system.clone(), key })
+    }
+
+    /// Puts the answer to a message in place before its handler runs.
+    pub(crate) fn begin(&mut self, reply: ReplyTo, trace: u64) {
+        self.owed = Some(Owed::new(reply, self.cell.clone()));
+        self.trace = trace;
+    }
+
+    pub(crate) fn take_owed(&mut self) -> Option<Owed> {
+        self.owed.take()
+    }
+
+    pub(crate) fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    /// The actor has ended: so do its tasks and children.
+    pub(crate) fn close(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+        let parent = &self.cell.address;
+        for child in self.children.drain(..) {
+            child.end(Ending::Kill(Cause::OrderedBy(format!("the end of its parent, {parent}"))));
+        }
+    }
+}
+
+impl<A: Actor> fmt::Debug for Context<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("address", &self.cell.address).finish_non_exhaustive()
+    }
+}
+
+/// A message to come, from [`Context::notify_after`]. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Timer {
+    system: System,
+    key: crate::clock::Key,
+}
+
+impl Timer {
+    /// Takes the message back, if it has not been put into the mailbox yet.
+    pub fn cancel(self) {
+        self.system.clock().cancel(self.key);
+    }
+}

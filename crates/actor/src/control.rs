@@ -1,0 +1,107 @@
+//! What the layer above (the cluster) provides to a process, as a trait, so that arrows point down only.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::{ActorAddress, ActorId, DeathReport, ProcessAddress};
+
+/// The cluster's control plane as seen from one process.
+pub trait ControlPlane: Send + Sync + 'static {
+    /// Places and starts an actor; ready when its `start` has returned.
+    fn spawn(&self, request: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>>;
+    /// The newest incarnation of the actor with this name, if there is one.
+    fn lookup(&self, name: &str) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>>;
+    /// Asks to be told, through [`System::process_died`](crate::System::process_died), when `process` is gone.
+    /// Called on first contact with it; must return at once.
+    fn watch(&self, process: &ProcessAddress);
+    /// Ends an actor: what it has accepted is still done, unless `kill`.
+    fn stop(&self, actor: ActorId, kill: bool) -> BoxFuture<'static, Result<(), ControlError>>;
+}
+
+/// Why the control plane did not do what it was asked for.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[rkyv(derive(Debug))]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The request cannot be fulfilled; why, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The process or actor died on the way.
+    #[error("{0}")]
+    Died(DeathReport),
+    /// The control plane cannot be reached, or did not answer; in words.
+    #[error("no answer from the control plane: {0}")]
+    Unreachable(String),
+}
+
+/// What is asked of the cluster when an actor is spawned.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub struct SpawnRequest {
+    /// The role's name.
+    pub role: String,
+    /// The role's fingerprint, as the spawner knows it; see [`fingerprint`](crate::fingerprint).
+    pub fingerprint: u64,
+    /// The archived arguments.
+    pub args: Vec<u8>,
+    /// The job it belongs to.
+    pub job: u64,
+    /// What it needs to run.
+    pub resources: Resources,
+    /// The name it is found by, unique in its job.
+    pub name: Option<String>,
+    /// The node it must run on.
+    pub node: Option<String>,
+    /// The program that hosts it; the cluster's default where absent.
+    pub program: Option<String>,
+    /// Environment of the process beyond the cluster's own.
+    pub env: BTreeMap<String, String>,
+    /// How often it is started again after a death that nobody ordered.
+    pub restarts: u32,
+}
+
+/// What an actor's process needs, in thousandths, so that sums are exact.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub struct Resources {
+    /// Thousandths of a core.
+    pub milli_cpus: u64,
+    /// Thousandths of a GPU.
+    pub milli_gpus: u64,
+    /// Bytes of memory; 0 is "no limit asked for".
+    pub memory: u64,
+    /// Thousandths of what the manifest names.
+    pub custom: BTreeMap<String, u64>,
+}
+
+/// An amount of something countable, in thousandths: from `1`, `2u32` or `0.5`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Amount(Option<u64>);
+
+impl Amount {
+    /// Thousandths, or `None` for what is negative, not finite or too large.
+    pub fn milli(self) -> Option<u64> {
+        self.0
+    }
+}
+
+impl From<u32> for Amount {
+    fn from(whole: u32) -> Self {
+        Amount(Some(u64::from(whole) * 1000))
+    }
+}
+
+impl From<i32> for Amount {
+    fn from(whole: i32) -> Self {
+        Amount(u64::try_from(whole).ok().map(|whole| whole * 1000))
+    }
+}
+
+impl From<f64> for Amount {
+    fn from(amount: f64) -> Self {
+        let milli = (amount * 1000.0).round();
+        Amount((0.0..=1e15).contains(&milli).then_some(milli as u64))
+    }
+}

@@ -1,0 +1,191 @@
+//! The life of an actor: start, one message after the other, end.
+
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, thread, time::Instant};
+
+use futures_util::FutureExt;
+
+use crate::{
+    Actor, Cause, Context, Incoming, Role, System,
+    cell::{Cell, Envelope, LOCAL, Taken},
+    credit::Credits,
+    dispatch::{Body, HandledBy},
+    large::LARGE,
+    reply::chain_of,
+    slot::{Outcome, Slot},
+};
+
+/// What an actor is started with: as it is, or archived by another process.
+pub(crate) enum Args<A: Actor> {
+    Value(<A::Role as Role>::Args),
+    Archived(Incoming<<A::Role as Role>::Args>),
+}
+
+/// Sets the actor going, on the pool or on a thread of its own. `started` is completed with `Sent` once its
+/// `start` has returned, or with `Dead`.
+pub(crate) fn launch<A: Actor>(
+    system: &System,
+    cell: Arc<Cell>,
+    args: Args<A>,
+    started: Arc<Slot>,
+) -> std::io::Result<()> {
+    let life = live::<A>(system.clone(), cell, args, started);
+    if A::DEDICATED_THREAD {
+        let tokio = system.executor().tokio().clone();
+        // 15 bytes is what the kernel keeps of a thread's name.
+        let name = A::Role::NAME.chars().take(15).collect();
+        thread::Builder::new().name(name).spawn(move || tokio.block_on(life))?;
+    } else {
+        system.executor().spawn(life);
+    }
+    Ok(())
+}
+
+async fn live<A: Actor>(system: System, cell: Arc<Cell>, args: Args<A>, started: Arc<Slot>) {
+    let mut ctx = Context::<A>::new(system.clone(), cell.clone());
+    let mut actor = None;
+    let ended = {
+        let run = AssertUnwindSafe(run(&mut actor, &mut ctx, args, &started)).catch_unwind();
+        let mut run = pin!(run);
+        std::future::poll_fn(|cx| {
+            cell.register(cx.waker());
+            match cell.killed() {
+                Some(cause) => Poll::Ready(Ok(cause)),
+                None => run.as_mut().poll(cx),
+            }
+        })
+        .await
+    };
+    let cause = ended.unwrap_or_else(|panic| Cause::Panicked(panic_text(&*panic)));
+    let report = cell.report(cause);
+    system.actor_died(&cell, report.clone());
+    // What is left is dropped only now that everyone has been told: state may take long to go, or panic.
+    for envelope in ctx.batch.drain(..) {
+        envelope.reply.finish(Outcome::Dead(report.clone()));
+    }
+    started.complete(Outcome::Dead(report));
+    ctx.close();
+    if std::panic::catch_unwind(AssertUnwindSafe(move || drop((actor, ctx)))).is_err() {
+        tracing::warn!(actor = %cell.address, "the state of a dead actor panicked while it was dropped");
+    }
+}
+
+/// Everything that runs the actor's own code; returns how it ended.
+async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A>, started: &Slot) -> Cause {
+    let args = match args {
+        Args::Value(args) => args,
+        Args::Archived(args) => match args.read() {
+            Ok(args) => args,
+            Err(error) => return Cause::Failed(vec![format!("the arguments cannot be read: {error}")]),
+        },
+    };
+    let actor = match A::start(args, ctx).await {
+        Ok(made) => actor.insert(made),
+        Err(error) => return Cause::Failed(chain_of(&error)),
+    };
+    started.complete(Outcome::Sent);
+    let cell = ctx.cell().clone();
+    let mut batch = std::mem::take(&mut ctx.batch);
+    loop {
+        let taken = std::future::poll_fn(|_| match cell.take_batch(&mut batch) {
+            Taken::Nothing => Poll::Pending,
+            taken => Poll::Ready(taken),
+        })
+        .await;
+        if taken == Taken::Ended {
+            break;
+        }
+        ctx.batch = batch;
+        let mut done: Vec<(u64, Credits)> = Vec::new();
+        while let Some(envelope) = ctx.batch.pop_front() {
+            if let Some((peer, cost)) = envelope.paid {
+                match done.iter_mut().find(|(known, _)| *known == peer) {
+                    Some((_, sum)) => *sum = sum.plus(cost),
+                    None => done.push((peer, cost)),
+                }
+            }
+            let large = envelope.payload.len() >= LARGE;
+            handle(actor, ctx, envelope).await;
+            if large {
+                settle(ctx, &mut done).await;
+            }
+        }
+        settle(ctx, &mut done).await;
+        batch = std::mem::take(&mut ctx.batch);
+        // Neighbours come first now and then, however full this mailbox is.
+        yield_once().await;
+    }
+    actor.stop(ctx).await;
+    Cause::Finished
+}
+
+async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelope) {
+    if envelope.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        envelope.reply.finish(Outcome::Deadline);
+        return;
+    }
+    if !envelope.reply.is_wanted() {
+        envelope.reply.finish(Outcome::Cancelled);
+        return;
+    }
+    let Some(handler) = <A::Role as Role>::Messages::handler(envelope.message) else {
+        envelope.reply.finish(Outcome::Refused(format!(
+            "role {} has no message {:#x}: list it in the role's `Messages`",
+            A::Role::NAME,
+            envelope.message
+        )));
+        return;
+    };
+    ctx.begin(envelope.reply, envelope.trace);
+    let bytes = if envelope.stored {
+        match ctx.system().open_large(envelope.payload).await {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                if let Some(mut owed) = ctx.take_owed() {
+                    owed.finish(Outcome::Failed(vec!["the message could not be opened".to_owned(), why]));
+                }
+                return;
+            }
+        }
+    } else {
+        envelope.payload
+    };
+    let body = Body { bytes, origin: envelope.origin };
+    if let Err(why) = handler(actor, ctx, body).await
+        && let Some(mut owed) = ctx.take_owed()
+    {
+        owed.finish(Outcome::Refused(format!("the bytes are no such message: {why}")));
+    }
+}
+
+/// Gives the credits of done messages back, and waits while a caller's share of the network is full of replies.
+async fn settle<A: Actor>(ctx: &mut Context<A>, done: &mut Vec<(u64, Credits)>) {
+    if done.is_empty() {
+        return;
+    }
+    let effects = ctx.cell().consumed(done);
+    ctx.system().apply(ctx.cell(), effects);
+    for (peer, _) in done.drain(..).filter(|(peer, _)| *peer != LOCAL) {
+        ctx.system().reply_room(peer).await;
+    }
+}
+
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            Poll::Ready(())
+        } else {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}

@@ -1,0 +1,720 @@
+//! One connection to another process: its calls and replies, both ways.
+//!
+//! The reader ([`crate::inbound`]) and the writer run on the I/O thread; callers and actors only take the lock,
+//! for a moment. Calls wait here until credit has come, then go out in order; replies, credits, cancels and
+//! notices have a queue of their own that goes first.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use lyceum_wire::{AlignedBytes, CloseCode, Connection, Frame, Hello, LaneSender, TrySendError};
+use tokio::sync::Notify;
+
+use crate::{
+    ActorAddress, ActorId, DeathReport, ProcessAddress, ProcessDeath, System,
+    credit::{Credits, Effect, Purse},
+    large::LARGE,
+    pending::{Call, Pending, Queued},
+    protocol::{self, ANSWER, Extension, Kind, STORED, encode_death, encode_outcome, frame},
+    slot::{Outcome, Slot},
+    system::SystemInner,
+};
+
+/// The most calls of one process that another may owe answers to.
+pub(crate) const MAX_IN_FLIGHT: usize = 64 * 1024;
+/// A longer payload goes in pieces of this size, in bytes.
+const PIECE: usize = 256 * 1024;
+/// Calls beyond this many bytes stay with their callers until the writer has caught up.
+const CALL_SHARE: usize = 16 << 20;
+/// An actor waits with its next message while its caller's replies take more than this, in bytes.
+const REPLY_SHARE: usize = 8 << 20;
+/// Replies beyond this many bytes are replaced by an error: their receiver does not read.
+const REPLY_LIMIT: usize = 256 << 20;
+/// How many frames the writer takes at a time.
+const WRITE_BATCH: usize = 256;
+
+/// A connection to a peer process.
+pub(crate) struct Link {
+    /// Unique in this system; names the peer in credit ledgers.
+    pub(crate) key: u64,
+    pub(crate) peer: ProcessAddress,
+    pub(crate) system: Weak<SystemInner>,
+    state: Mutex<State>,
+    work: Notify,
+    room: Notify,
+    /// Bytes in `State::control`, also readable without the lock.
+    control_bytes: AtomicUsize,
+}
+
+struct State {
+    phase: Phase,
+    pending: Pending,
+    outlets: HashMap<Life, Outlet>,
+    /// Outlets that need more credit.
+    short: Vec<Life>,
+    watches: HashMap<Life, Vec<Arc<Slot>>>,
+    calls: VecDeque<Frame>,
+    call_bytes: usize,
+    control: VecDeque<Frame>,
+    /// The peer's calls that have not been answered, and whether it still waits for them.
+    owed: HashMap<u64, bool>,
+    writer_idle: bool,
+}
+
+enum Phase {
+    Connecting,
+    Open { connection: Connection, hello: Hello },
+    Closed(String),
+}
+
+/// (actor, incarnation)
+type Life = (u64, u64);
+
+/// The way to one remote actor.
+struct Outlet {
+    role: String,
+    fingerprint: u64,
+    purse: Purse,
+    /// Calls that wait for credit, in order.
+    queue: VecDeque<u64>,
+}
+
+/// A message on its way out.
+pub(crate) struct Request<'a> {
+    pub(crate) to: &'a ActorAddress,
+    pub(crate) fingerprint: u64,
+    pub(crate) message: u64,
+    /// `None` while it is being put into the store; see [`Link::supply`].
+    pub(crate) payload: Option<AlignedBytes>,
+    pub(crate) ask: bool,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) trace: u64,
+    pub(crate) slot: Arc<Slot>,
+}
+
+/// What to tell whom, once the lock is gone.
+type Finished = Vec<(Arc<Slot>, Outcome)>;
+
+impl Link {
+    pub(crate) fn new(key: u64, peer: ProcessAddress, system: Weak<SystemInner>) -> Arc<Self> {
+        Arc::new(Link {
+            key,
+            peer,
+            system,
+            state: Mutex::new(State {
+                phase: Phase::Connecting,
+                pending: Pending::default(),
+                outlets: HashMap::new(),
+                short: Vec::new(),
+                watches: HashMap::new(),
+                calls: VecDeque::new(),
+                call_bytes: 0,
+                control: VecDeque::new(),
+                owed: HashMap::new(),
+                writer_idle: true,
+            }),
+            work: Notify::new(),
+            room: Notify::new(),
+            control_bytes: AtomicUsize::new(0),
+        })
+    }
+
+    /// Queues a call. Returns its number, or the slot's outcome when the link is closed or full.
+    pub(crate) fn submit(&self, request: Request<'_>) -> Result<u64, Outcome> {
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        if let Phase::Closed(why) = &state.phase {
+            return Err(Outcome::NotSent(format!("the connection to {} is closed: {why}", self.peer)));
+        }
+        if state.pending.len() >= MAX_IN_FLIGHT {
+            return Err(Outcome::NotSent(format!(
+                "{MAX_IN_FLIGHT} calls to {} are under way: await some of them first",
+                self.peer
+            )));
+        }
+        let life = (request.to.actor.0, request.to.incarnation);
+        let call = state.pending.insert(Call {
+            slot: request.slot,
+            life,
+            ask: request.ask,
+            queued: Some(Queued {
+                payload: request.payload,
+                stored: false,
+                message: request.message,
+                deadline: request.deadline,
+                trace: request.trace,
+                job: request.to.job,
+            }),
+        });
+        let outlet = state.outlets.entry(life).or_insert_with(|| Outlet {
+            role: request.to.role.clone(),
+            fingerprint: request.fingerprint,
+            purse: Purse::default(),
+            queue: VecDeque::new(),
+        });
+        outlet.queue.push_back(call);
+        if outlet.queue.len() == 1 {
+            state.release(life, &mut done);
+        }
+        self.unlock(state, done);
+        Ok(call)
+    }
+
+    /// The payload of a call that was submitted without one: what describes it in the store, or why there is none.
+    pub(crate) fn supply(&self, call: u64, description: Result<Vec<u8>, String>) {
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        let Some(entry) = state.pending.get_mut(call) else { return };
+        let life = entry.life;
+        match (description, &mut entry.queued) {
+            (Ok(description), Some(queued)) => {
+                queued.payload = Some(AlignedBytes::copy_from(&description));
+                queued.stored = true;
+            }
+            (Err(why), _) => {
+                let why = format!("the message could not be put into the store: {why}");
+                done.extend(state.pending.remove(call).map(|call| (call.slot, Outcome::NotSent(why))));
+            }
+            (Ok(_), None) => {}
+        }
+        state.release(life, &mut done);
+        self.unlock(state, done);
+    }
+
+    /// The caller no longer waits.
+    pub(crate) fn forget(&self, call: u64) {
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        let Some(entry) = state.pending.remove(call) else { return };
+        if entry.queued.is_some() {
+            // Whoever stands behind it in the queue may go on.
+            state.release(entry.life, &mut done);
+        } else if entry.ask && matches!(state.phase, Phase::Open { .. }) {
+            let extension = Extension { actor: entry.life.0, call, ..Extension::default() };
+            // In the calls' queue, so that it cannot overtake what it cancels.
+            state.push_call(frame(Kind::Cancel, entry.life.1, 0, 0, &extension, AlignedBytes::default()));
+        }
+        self.unlock(state, done);
+        drop(entry);
+    }
+
+    /// Answers the peer's call number `call`.
+    pub(crate) fn reply(self: &Arc<Self>, call: u64, outcome: Outcome) {
+        if let (Outcome::Reply { bytes, .. }, Some(system)) =
+            (&outcome, self.system.upgrade().map(System::of))
+            && bytes.len() >= LARGE
+            && let Some(put) = system.put_large(bytes.clone())
+        {
+            let link = self.clone();
+            system.executor().spawn(async move {
+                link.reply_inline(
+                    call,
+                    match put.await {
+                        Ok(description) => Outcome::Stored(AlignedBytes::copy_from(&description)),
+                        Err(why) => {
+                            Outcome::Failed(vec!["the reply could not be put into the store".to_owned(), why])
+                        }
+                    },
+                );
+            });
+            return;
+        }
+        self.reply_inline(call, outcome);
+    }
+
+    fn reply_inline(&self, call: u64, outcome: Outcome) {
+        let mut state = self.lock();
+        if state.owed.remove(&call) != Some(true) || !matches!(state.phase, Phase::Open { .. }) {
+            return;
+        }
+        let (mut status, mut payload) = encode_outcome(outcome);
+        if self.control_bytes.load(Ordering::Relaxed) + payload.len() > REPLY_LIMIT {
+            (status, payload) = encode_outcome(Outcome::Failed(vec![format!(
+                "the reply of {} bytes does not fit: {REPLY_LIMIT} bytes of replies wait for this caller's network",
+                payload.len()
+            )]));
+        }
+        let extension =
+            Extension { call, flags: status, total: payload.len() as u64, ..Extension::default() };
+        for piece in pieces(Kind::Reply, Kind::ReplyPiece, 0, 0, 0, extension, payload) {
+            self.push_control(&mut state, piece);
+        }
+        self.unlock(state, Vec::new());
+    }
+
+    /// Whether the peer still waits for its call number `call`.
+    pub(crate) fn is_wanted(&self, call: u64) -> bool {
+        self.lock().owed.get(&call) == Some(&true)
+    }
+
+    /// Carries out what an actor's ledger decided about this peer.
+    pub(crate) fn apply(&self, actor: &ActorAddress, effect: Effect) {
+        let (kind, credits, flags) = match effect {
+            Effect::Grant { credits, answer, .. } => (Kind::Grant, credits, if answer { ANSWER } else { 0 }),
+            Effect::Reclaim { .. } => (Kind::Reclaim, Credits::NONE, 0),
+        };
+        self.control(
+            kind,
+            actor.incarnation,
+            Extension {
+                actor: actor.actor.0,
+                count: credits.count,
+                amount: credits.bytes,
+                flags,
+                ..Extension::default()
+            },
+            AlignedBytes::default(),
+        );
+    }
+
+    /// Tells the peer that nothing can be sent to an actor.
+    pub(crate) fn refuse(&self, life: (u64, u64), outcome: Outcome) {
+        let (status, payload) = encode_outcome(outcome);
+        let extension = Extension { actor: life.0, flags: status, ..Extension::default() };
+        self.control(Kind::Refuse, life.1, extension, payload);
+    }
+
+    /// Tells the peer that an actor of this process is dead.
+    pub(crate) fn tell_death(&self, life: (u64, u64), report: &DeathReport) {
+        let extension = Extension { actor: life.0, ..Extension::default() };
+        self.control(Kind::Death, life.1, extension, encode_death(report));
+    }
+
+    /// Completes `slot` when the peer says that `actor` is dead, or is gone itself.
+    pub(crate) fn watch(
+        &self,
+        actor: &ActorAddress,
+        fingerprint: u64,
+        slot: Arc<Slot>,
+    ) -> Result<(), Outcome> {
+        let life = (actor.actor.0, actor.incarnation);
+        let mut state = self.lock();
+        if let Phase::Closed(why) = &state.phase {
+            return Err(Outcome::NotSent(why.clone()));
+        }
+        let watches = state.watches.entry(life).or_default();
+        watches.retain(|slot| slot.is_open());
+        let first = watches.is_empty();
+        watches.push(slot);
+        if first && matches!(state.phase, Phase::Open { .. }) {
+            let extension = Extension { actor: life.0, message: fingerprint, ..Extension::default() };
+            let watch = frame(Kind::Watch, life.1, 0, 0, &extension, AlignedBytes::default());
+            self.push_control(&mut state, watch);
+        }
+        self.unlock(state, Vec::new());
+        Ok(())
+    }
+
+    /// Waits until this peer's share for replies has room.
+    pub(crate) async fn reply_room(&self) {
+        while self.control_bytes.load(Ordering::Acquire) > REPLY_SHARE {
+            let notified = self.room.notified();
+            if self.control_bytes.load(Ordering::Acquire) <= REPLY_SHARE || self.is_closed() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.lock().phase, Phase::Closed(_))
+    }
+
+    /// The connection is up: what waited for it goes out.
+    pub(crate) fn open(&self, connection: Connection) {
+        let mut done = Vec::new();
+        let hello = connection.peer_hello().clone();
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Closed(_)) {
+            connection.close(CloseCode::Done, "no longer wanted");
+            return;
+        }
+        state.phase = Phase::Open { connection, hello };
+        let lives: Vec<Life> = state.outlets.keys().copied().collect();
+        for life in lives {
+            state.release(life, &mut done);
+        }
+        let watched: Vec<Life> = state.watches.keys().copied().collect();
+        for life in watched {
+            let extension = Extension { actor: life.0, ..Extension::default() };
+            let watch = frame(Kind::Watch, life.1, 0, 0, &extension, AlignedBytes::default());
+            self.push_control(&mut state, watch);
+        }
+        self.unlock(state, done);
+    }
+
+    /// The connection is gone, or never came up. What was never sent is handed back; what was sent is kept for
+    /// [`dead`](Link::dead) or [`give_up`](Link::give_up).
+    pub(crate) fn close(&self, why: &str) {
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Closed(_)) {
+            return;
+        }
+        let old = std::mem::replace(&mut state.phase, Phase::Closed(why.to_owned()));
+        let why = format!("no connection to {}: {why}", self.peer);
+        for call in state.pending.take_queued() {
+            done.push((call.slot, Outcome::NotSent(why.clone())));
+        }
+        state.outlets.clear();
+        state.calls.clear();
+        state.control.clear();
+        state.owed.clear();
+        self.control_bytes.store(0, Ordering::Release);
+        self.unlock(state, done);
+        self.work.notify_one();
+        self.room.notify_waiters();
+        if let Phase::Open { connection, .. } = old {
+            connection.close(CloseCode::Done, "closed");
+        }
+    }
+
+    /// The peer broke a rule: the connection ends, with the reason for it.
+    pub(crate) fn protocol_error(&self, why: &str) {
+        tracing::warn!(peer = %self.peer, why, "a peer broke the protocol and is cut off");
+        if let Phase::Open { connection, .. } = &self.lock().phase {
+            connection.close(CloseCode::Protocol, why);
+        }
+        self.close(why);
+    }
+
+    /// The peer process is dead: everyone who waits for it is told (L3).
+    pub(crate) fn dead(&self, death: &ProcessDeath) {
+        self.close("the process is dead");
+        // The caller, who knows it, puts the role in.
+        let report = |life: Life| death.report("", Some(ActorId(life.0)));
+        let mut state = self.lock();
+        let mut done: Finished = Vec::new();
+        for call in state.pending.take_all() {
+            done.push((call.slot, Outcome::Dead(report(call.life))));
+        }
+        for (life, slots) in std::mem::take(&mut state.watches) {
+            done.extend(slots.into_iter().map(|slot| (slot, Outcome::Dead(report(life)))));
+        }
+        self.unlock(state, done);
+    }
+
+    /// Nobody said how the peer ended: those who still wait are told that nothing is known.
+    pub(crate) fn give_up(&self) {
+        let mut state = self.lock();
+        let Phase::Closed(why) = &state.phase else { return };
+        let why = format!("the connection to {} was lost: {why}", self.peer);
+        let mut done: Finished = Vec::new();
+        for call in state.pending.take_all() {
+            done.push((call.slot, Outcome::Unknown(why.clone())));
+        }
+        for (_, slots) in std::mem::take(&mut state.watches) {
+            done.extend(slots.into_iter().map(|slot| (slot, Outcome::Unknown(why.clone()))));
+        }
+        self.unlock(state, done);
+    }
+
+    /// Writes what is queued until the link is closed. Runs on the I/O thread.
+    pub(crate) async fn write(&self, lane: LaneSender) {
+        let mut batch = VecDeque::new();
+        loop {
+            match self.next_frames(&mut batch) {
+                Next::Closed => return,
+                Next::Nothing => {
+                    self.work.notified().await;
+                    continue;
+                }
+                Next::Some => {}
+            }
+            for frame in batch.drain(..) {
+                let sent = match lane.try_send(frame) {
+                    Ok(()) => Ok(()),
+                    Err(TrySendError::Full(frame)) => lane.send(*frame).await.map_err(|error| error.reason),
+                    Err(TrySendError::Closed(error)) => Err(error.reason),
+                };
+                if let Err(reason) = sent {
+                    self.close(&reason.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next_frames(&self, batch: &mut VecDeque<Frame>) -> Next {
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Closed(_)) {
+            return Next::Closed;
+        }
+        if !state.control.is_empty() {
+            std::mem::swap(&mut state.control, batch);
+            self.control_bytes.store(0, Ordering::Release);
+            drop(state);
+            self.room.notify_waiters();
+            return Next::Some;
+        }
+        let was_full = state.call_bytes > CALL_SHARE;
+        let take = state.calls.len().min(WRITE_BATCH);
+        batch.extend(state.calls.drain(..take));
+        let bytes: usize = batch.iter().map(Frame::wire_len).sum();
+        state.call_bytes -= bytes;
+        if was_full && state.call_bytes <= CALL_SHARE {
+            let lives: Vec<Life> = state.outlets.keys().copied().collect();
+            for life in lives {
+                state.release(life, &mut done);
+            }
+        }
+        let next = if batch.is_empty() { Next::Nothing } else { Next::Some };
+        state.writer_idle = batch.is_empty();
+        self.unlock(state, done);
+        next
+    }
+
+    fn control(&self, kind: Kind, incarnation: u64, extension: Extension, payload: AlignedBytes) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Open { .. }) {
+            let frame = frame(kind, incarnation, 0, 0, &extension, payload);
+            self.push_control(&mut state, frame);
+        }
+        self.unlock(state, Vec::new());
+    }
+
+    fn push_control(&self, state: &mut State, frame: Frame) {
+        self.control_bytes.fetch_add(frame.wire_len(), Ordering::AcqRel);
+        state.control.push_back(frame);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under this lock can panic half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the lock back, then wakes the writer if it has work and sleeps, and tells whoever is to be told.
+    fn unlock(&self, mut state: MutexGuard<'_, State>, done: Finished) {
+        let requests = state.take_requests();
+        for request in requests {
+            self.push_control(&mut state, request);
+        }
+        let wake = state.writer_idle && !(state.calls.is_empty() && state.control.is_empty());
+        state.writer_idle &= !wake;
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        finish_all(done);
+    }
+
+    // What the peer's frames do; called by the reader.
+
+    pub(crate) fn on_ask(&self, call: u64) -> Result<(), String> {
+        let mut state = self.lock();
+        if state.owed.len() >= 2 * MAX_IN_FLIGHT {
+            return Err(format!("more than {} calls are unanswered", 2 * MAX_IN_FLIGHT));
+        }
+        match state.owed.insert(call, true) {
+            None => Ok(()),
+            Some(_) => Err(format!("call number {call} is used twice")),
+        }
+    }
+
+    pub(crate) fn on_cancel(&self, call: u64) {
+        if let Some(wanted) = self.lock().owed.get_mut(&call) {
+            *wanted = false;
+        }
+    }
+
+    pub(crate) fn on_reply(&self, call: u64, outcome: Outcome) {
+        let entry = {
+            let mut state = self.lock();
+            match state.pending.get_mut(call) {
+                // A call that was not sent has no reply; nor has one that was forgotten.
+                Some(entry) if entry.queued.is_none() => state.pending.remove(call),
+                _ => None,
+            }
+        };
+        if let Some(entry) = entry {
+            entry.slot.complete(outcome);
+        }
+    }
+
+    pub(crate) fn on_grant(&self, life: (u64, u64), credits: Credits, answer: bool) {
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        if let Some(outlet) = state.outlets.get_mut(&life) {
+            outlet.purse.granted(credits, answer);
+            state.release(life, &mut done);
+        }
+        self.unlock(state, done);
+    }
+
+    pub(crate) fn on_reclaim(&self, life: (u64, u64)) {
+        let mut state = self.lock();
+        let mut credits = Credits::NONE;
+        if let Some(outlet) = state.outlets.get_mut(&life) {
+            credits = outlet.purse.give_back();
+            if outlet.queue.is_empty() {
+                state.outlets.remove(&life);
+            }
+        }
+        let extension =
+            Extension { actor: life.0, count: credits.count, amount: credits.bytes, ..Extension::default() };
+        let answer = frame(Kind::Return, life.1, 0, 0, &extension, AlignedBytes::default());
+        self.push_control(&mut state, answer);
+        self.unlock(state, Vec::new());
+    }
+
+    pub(crate) fn on_refuse(&self, life: (u64, u64), outcome: &Outcome) {
+        let mut state = self.lock();
+        let mut done: Finished = Vec::new();
+        state.refuse(life, outcome, &mut done);
+        self.unlock(state, done);
+    }
+
+    pub(crate) fn on_death(&self, life: (u64, u64), report: DeathReport) {
+        let mut state = self.lock();
+        let mut done: Finished = Vec::new();
+        for slot in state.watches.remove(&life).unwrap_or_default() {
+            done.push((slot, Outcome::Dead(report.clone())));
+        }
+        state.refuse(life, &Outcome::Dead(report), &mut done);
+        self.unlock(state, done);
+    }
+}
+
+enum Next {
+    Some,
+    Nothing,
+    Closed,
+}
+
+impl State {
+    /// Moves calls of one outlet to the writer as far as credit reaches.
+    fn release(&mut self, life: Life, done: &mut Finished) {
+        let Some(outlet) = self.outlets.get_mut(&life) else { return };
+        let hello = match &self.phase {
+            Phase::Open { hello, .. } => hello,
+            Phase::Connecting | Phase::Closed(_) => return,
+        };
+        if let Some(theirs) = hello.fingerprint(&outlet.role)
+            && theirs != outlet.fingerprint
+        {
+            let why = format!(
+                "role {} differs: its fingerprint is {:#x} here and {theirs:#x} there; build both programs from \
+                 the same sources",
+                outlet.role, outlet.fingerprint
+            );
+            self.refuse(life, &Outcome::Refused(why), done);
+            return;
+        }
+        while let Some(&call) = outlet.queue.front() {
+            if self.call_bytes > CALL_SHARE {
+                return;
+            }
+            let Some(entry) = self.pending.get_mut(call) else {
+                outlet.queue.pop_front();
+                continue;
+            };
+            // A message that is still being stored keeps its place in the order.
+            let Some(payload) = entry.queued.as_ref().and_then(|queued| queued.payload.as_ref()) else {
+                return;
+            };
+            if !outlet.purse.spend(Credits::of_message(payload.len())) {
+                self.short.push(life);
+                return;
+            }
+            outlet.queue.pop_front();
+            let Some(queued) = entry.queued.take() else { continue };
+            let payload = queued.payload.unwrap_or_default();
+            let left = queued.deadline.map_or(0, |deadline| {
+                let left = deadline.saturating_duration_since(Instant::now()).as_micros();
+                u64::try_from(left).unwrap_or(u64::MAX).max(1)
+            });
+            let extension = Extension {
+                actor: life.0,
+                call: if entry.ask { call } else { 0 },
+                message: queued.message,
+                flags: if queued.stored { STORED } else { 0 },
+                amount: left,
+                total: payload.len() as u64,
+                ..Extension::default()
+            };
+            for piece in
+                pieces(Kind::Call, Kind::CallPiece, life.1, queued.job, queued.trace, extension, payload)
+            {
+                self.call_bytes += piece.wire_len();
+                self.calls.push_back(piece);
+            }
+            if !entry.ask
+                && let Some(tell) = self.pending.remove(call)
+            {
+                done.push((tell.slot, Outcome::Sent));
+            }
+        }
+    }
+
+    /// The requests for credit that have become due.
+    fn take_requests(&mut self) -> Vec<Frame> {
+        let mut requests = Vec::new();
+        for life in std::mem::take(&mut self.short) {
+            let Some(outlet) = self.outlets.get_mut(&life) else { continue };
+            let waiting = outlet.queue.front().and_then(|call| self.pending.get(*call));
+            let Some(payload) = waiting.and_then(|call| call.queued.as_ref()?.payload.as_ref()) else {
+                continue;
+            };
+            let Some(returning) = outlet.purse.request() else { continue };
+            let extension = Extension {
+                actor: life.0,
+                message: outlet.fingerprint,
+                count: returning.count,
+                amount: returning.bytes,
+                total: payload.len() as u64,
+                ..Extension::default()
+            };
+            requests.push(frame(Kind::Request, life.1, 0, 0, &extension, AlignedBytes::default()));
+        }
+        requests
+    }
+
+    /// Nothing more can be sent to this actor: what waits for credit is handed back with `outcome`.
+    fn refuse(&mut self, life: Life, outcome: &Outcome, done: &mut Finished) {
+        let Some(outlet) = self.outlets.remove(&life) else { return };
+        for call in outlet.queue {
+            done.extend(self.pending.remove(call).map(|call| (call.slot, outcome.clone())));
+        }
+    }
+
+    fn push_call(&mut self, frame: Frame) {
+        self.call_bytes += frame.wire_len();
+        self.calls.push_back(frame);
+    }
+}
+
+/// `payload` as one frame, or as several that the peer puts together.
+fn pieces(
+    first: Kind,
+    further: Kind,
+    incarnation: u64,
+    job: u64,
+    trace: u64,
+    extension: Extension,
+    payload: AlignedBytes,
+) -> impl Iterator<Item = Frame> {
+    let mut rest = Some((first, payload));
+    std::iter::from_fn(move || {
+        let (kind, payload) = rest.take()?;
+        if payload.len() <= PIECE {
+            return Some(protocol::frame(kind, incarnation, job, trace, &extension, payload));
+        }
+        let mut bytes = payload.into_bytes();
+        let piece = AlignedBytes::from_bytes(bytes.split_to(PIECE));
+        rest = Some((further, AlignedBytes::from_bytes(bytes)));
+        Some(protocol::frame(kind, incarnation, job, trace, &extension, piece))
+    })
+}
+
+fn finish_all(done: Finished) {
+    for (slot, outcome) in done {
+        slot.complete(outcome);
+    }
+}

@@ -1,0 +1,277 @@
+//! The process's connections: made on first use, one per peer process.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use lyceum_wire::{
+    Admission, CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, PeerRole, Purpose,
+    RoleFingerprint, WireError,
+};
+use tokio::runtime::{Handle, Runtime};
+
+use crate::{ProcessAddress, ProcessDeath, System, inbound, link::Link, slot::Outcome};
+
+/// How many dead processes are remembered, to tell late callers how they ended.
+const REMEMBERED: usize = 4096;
+
+/// The networked part of a [`System`].
+pub(crate) struct Network {
+    pub(crate) address: ProcessAddress,
+    endpoint: Endpoint,
+    io: Handle,
+    next_key: AtomicU64,
+    peers: Mutex<Peers>,
+}
+
+#[derive(Default)]
+struct Peers {
+    /// The link that calls to a process go over.
+    calls: HashMap<u64, Arc<Link>>,
+    /// Every link, by its key; lost ones for as long as somebody waits for a verdict.
+    links: HashMap<u64, Arc<Link>>,
+    /// Processes that the control plane was asked to watch.
+    watched: HashSet<u64>,
+    dead: HashMap<u64, ProcessDeath>,
+    dead_order: VecDeque<u64>,
+}
+
+impl Network {
+    pub(crate) fn open(
+        io: &Runtime,
+        credentials: Credentials,
+        bind: SocketAddr,
+        advertise: Option<IpAddr>,
+        roles: Vec<RoleFingerprint>,
+    ) -> Result<Self, WireError> {
+        let identity = credentials.identity().clone();
+        let mut options = EndpointOptions::new(bind);
+        options.roles = roles;
+        options.admission =
+            Admission::roles([PeerRole::Head, PeerRole::Agent, PeerRole::Worker, PeerRole::Client]);
+        let _context = io.enter();
+        let endpoint = Endpoint::bind(credentials, options)?;
+        let mut addr = endpoint.local_addr();
+        if let Some(ip) = advertise {
+            addr.set_ip(ip);
+        }
+        let address = ProcessAddress {
+            kind: identity.role().into(),
+            node: identity.node().to_owned(),
+            process: identity.incarnation(),
+            addr,
+        };
+        Ok(Network {
+            address,
+            endpoint,
+            io: io.handle().clone(),
+            next_key: AtomicU64::new(1),
+            peers: Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Peers> {
+        // Nothing that is done under this lock can panic half way.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self) -> u64 {
+        self.next_key.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl System {
+    /// Tells this process that another is dead: every waiter on it, and every later caller, is told at once (L3).
+    pub fn process_died(&self, death: ProcessDeath) {
+        let Some(network) = &self.inner().network else { return };
+        let mut peers = network.lock();
+        if peers.dead.insert(death.process, death.clone()).is_none() {
+            peers.dead_order.push_back(death.process);
+        }
+        if peers.dead_order.len() > REMEMBERED
+            && let Some(oldest) = peers.dead_order.pop_front()
+        {
+            peers.dead.remove(&oldest);
+        }
+        peers.watched.remove(&death.process);
+        peers.calls.remove(&death.process);
+        let links: Vec<_> =
+            peers.links.values().filter(|link| link.peer.process == death.process).cloned().collect();
+        drop(peers);
+        for link in links {
+            link.dead(&death);
+            self.forget(&link);
+        }
+    }
+
+    /// The link over which calls to `process` go; made when there is none.
+    pub(crate) fn link_to(&self, process: &ProcessAddress) -> Result<Arc<Link>, Outcome> {
+        let Some(network) = &self.inner().network else {
+            return Err(Outcome::NotSent(format!(
+                "{process} cannot be reached: this process has no network"
+            )));
+        };
+        let mut peers = network.lock();
+        if let Some(death) = peers.dead.get(&process.process) {
+            return Err(Outcome::Dead(death.report("", None)));
+        }
+        let watch = peers.watched.insert(process.process);
+        let link = match peers.calls.get(&process.process).filter(|link| !link.is_closed()) {
+            Some(link) => link.clone(),
+            None => {
+                let link = Link::new(network.key(), process.clone(), Arc::downgrade(self.inner()));
+                peers.calls.insert(process.process, link.clone());
+                peers.links.insert(link.key, link.clone());
+                network.io.spawn(connect(self.clone(), link.clone()));
+                link
+            }
+        };
+        drop(peers);
+        if watch && let Some(control) = self.inner().control.get() {
+            control.watch(process);
+        }
+        Ok(link)
+    }
+
+    pub(crate) fn link(&self, key: u64) -> Option<Arc<Link>> {
+        self.inner().network.as_ref()?.lock().links.get(&key).cloned()
+    }
+
+    /// Waits until replies to the peer behind `key` find room.
+    pub(crate) async fn reply_room(&self, key: u64) {
+        if let Some(link) = self.link(key) {
+            link.reply_room().await;
+        }
+    }
+
+    /// A control plane has come: it is asked to watch those met before.
+    pub(crate) fn watch_peers(&self) {
+        let (Some(network), Some(control)) = (&self.inner().network, self.inner().control.get()) else {
+            return;
+        };
+        let met: Vec<ProcessAddress> = network.lock().calls.values().map(|link| link.peer.clone()).collect();
+        for process in met {
+            control.watch(&process);
+        }
+    }
+
+    /// Takes connections in, for ever. Runs on the I/O thread.
+    pub(crate) async fn accept_peers(&self) {
+        let Some(network) = &self.inner().network else { return std::future::pending().await };
+        while let Some(connection) = network.endpoint.accept().await {
+            if connection.purpose() == Purpose::Bulk {
+                connection.close(CloseCode::Protocol, "this process takes no bulk streams");
+                continue;
+            }
+            let peer = ProcessAddress {
+                kind: connection.peer().role().into(),
+                node: connection.peer().node().to_owned(),
+                process: connection.peer().incarnation(),
+                addr: connection.remote_address(),
+            };
+            let link = Link::new(network.key(), peer, Arc::downgrade(self.inner()));
+            let mut peers = network.lock();
+            peers.links.insert(link.key, link.clone());
+            // Calls the other way may use it too, unless there is a connection for them already.
+            let calls = peers.calls.entry(link.peer.process).or_insert_with(|| link.clone());
+            if calls.is_closed() {
+                *calls = link.clone();
+            }
+            drop(peers);
+            tokio::spawn(run(self.clone(), link, connection));
+        }
+        std::future::pending().await
+    }
+
+    /// Closes every connection.
+    pub(crate) fn close_network(&self, why: &str) {
+        let Some(network) = &self.inner().network else { return };
+        let links: Vec<_> = network.lock().links.values().cloned().collect();
+        for link in links {
+            link.close(why);
+            link.give_up();
+        }
+        network.endpoint.close(CloseCode::ShuttingDown, why);
+    }
+
+    /// Lets the peers hear of the close.
+    pub(crate) async fn finish_network(&self) {
+        if let Some(network) = &self.inner().network {
+            let patience = std::time::Duration::from_millis(500);
+            let _ = tokio::time::timeout(patience, network.endpoint.wait_idle()).await;
+        }
+    }
+
+    /// The connection of `link` is gone for the reason `why`.
+    fn lost(&self, link: &Arc<Link>, why: &str) {
+        link.close(why);
+        for cell in self.inner().actors.all() {
+            let effects = cell.peer_gone(link.key);
+            self.apply(&cell, effects);
+        }
+        let Some(network) = &self.inner().network else { return };
+        let mut peers = network.lock();
+        if peers.calls.get(&link.peer.process).is_some_and(|calls| Arc::ptr_eq(calls, link)) {
+            peers.calls.remove(&link.peer.process);
+        }
+        let death = peers.dead.get(&link.peer.process).cloned();
+        drop(peers);
+        if let Some(death) = death {
+            link.dead(&death);
+            self.forget(link);
+        } else if self.inner().control.get().is_none() {
+            link.give_up();
+            self.forget(link);
+        } else {
+            // The control plane will say how the process ended, if it did; until then who waits is kept waiting.
+            let (system, link) = (self.clone(), link.clone());
+            self.clock().after(self.inner().verdict_grace, move || {
+                link.give_up();
+                system.forget(&link);
+            });
+        }
+    }
+
+    fn forget(&self, link: &Arc<Link>) {
+        if let Some(network) = &self.inner().network {
+            network.lock().links.remove(&link.key);
+        }
+    }
+}
+
+/// Brings an outgoing link up and serves it.
+async fn connect(system: System, link: Arc<Link>) {
+    let Some(network) = &system.inner().network else { return };
+    let expect = Expect {
+        role: link.peer.kind.into(),
+        node: Some(link.peer.node.clone()),
+        incarnation: Some(link.peer.process),
+    };
+    match network.endpoint.connect(link.peer.addr, &expect).await {
+        Ok(connection) => run(system.clone(), link, connection).await,
+        Err(error) => system.lost(&link, &error.to_string()),
+    }
+}
+
+/// Serves a link for as long as its connection lasts. Runs on the I/O thread.
+async fn run(system: System, link: Arc<Link>, connection: Connection) {
+    let why = match connection.lane() {
+        Ok((sender, receiver)) => {
+            link.open(connection.clone());
+            let writer = link.clone();
+            let writing = tokio::spawn(async move { writer.write(sender).await });
+            let why = inbound::read(system.clone(), link.clone(), receiver).await;
+            link.close(&why);
+            // It ends by itself once the link is closed.
+            drop(writing);
+            why
+        }
+        Err(error) => error.to_string(),
+    };
+    system.lost(&link, &why);
+}

@@ -1,0 +1,136 @@
+//! Answers: where they go, and holding one back to give it later.
+
+use std::{any::TypeId, fmt, marker::PhantomData, sync::Arc};
+
+use lyceum_wire::AlignedBytes;
+
+use crate::{
+    Message, Result,
+    cell::Cell,
+    link::Link,
+    message::encode,
+    slot::{Outcome, Slot},
+};
+
+/// Where the end of a call is reported.
+pub(crate) enum ReplyTo {
+    /// A `tell`: nowhere.
+    Nobody,
+    /// A caller in this process.
+    Local(Arc<Slot>),
+    /// A caller behind a link, and its number for the call.
+    Remote(Arc<Link>, u64),
+}
+
+impl ReplyTo {
+    pub(crate) fn finish(self, outcome: Outcome) {
+        match self {
+            ReplyTo::Nobody => {}
+            ReplyTo::Local(slot) => {
+                slot.complete(outcome);
+            }
+            ReplyTo::Remote(link, call) => link.reply(call, outcome),
+        }
+    }
+
+    /// Whether the caller still waits, as far as is known here. Nobody waits for a `tell`, which is done all the
+    /// same.
+    pub(crate) fn is_wanted(&self) -> bool {
+        match self {
+            ReplyTo::Nobody => true,
+            ReplyTo::Local(slot) => slot.is_open(),
+            ReplyTo::Remote(link, call) => link.is_wanted(*call),
+        }
+    }
+
+    pub(crate) fn local(self) -> Option<Arc<Slot>> {
+        match self {
+            ReplyTo::Local(slot) => Some(slot),
+            ReplyTo::Nobody | ReplyTo::Remote(..) => None,
+        }
+    }
+}
+
+/// The answer to one message, still owed. Made by [`Context::reply_later`](crate::Context::reply_later); may be
+/// kept, sent to a task or thread, and used whenever the answer is there.
+///
+/// Dropped unused, it gives the caller [`CallError::Cancelled`](crate::CallError::Cancelled), or the report when
+/// the actor is dead.
+pub struct Responder<T> {
+    owed: Owed,
+    reply: PhantomData<fn(T)>,
+}
+
+impl<T: Message> Responder<T> {
+    pub(crate) fn new(owed: Owed) -> Self {
+        Responder { owed, reply: PhantomData }
+    }
+
+    /// Gives the answer.
+    pub fn reply(self, reply: T) {
+        self.finish(Ok(reply));
+    }
+
+    /// Gives an error: the caller sees its chain as [`CallError::Failed`](crate::CallError::Failed).
+    pub fn fail(self, error: impl Into<anyhow::Error>) {
+        self.finish(Err(error.into()));
+    }
+
+    /// Gives what a handler would have returned.
+    pub fn finish(mut self, result: Result<T>) {
+        self.owed.finish(outcome_of(result));
+    }
+
+    /// Whether the caller still waits, as far as is known here.
+    pub fn is_wanted(&self) -> bool {
+        self.owed.to.as_ref().is_some_and(ReplyTo::is_wanted)
+    }
+}
+
+impl<T> fmt::Debug for Responder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Responder").field("of", &self.owed.cell.address.actor).finish_non_exhaustive()
+    }
+}
+
+/// An answer owed by an actor, whatever its type.
+pub(crate) struct Owed {
+    to: Option<ReplyTo>,
+    cell: Arc<Cell>,
+}
+
+impl Owed {
+    pub(crate) fn new(to: ReplyTo, cell: Arc<Cell>) -> Self {
+        Owed { to: Some(to), cell }
+    }
+
+    pub(crate) fn finish(&mut self, outcome: Outcome) {
+        if let Some(to) = self.to.take() {
+            to.finish(outcome);
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(to) = self.to.take() {
+            to.finish(match self.cell.death() {
+                Some(report) => Outcome::Dead(report.clone()),
+                None => Outcome::Cancelled,
+            });
+        }
+    }
+}
+
+/// What a handler's result is for the caller.
+pub(crate) fn outcome_of<T: Message>(result: Result<T>) -> Outcome {
+    match result.and_then(|reply| Ok(encode(&reply)?)) {
+        Ok(bytes) => Outcome::Reply { bytes: AlignedBytes::from(bytes), origin: Some(TypeId::of::<T>()) },
+        Err(error) => Outcome::Failed(chain_of(&error)),
+    }
+}
+
+/// An error as the lines that travel, outermost first.
+pub(crate) fn chain_of(error: &anyhow::Error) -> Vec<String> {
+    error.chain().map(ToString::to_string).collect()
+}

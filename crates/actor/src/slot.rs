@@ -1,0 +1,125 @@
+//! Where the end of one call is put and waited for.
+
+use std::{
+    any::TypeId,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use lyceum_wire::AlignedBytes;
+
+use crate::{CallError, DeathReport};
+
+/// How a call ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    /// The archived reply, and the type it is the archive of when this process archived it.
+    Reply {
+        bytes: AlignedBytes,
+        origin: Option<TypeId>,
+    },
+    /// The reply lies in the store; this describes it.
+    Stored(AlignedBytes),
+    /// A `tell` was handed over.
+    Sent,
+    NotSent(String),
+    Unknown(String),
+    Dead(DeathReport),
+    Deadline,
+    Cancelled,
+    Failed(Vec<String>),
+    Refused(String),
+}
+
+impl Outcome {
+    /// The error that the caller of `message` sees. What is no error becomes `Unknown`: it does not fit the call.
+    pub(crate) fn into_error<M>(self, message: Option<M>) -> CallError<M> {
+        match self {
+            Outcome::NotSent(why) => match message {
+                Some(message) => CallError::NotSent(message, why),
+                None => CallError::Unknown(why),
+            },
+            Outcome::Unknown(why) => CallError::Unknown(why),
+            Outcome::Dead(report) => CallError::Dead(report),
+            Outcome::Deadline => CallError::Deadline,
+            Outcome::Cancelled => CallError::Cancelled,
+            Outcome::Failed(chain) => CallError::Failed(chain),
+            Outcome::Refused(why) => CallError::Refused(why),
+            Outcome::Reply { .. } | Outcome::Stored(_) | Outcome::Sent => {
+                CallError::Unknown("the receiver answered in a form that does not fit the call".to_owned())
+            }
+        }
+    }
+}
+
+/// A place for one [`Outcome`]: completed at most once, waited for by at most one task.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Empty,
+    Waiting(Waker),
+    Done(Outcome),
+    /// Taken, or nobody waits any more.
+    Closed,
+}
+
+impl Slot {
+    /// Puts the outcome in, unless there is one. Returns whether it was put in.
+    pub(crate) fn complete(&self, outcome: Outcome) -> bool {
+        let mut state = self.lock();
+        let waker = match std::mem::replace(&mut *state, State::Closed) {
+            State::Empty => None,
+            State::Waiting(waker) => Some(waker),
+            old => {
+                *state = old;
+                return false;
+            }
+        };
+        *state = State::Done(outcome);
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut *state, State::Closed) {
+            State::Done(outcome) => Poll::Ready(outcome),
+            State::Waiting(waker) if waker.will_wake(cx.waker()) => {
+                *state = State::Waiting(waker);
+                Poll::Pending
+            }
+            State::Empty | State::Waiting(_) => {
+                *state = State::Waiting(cx.waker().clone());
+                Poll::Pending
+            }
+            State::Closed => Poll::Ready(Outcome::Cancelled),
+        }
+    }
+
+    pub(crate) async fn wait(&self) -> Outcome {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn close(&self) {
+        *self.lock() = State::Closed;
+    }
+
+    /// Whether an outcome would still be read.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(*self.lock(), State::Empty | State::Waiting(_))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under this lock can panic half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

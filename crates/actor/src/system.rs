@@ -1,0 +1,420 @@
+//! A process's part of the cluster: its actors, its I/O thread, its connections.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use lyceum_wire::{AlignedBytes, Credentials, WireError};
+use tokio::{runtime::Runtime, sync::Notify};
+
+use crate::{
+    Actor, ActorAddress, ActorId, ActorRef, Cause, Cluster, ControlError, ControlPlane, DeathReport,
+    LargePayloads, ProcessAddress, ProcessKind, Registry, Role, SpawnError,
+    cell::{Cell, Ending},
+    clock::Clock,
+    credit::Effect,
+    executor::Executor,
+    fingerprint,
+    life::{self, Args},
+    network::Network,
+    population::Actors,
+    registry::start,
+    slot::{Outcome, Slot},
+};
+
+/// How often credits that nobody used are called back.
+const IDLE_ROUND: Duration = Duration::from_secs(2);
+
+/// What a [`System`] is started with.
+#[derive(Debug)]
+pub struct SystemOptions {
+    /// The implementations that the cluster may have started here.
+    pub roles: Registry,
+    /// Who this process is. Without it the system is alone: actors call each other in this process only.
+    pub credentials: Option<Credentials>,
+    /// Where to listen. Port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// Where others reach this process, if not at the address it listens at.
+    pub advertise: Option<IpAddr>,
+    /// The threads that run actors (those that own none). More are added while all of these compute.
+    pub actor_threads: usize,
+    /// How long waiters on a lost connection are kept for the control plane's verdict before they are told that
+    /// nothing is known. Without a control plane they are told at once.
+    pub verdict_grace: Duration,
+}
+
+impl Default for SystemOptions {
+    /// A system that is alone, with as many actor threads as there are cores.
+    fn default() -> Self {
+        SystemOptions {
+            roles: Registry::new(),
+            credentials: None,
+            bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
+            actor_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            verdict_grace: Duration::from_secs(15),
+        }
+    }
+}
+
+impl SystemOptions {
+    /// A process of a cluster, reachable at `bind`.
+    pub fn networked(credentials: Credentials, bind: SocketAddr, roles: Registry) -> Self {
+        SystemOptions { roles, credentials: Some(credentials), bind, ..SystemOptions::default() }
+    }
+}
+
+/// Why a [`System`] did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SystemError {
+    /// A thread or runtime could not be started.
+    #[error("cannot start the threads of the actor system: {0}")]
+    Threads(#[from] io::Error),
+    /// The endpoint could not be opened.
+    #[error("cannot open the endpoint: {0}")]
+    Wire(#[from] WireError),
+}
+
+/// A process's part of the cluster. Cheap to clone; all clones are the same system.
+///
+/// It lives until [`shut_down`](System::shut_down), not until the last clone is dropped: actors hold clones too.
+#[derive(Clone)]
+pub struct System {
+    inner: Arc<SystemInner>,
+}
+
+pub(crate) struct SystemInner {
+    address: ProcessAddress,
+    roles: Registry,
+    pub(crate) executor: Executor,
+    pub(crate) clock: Clock,
+    pub(crate) actors: Actors,
+    pub(crate) network: Option<Network>,
+    pub(crate) control: OnceLock<Arc<dyn ControlPlane>>,
+    large: OnceLock<Arc<dyn LargePayloads>>,
+    pub(crate) verdict_grace: Duration,
+    next_local: AtomicU32,
+    closed: AtomicBool,
+    /// Ends the I/O thread.
+    over: Notify,
+    /// Timers and sockets of user code.
+    tokio: Mutex<Option<Runtime>>,
+}
+
+impl System {
+    /// Starts the process's threads and, with credentials, opens its endpoint.
+    pub fn start(options: SystemOptions) -> Result<System, SystemError> {
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("lyceum-timers")
+            .enable_all()
+            .build()?;
+        let io = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let executor = Executor::start(options.actor_threads, tokio.handle().clone())?;
+        let network = match &options.credentials {
+            Some(credentials) => {
+                let roles = options.roles.fingerprints();
+                Some(Network::open(&io, credentials.clone(), options.bind, options.advertise, roles)?)
+            }
+            None => None,
+        };
+        let alone = || ProcessAddress {
+            kind: ProcessKind::Client,
+            node: "this".to_owned(),
+            process: 0,
+            addr: options.bind,
+        };
+        let inner = Arc::new(SystemInner {
+            address: network.as_ref().map_or_else(alone, |network| network.address.clone()),
+            roles: options.roles,
+            executor,
+            clock: Clock::default(),
+            actors: Actors::default(),
+            network,
+            control: OnceLock::new(),
+            large: OnceLock::new(),
+            verdict_grace: options.verdict_grace,
+            next_local: AtomicU32::new(1),
+            closed: AtomicBool::new(false),
+            over: Notify::new(),
+            tokio: Mutex::new(Some(tokio)),
+        });
+        let system = System { inner };
+        let on_io = system.clone();
+        std::thread::Builder::new().name("lyceum-io".to_owned()).spawn(move || {
+            io.block_on(on_io.serve());
+            // What still runs there is dropped, not awaited.
+            io.shutdown_background();
+        })?;
+        Ok(system)
+    }
+
+    /// This process's address, which references to its actors carry.
+    pub fn address(&self) -> &ProcessAddress {
+        &self.inner.address
+    }
+
+    /// What the cluster may have started here.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.roles
+    }
+
+    /// Starts an actor in this process, outside every job; ready when its `start` has returned.
+    pub async fn spawn<A: Actor>(
+        &self,
+        args: <A::Role as Role>::Args,
+    ) -> Result<ActorRef<A::Role>, SpawnError> {
+        self.spawn_in_job::<A>(args, 0).await
+    }
+
+    /// Starts an actor in this process as part of `job`; ready when its `start` has returned.
+    pub async fn spawn_in_job<A: Actor>(
+        &self,
+        args: <A::Role as Role>::Args,
+        job: u64,
+    ) -> Result<ActorRef<A::Role>, SpawnError> {
+        let count = self.inner.next_local.fetch_add(1, Ordering::Relaxed);
+        let address = ActorAddress {
+            actor: ActorId::local(self.inner.address.process, count),
+            incarnation: 1,
+            role: A::Role::NAME.to_owned(),
+            process: self.inner.address.clone(),
+            job,
+        };
+        let cell = Arc::new(Cell::new(address, fingerprint::<A::Role>(), A::MAILBOX));
+        start::<A>(self, cell.clone(), Args::Value(args)).await?;
+        Ok(ActorRef::to_cell(self, cell))
+    }
+
+    /// Starts the registered implementation of `role` from archived arguments, under the number and incarnation
+    /// that the cluster gave it. An older incarnation that still lives here is ended.
+    pub async fn start_registered(
+        &self,
+        role: &str,
+        args: &[u8],
+        actor: ActorId,
+        incarnation: u64,
+        job: u64,
+    ) -> Result<ActorAddress, SpawnError> {
+        let process = self.inner.address.clone();
+        let address = ActorAddress { actor, incarnation, role: role.to_owned(), process, job };
+        self.inner.roles.start(self, address.clone(), AlignedBytes::copy_from(args)).await?;
+        Ok(address)
+    }
+
+    /// A reference to the actor at `address`. Refused when its role is not `R`.
+    pub fn actor_ref<R: Role>(&self, address: ActorAddress) -> Result<ActorRef<R>, String> {
+        ActorRef::bind(self, address)
+    }
+
+    /// Asks an actor of this process to end: after what is in its mailbox, or with `kill` at once. Returns whether
+    /// it lives here.
+    pub fn stop_actor(&self, actor: ActorId, kill: Option<Cause>) -> bool {
+        let cell = self.inner.actors.live(actor);
+        if let Some(cell) = &cell {
+            cell.end(kill.map_or(Ending::Drain, Ending::Kill));
+        }
+        cell.is_some()
+    }
+
+    /// Waits for the end of an actor of this process and tells how it came; `None` when none of that number has
+    /// lived here.
+    pub async fn actor_ended(&self, actor: ActorId) -> Option<DeathReport> {
+        let Some(cell) = self.inner.actors.live(actor) else {
+            return self.inner.actors.death(actor).map(|(_, report)| report);
+        };
+        let slot = Arc::new(Slot::default());
+        cell.watch(slot.clone());
+        match slot.wait().await {
+            Outcome::Dead(report) => Some(report),
+            _ => None,
+        }
+    }
+
+    /// The numbers of the actors that live in this process, sorted.
+    pub fn actors(&self) -> Vec<ActorId> {
+        let mut actors: Vec<_> = self.inner.actors.all().iter().map(|cell| cell.address.actor).collect();
+        actors.sort_unstable();
+        actors
+    }
+
+    /// The cluster, to spawn and find actors outside every job; see [`Cluster::for_job`].
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(self.clone(), 0)
+    }
+
+    /// Gives this process its control plane. The first one given stays.
+    pub fn set_control(&self, control: Arc<dyn ControlPlane>) {
+        if self.inner.control.set(control).is_ok() {
+            self.watch_peers();
+        }
+    }
+
+    /// Gives this process a store for large payloads. The first one given stays.
+    pub fn set_large_payloads(&self, large: Arc<dyn LargePayloads>) {
+        // A second one would strand what lies in the first.
+        let _ = self.inner.large.set(large);
+    }
+
+    /// Ends every actor, gracefully for as long as `grace`, then the connections and the threads.
+    pub async fn shut_down(&self, grace: Duration) {
+        self.inner.closed.store(true, Ordering::Release);
+        let cells = self.inner.actors.all();
+        let slot = Arc::new(Slot::default());
+        let late = slot.clone();
+        let timer = self.clock().after(grace, move || {
+            late.complete(Outcome::Deadline);
+        });
+        for cell in &cells {
+            cell.end(Ending::Drain);
+        }
+        for cell in &cells {
+            let ended = Arc::new(Slot::default());
+            cell.watch(ended.clone());
+            let mut timed_out = false;
+            std::future::poll_fn(|cx| {
+                if ended.poll(cx).is_ready() {
+                    return std::task::Poll::Ready(());
+                }
+                timed_out = !slot.is_open() || slot.poll(cx).is_ready();
+                if timed_out { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            })
+            .await;
+            if timed_out {
+                cell.end(Ending::Kill(Cause::OrderedBy("the shutdown of its process".to_owned())));
+            }
+        }
+        self.clock().cancel(timer);
+        self.close_network("the process is shutting down");
+        self.inner.over.notify_one();
+        self.inner.executor.close();
+        let tokio = self.inner.tokio.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(tokio) = tokio {
+            tokio.shutdown_background();
+        }
+    }
+
+    /// What the I/O thread does.
+    async fn serve(self) {
+        let rounds = async {
+            loop {
+                tokio::time::sleep(IDLE_ROUND).await;
+                for cell in self.inner.actors.all() {
+                    let effects = cell.idle_round();
+                    self.apply(&cell, effects);
+                }
+            }
+        };
+        tokio::select! {
+            () = self.accept_peers() => {}
+            () = self.inner.clock.run() => {}
+            () = rounds => {}
+            () = self.inner.over.notified() => {}
+        }
+        self.finish_network().await;
+    }
+}
+
+/// For this crate.
+impl System {
+    pub(crate) fn inner(&self) -> &Arc<SystemInner> {
+        &self.inner
+    }
+
+    pub(crate) fn of(inner: Arc<SystemInner>) -> Self {
+        System { inner }
+    }
+
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.inner.executor
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    pub(crate) fn control(&self) -> Result<Arc<dyn ControlPlane>, ControlError> {
+        self.inner
+            .control
+            .get()
+            .cloned()
+            .ok_or_else(|| ControlError::Unreachable("this process was started without a cluster".to_owned()))
+    }
+
+    /// Lets a new actor in and sets it going. The slot is completed with `Sent` when its `start` has returned.
+    pub(crate) fn launch<A: Actor>(&self, cell: Arc<Cell>, args: Args<A>) -> Result<Arc<Slot>, SpawnError> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(SpawnError::ShuttingDown);
+        }
+        if let Some(older) = self.inner.actors.admit(&cell)? {
+            let newer = cell.address.incarnation;
+            older.end(Ending::Kill(Cause::OrderedBy(format!("incarnation {newer} of the same actor"))));
+        }
+        let slot = Arc::new(Slot::default());
+        life::launch(self, cell.clone(), args, slot.clone()).map_err(|error| {
+            let cause = Cause::Failed(vec!["its thread could not be started".to_owned(), error.to_string()]);
+            self.actor_died(&cell, cell.report(cause));
+            SpawnError::Process { actor: Box::new(cell.address.clone()), why: error.to_string() }
+        })?;
+        Ok(slot)
+    }
+
+    /// The actor that is meant, alive and in that incarnation, or what its callers are told.
+    pub(crate) fn find(&self, actor: ActorId, incarnation: u64) -> Result<Arc<Cell>, Outcome> {
+        self.inner.actors.find(actor, incarnation, &self.inner.address)
+    }
+
+    /// An actor has come to its end: everyone concerned is told.
+    pub(crate) fn actor_died(&self, cell: &Arc<Cell>, report: DeathReport) {
+        self.inner.actors.bury(cell, &report);
+        let life = (cell.address.actor.0, cell.address.incarnation);
+        for key in cell.die(report.clone()).links {
+            if let Some(link) = self.link(key) {
+                link.tell_death(life, &report);
+            }
+        }
+    }
+
+    /// Carries out what an actor's credit ledger decided.
+    pub(crate) fn apply(&self, cell: &Cell, effects: Vec<Effect>) {
+        for effect in effects {
+            let (Effect::Grant { peer, .. } | Effect::Reclaim { peer }) = effect;
+            if let Some(link) = self.link(peer) {
+                link.apply(&cell.address, effect);
+            }
+        }
+    }
+
+    /// Puts a payload into the store, where there is one.
+    pub(crate) fn put_large(
+        &self,
+        payload: AlignedBytes,
+    ) -> Option<BoxFuture<'static, Result<Vec<u8>, String>>> {
+        self.inner.large.get().map(|large| large.put(payload))
+    }
+
+    /// Opens what another process put into the store.
+    pub(crate) fn open_large(
+        &self,
+        description: AlignedBytes,
+    ) -> BoxFuture<'static, Result<AlignedBytes, String>> {
+        match self.inner.large.get() {
+            Some(large) => large.open(description),
+            None => Box::pin(async { Err("it lies in a store, and this process has none".to_owned()) }),
+        }
+    }
+}
+
+impl fmt::Debug for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("System").field("address", &self.inner.address).finish_non_exhaustive()
+    }
+}
