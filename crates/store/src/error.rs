@@ -8,7 +8,9 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// Why a store operation did not do what was asked.
 ///
 /// The same value travels from the agent to the process that asked, so it holds no foreign error types.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, thiserror::Error, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub enum StoreError {
     /// The copy that a reference named is gone or out of reach. No retry brings it back.
     #[error("object {id} is lost: node {node}: {reason}")]
@@ -61,7 +63,9 @@ pub enum StoreError {
     },
 
     /// A bound of the store is reached (invariant L2).
-    #[error("process {holder} has {limit} {what} in this store, which is the most it may have; drop some first")]
+    #[error(
+        "process {holder} has {limit} {what} in this store, which is the most it may have; drop some first"
+    )]
     Limit {
         /// The process.
         holder: u64,

@@ -79,7 +79,8 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps a segment of `bytes`.
     pub fn new(fd: &OwnedFd, bytes: u64, access: Access) -> Result<Mapping> {
-        let failed = |e: &dyn std::fmt::Display| StoreError::system(format!("map a segment of {bytes} bytes"), e);
+        let failed =
+            |e: &dyn std::fmt::Display| StoreError::system(format!("map a segment of {bytes} bytes"), e);
         // A descriptor that came over a socket could be of anything: a shorter file would mean SIGBUS.
         let size = rustix::fs::fstat(fd).map_err(|e| failed(&e))?.st_size;
         let bytes = usize::try_from(bytes).map_err(|e| failed(&e))?;
@@ -96,8 +97,10 @@ impl Mapping {
         };
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing; the file has `bytes` bytes for
         // ever (checked size, seal against shrinking).
-        let address = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, fd, 0) };
-        let address = NonNull::new(address.map_err(|e| failed(&e))?).ok_or_else(|| failed(&"a null address"))?;
+        let address =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, fd, 0) };
+        let address =
+            NonNull::new(address.map_err(|e| failed(&e))?).ok_or_else(|| failed(&"a null address"))?;
         Ok(Mapping { address, bytes })
     }
 

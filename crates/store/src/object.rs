@@ -6,7 +6,17 @@ use std::fmt;
 ///
 /// Copies on several nodes share it: a sealed object never changes, so all copies are equal.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
 pub struct ObjectId {
     /// The incarnation of the node store in which the object was created.

@@ -28,7 +28,8 @@ impl Pool {
 
     /// Room for `len` bytes in the smallest free range of any segment that holds them.
     pub fn allocate(&mut self, len: u64) -> Option<Place> {
-        let fits = self.segments.iter().enumerate().filter_map(|(i, extents)| Some((extents.best_fit(len)?, i)));
+        let fits =
+            self.segments.iter().enumerate().filter_map(|(i, extents)| Some((extents.best_fit(len)?, i)));
         let (_, index) = fits.min()?;
         let extents = &mut self.segments[index];
         let offset = extents.allocate(len)?;

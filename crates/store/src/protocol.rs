@@ -49,20 +49,36 @@ pub(crate) enum Tell {
 #[derive(Debug, Clone, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) enum Answer {
     /// The first packet of an attachment.
-    Welcome { version: u32, node: String, holder: u64 },
-    Reply { number: u64, reply: Reply },
+    Welcome {
+        version: u32,
+        node: String,
+        holder: u64,
+    },
+    Reply {
+        number: u64,
+        reply: Reply,
+    },
     /// The last packet of an attachment that the agent ends.
-    Goodbye { reason: String },
+    Goodbye {
+        reason: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) enum Reply {
     /// Comes with a writable descriptor of the segment when the process has none yet.
-    Created { id: ObjectId, place: Place },
+    Created {
+        id: ObjectId,
+        place: Place,
+    },
     Sealed,
-    Shared { ticket: u64 },
+    Shared {
+        ticket: u64,
+    },
     /// Comes with a read-only descriptor of the segment when the process has none yet.
-    Opened { place: Place },
+    Opened {
+        place: Place,
+    },
     Failed(StoreError),
 }
 
@@ -90,12 +106,14 @@ where
 
 /// Reads a request that may be anything at all.
 pub(crate) fn decode_request(packet: &[u8]) -> Result<Request, String> {
-    rkyv::from_bytes::<Request, rkyv::rancor::Error>(&AlignedBytes::copy_from(packet)).map_err(|e| e.to_string())
+    rkyv::from_bytes::<Request, rkyv::rancor::Error>(&AlignedBytes::copy_from(packet))
+        .map_err(|e| e.to_string())
 }
 
 /// Reads an answer of the agent.
 pub(crate) fn decode_answer(packet: &[u8]) -> Result<Answer, String> {
-    rkyv::from_bytes::<Answer, rkyv::rancor::Error>(&AlignedBytes::copy_from(packet)).map_err(|e| e.to_string())
+    rkyv::from_bytes::<Answer, rkyv::rancor::Error>(&AlignedBytes::copy_from(packet))
+        .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -66,7 +66,11 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8; MAX_PACKET]) -> rusti
 }
 
 /// Sends one packet without waiting, with a descriptor if there is one.
-pub(crate) fn send(socket: impl AsFd, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> rustix::io::Result<()> {
+pub(crate) fn send(
+    socket: impl AsFd,
+    packet: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> rustix::io::Result<()> {
     let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
     loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -16,7 +16,9 @@ use crate::error::{Result, StoreError};
 use crate::memory::{Access, Mapping};
 use crate::object::ObjectId;
 use crate::pool::Place;
-use crate::protocol::{Answer, Ask, MAX_OUTSTANDING, MAX_PACKET, Reply, Request, Tell, VERSION, decode_answer, encode};
+use crate::protocol::{
+    Answer, Ask, MAX_OUTSTANDING, MAX_PACKET, Reply, Request, Tell, VERSION, decode_answer, encode,
+};
 use crate::socket::{self, Received, Wake};
 
 /// How long an agent may take to welcome a process.
@@ -156,7 +158,8 @@ impl Link {
 
     /// Sends at once if the socket has room, else leaves it to the thread.
     fn post(&self, state: &mut LinkState, packet: Vec<u8>) {
-        if state.outbox.is_empty() && !matches!(socket::send(&self.socket, &packet, None), Err(error) if waits(error))
+        if state.outbox.is_empty()
+            && !matches!(socket::send(&self.socket, &packet, None), Err(error) if waits(error))
         {
             return;
         }
@@ -259,7 +262,8 @@ impl Reader {
     fn turn(&mut self, outbox: bool) -> Result<(), String> {
         let flags = if outbox { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let ready = {
-            let mut polled = [PollFd::new(&self.link.socket, flags), PollFd::new(&self.link.wake, PollFlags::IN)];
+            let mut polled =
+                [PollFd::new(&self.link.socket, flags), PollFd::new(&self.link.wake, PollFlags::IN)];
             match rustix::event::poll(&mut polled, None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => return Ok(()),
@@ -351,9 +355,9 @@ impl Reader {
                 Err(error)
             }
             (_, Reply::Failed(error)) => Err(error),
-            (then, reply) => {
-                Err(StoreError::AgentLost { reason: format!("it answered {reply:?} where {then:?} was asked") })
-            }
+            (then, reply) => Err(StoreError::AgentLost {
+                reason: format!("it answered {reply:?} where {then:?} was asked"),
+            }),
         }
     }
 
@@ -365,5 +369,8 @@ impl Reader {
 }
 
 fn unmapped(place: Place) -> StoreError {
-    StoreError::system(format!("map segment {} of the store", place.segment), "its descriptor came before, and mapping it failed")
+    StoreError::system(
+        format!("map segment {} of the store", place.segment),
+        "its descriptor came before, and mapping it failed",
+    )
 }

@@ -28,7 +28,12 @@ struct Lease {
 
 impl Object {
     /// Takes over a lease that the agent granted. On failure it is given back.
-    pub(super) fn new(client: Arc<Client>, id: ObjectId, mapping: Arc<Mapping>, place: Place) -> Result<Object> {
+    pub(super) fn new(
+        client: Arc<Client>,
+        id: ObjectId,
+        mapping: Arc<Mapping>,
+        place: Place,
+    ) -> Result<Object> {
         let mut lease = Lease { client, id, bytes: None };
         lease.bytes = Some(SealedBytes::new(mapping, place)?);
         Ok(Object { lease: Arc::new(lease) })

@@ -214,7 +214,9 @@ impl Core {
                 Effect::StopFetch { fetch } => {
                     state.fetches.remove(&fetch);
                 }
-                Effect::Acknowledge { node, id, ticket } => later.push(Later::Acknowledge { node, id, ticket }),
+                Effect::Acknowledge { node, id, ticket } => {
+                    later.push(Later::Acknowledge { node, id, ticket })
+                }
                 Effect::Served { grant, .. } => served = Some(grant),
             }
         }
@@ -287,7 +289,8 @@ impl Core {
     /// Forgets a process whose socket is at its end.
     pub fn detached(self: &Arc<Self>, attachment: &Arc<Attachment>) {
         let mut state = self.lock();
-        let ours = state.attachments.get(&attachment.holder).is_some_and(|known| Arc::ptr_eq(known, attachment));
+        let ours =
+            state.attachments.get(&attachment.holder).is_some_and(|known| Arc::ptr_eq(known, attachment));
         if ours {
             state.attachments.remove(&attachment.holder);
             drop(state);

@@ -90,16 +90,20 @@ impl Fetch {
     async fn try_over(&self, connection: &Connection) -> Result<(BulkSender, BulkReceiver), Failure> {
         let stall = self.core.options.stall;
         let wish = Wish::Fetch { id: self.id, ticket: self.ticket, len: self.place.len }.encode();
-        let (sender, mut receiver) = within(stall, connection.open_bulk(&wish)).await.map_err(Failure::Broken)?;
+        let (sender, mut receiver) =
+            within(stall, connection.open_bulk(&wish)).await.map_err(Failure::Broken)?;
         let mut answer = [0];
         within(stall, receiver.read_exact(&mut answer)).await.map_err(Failure::Broken)?;
         match answer {
             [HERE] => {}
             [NOT_HERE] => {
-                let reason = within(stall, receiver.read_to_end(LONGEST_REASON)).await.map_err(Failure::Broken)?;
+                let reason =
+                    within(stall, receiver.read_to_end(LONGEST_REASON)).await.map_err(Failure::Broken)?;
                 return Err(Failure::Final(String::from_utf8_lossy(&reason).into_owned()));
             }
-            [other] => return Err(Failure::Final(format!("its agent answered {other}, which means nothing"))),
+            [other] => {
+                return Err(Failure::Final(format!("its agent answered {other}, which means nothing")));
+            }
         }
         let mapping = self
             .core

@@ -180,8 +180,9 @@ impl NodeStore {
     /// # Errors
     /// [`StoreError::Invalid`] outside of a runtime, or the second time.
     pub fn set_peers(&self, peers: Arc<dyn StorePeers>) -> Result<()> {
-        let runtime = tokio::runtime::Handle::try_current()
-            .map_err(|e| StoreError::Invalid(format!("set_peers must be called within a tokio runtime: {e}")))?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|e| {
+            StoreError::Invalid(format!("set_peers must be called within a tokio runtime: {e}"))
+        })?;
         self.running.core.set_peers(peers, runtime)
     }
 

@@ -84,7 +84,8 @@ async fn send(
             let serving = Arc::new(Serving { core: core.clone(), number, ticket, acknowledged });
             match core.segments.get(place.segment as usize) {
                 Some(segment) if place.len == len => {
-                    let bytes = SealedBytes::new(segment.mapping.clone(), place).map_err(|e| e.to_string())?;
+                    let bytes =
+                        SealedBytes::new(segment.mapping.clone(), place).map_err(|e| e.to_string())?;
                     Ok((Bytes::from_owner(Served { bytes, _serving: serving.clone() }), serving))
                 }
                 _ => Err(format!("the reference says {len} bytes, the object has {}", place.len)),

@@ -33,7 +33,8 @@ pub(super) fn start_prefault(core: Arc<Core>) -> Result<()> {
                 if core.stopping() {
                     return;
                 }
-                if let Err(error) = segment.mapping.populate(segment.writable.as_fd(), offset, PREFAULT_STEP) {
+                if let Err(error) = segment.mapping.populate(segment.writable.as_fd(), offset, PREFAULT_STEP)
+                {
                     tracing::warn!(%error, index, offset, "the store's memory cannot be had ahead of use");
                     return;
                 }

@@ -47,7 +47,8 @@ impl Table {
 
     /// Room was found.
     pub(super) fn start_fetch(&mut self, id: ObjectId, place: Place, effects: &mut Vec<Effect>) {
-        let Some(Entry { state: State::Arriving(arriving), place: at, .. }) = self.objects.get_mut(&id) else {
+        let Some(Entry { state: State::Arriving(arriving), place: at, .. }) = self.objects.get_mut(&id)
+        else {
             self.pool.release(place);
             return;
         };
@@ -104,7 +105,9 @@ impl Table {
         id: ObjectId,
         effects: &mut Vec<Effect>,
     ) -> Option<(String, u64)> {
-        let Some(Entry { state: State::Arriving(arriving), .. }) = self.objects.get_mut(&id) else { return None };
+        let Some(Entry { state: State::Arriving(arriving), .. }) = self.objects.get_mut(&id) else {
+            return None;
+        };
         let index = arriving.waiters.iter().position(|w| (w.holder, w.number) == (holder, number))?;
         let waiter = arriving.waiters.remove(index);
         if arriving.waiters.is_empty() {

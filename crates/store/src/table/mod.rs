@@ -62,16 +62,38 @@ pub(crate) enum Event {
 /// What is to be done now.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
-    Reply { holder: u64, number: u64, reply: Reply },
+    Reply {
+        holder: u64,
+        number: u64,
+        reply: Reply,
+    },
     /// The process broke the protocol: listen to it no more.
-    Condemn { holder: u64, reason: String },
-    StartFetch { fetch: u64, id: ObjectId, place: Place, node: String, ticket: u64 },
+    Condemn {
+        holder: u64,
+        reason: String,
+    },
+    StartFetch {
+        fetch: u64,
+        id: ObjectId,
+        place: Place,
+        node: String,
+        ticket: u64,
+    },
     /// Ends in `FetchFailed` (or `FetchLanded`) once nothing writes to the place any more.
-    StopFetch { fetch: u64 },
+    StopFetch {
+        fetch: u64,
+    },
     /// Tell the node's agent that the ticket is claimed.
-    Acknowledge { node: String, id: ObjectId, ticket: u64 },
+    Acknowledge {
+        node: String,
+        id: ObjectId,
+        ticket: u64,
+    },
     /// The answer to `Serve`.
-    Served { serve: u64, grant: Result<Place, String> },
+    Served {
+        serve: u64,
+        grant: Result<Place, String>,
+    },
 }
 
 /// See the [module](self).

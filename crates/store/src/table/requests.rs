@@ -21,7 +21,8 @@ impl Table {
     ) {
         let Some(state) = self.holders.get(&holder) else { return };
         if state.waiting.contains_key(&number) {
-            let reason = format!("it used the number {number} for a second ask before the first was answered");
+            let reason =
+                format!("it used the number {number} for a second ask before the first was answered");
             effects.push(Effect::Condemn { holder, reason });
             return;
         }

@@ -57,7 +57,10 @@ impl World {
             self.effects.push(effect.clone());
             match effect {
                 Effect::Reply { holder, number, reply } => {
-                    assert!(self.open_asks.remove(&(holder, number)), "T5: an answer too many to {holder}/{number}");
+                    assert!(
+                        self.open_asks.remove(&(holder, number)),
+                        "T5: an answer too many to {holder}/{number}"
+                    );
                     match &reply {
                         Reply::Created { id, .. } => self.writing.push((holder, *id)),
                         Reply::Failed(error) => {
@@ -112,7 +115,9 @@ impl World {
     /// Creates and seals, for the examples.
     fn object(&mut self, holder: u64, len: u64) -> ObjectId {
         let number = self.ask(holder, Ask::Create { len, wait_ms: 0 });
-        let Some(Reply::Created { id, .. }) = self.reply(number) else { panic!("no room: {:?}", self.replies) };
+        let Some(Reply::Created { id, .. }) = self.reply(number) else {
+            panic!("no room: {:?}", self.replies)
+        };
         let sealed = self.ask(holder, Ask::Seal { id });
         assert_eq!(self.reply(sealed), Some(Reply::Sealed));
         id
@@ -497,7 +502,8 @@ fn a_process_frees_seals_and_shares_only_what_it_holds() {
     let mut apply = |event| table.apply(event, Duration::ZERO);
     apply(Event::Attached { holder: 1 });
     apply(Event::Attached { holder: 2 });
-    let created = apply(Event::Asked { holder: 1, number: 1, ask: Ask::Create { len: 1, wait_ms: 0 }, fresh: 1 });
+    let created =
+        apply(Event::Asked { holder: 1, number: 1, ask: Ask::Create { len: 1, wait_ms: 0 }, fresh: 1 });
     let [Effect::Reply { reply: Reply::Created { id, .. }, .. }] = created[..] else { panic!("{created:?}") };
     for ask in [Ask::Seal { id }, Ask::Share { id, receiver: None }] {
         let refused = apply(Event::Asked { holder: 2, number: 1, ask, fresh: 2 });
@@ -511,7 +517,10 @@ fn a_process_frees_seals_and_shares_only_what_it_holds() {
     }
     let sealed = apply(Event::Asked { holder: 1, number: 2, ask: Ask::Seal { id }, fresh: 3 });
     assert!(matches!(sealed[..], [Effect::Reply { reply: Reply::Sealed, .. }]));
-    assert!(matches!(apply(Event::Told { holder: 1, tell: Tell::Abandon { id } })[..], [Effect::Condemn { .. }]));
+    assert!(matches!(
+        apply(Event::Told { holder: 1, tell: Tell::Abandon { id } })[..],
+        [Effect::Condemn { .. }]
+    ));
 }
 
 #[test]

@@ -105,7 +105,8 @@ impl Table {
         now: Duration,
     ) -> Reply {
         let held = self.holders.get(&holder).is_some_and(|state| state.leases.contains_key(&id));
-        let Some(entry) = self.objects.get_mut(&id).filter(|entry| held && matches!(entry.state, State::Sealed))
+        let Some(entry) =
+            self.objects.get_mut(&id).filter(|entry| held && matches!(entry.state, State::Sealed))
         else {
             return Reply::Failed(StoreError::NotHeld { id, action: "share".into() });
         };
@@ -114,7 +115,10 @@ impl Table {
             return Reply::Failed(StoreError::Limit { holder, what, limit: MAX_TRANSIT });
         }
         if self.transit.by_ticket.contains_key(&fresh) {
-            return Reply::Failed(StoreError::system("make a ticket", "two draws of 64 random bits are equal"));
+            return Reply::Failed(StoreError::system(
+                "make a ticket",
+                "two draws of 64 random bits are equal",
+            ));
         }
         entry.references += 1;
         let expires = now + self.rules.unclaimed;
