@@ -149,6 +149,12 @@ impl Assembly {
         window.insert(chain.number, bytes, record).map_err(|reason| AssemblyError::NotYet { chain, reason })
     }
 
+    /// Whether [`Assembly::record`] would find room for it in its source's window.
+    pub fn has_room(&self, record: &ChainRecord) -> bool {
+        let window = self.windows.get(usize::from(record.chain.source));
+        window.is_some_and(|window| window.check(record.chain.number, record_bytes(record)).is_ok())
+    }
+
     /// Forces the recorded chains to the disk: before a synthesizer is told that its answer is safe.
     pub fn sync(&mut self) -> Result<(), AssemblyError> {
         Ok(self.records.sync()?)

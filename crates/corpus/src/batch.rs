@@ -29,7 +29,7 @@ use std::sync::Arc;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Error as Rancor, Fallible};
 use rkyv::rend::{i64_le, u32_le};
-use rkyv::ser::{Positional, Writer, WriterExt, writer::Buffer};
+use rkyv::ser::{Positional, Writer, writer::Buffer};
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::{Archive, Place, Portable, Serialize};
 
@@ -101,7 +101,9 @@ impl Archive for Lines {
 
 impl<S: Fallible + Writer + ?Sized> Serialize<S> for Lines {
     fn serialize(&self, serializer: &mut S) -> Result<VecResolver, S::Error> {
-        let position = serializer.align_for::<Line>()?;
+        // Not by rkyv's own `align`, which pads at most 32 bytes.
+        let position = serializer.pos().next_multiple_of(ALIGNMENT);
+        write_blank(position - serializer.pos(), serializer)?;
         match self.content {
             Content::Inputs => write_tokens(self.row.inputs(), serializer)?,
             Content::Labels => write_tokens(self.row.labels(), serializer)?,

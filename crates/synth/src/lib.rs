@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod accounts;
+pub mod deterministic;
 pub mod engine;
 pub mod format;
 pub mod pair;
