@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::draw;
 use crate::output::{Document, Item};
-use crate::tasks::{Category, ask_one, final_answer, judge, read_question};
+use crate::tasks::{Category, ask_one};
 use crate::text::{Text, sentences};
 
 /// Choices an item has where the text itself gives no options.
@@ -89,20 +89,19 @@ fn reading(seed: u64, document: &Document, stock: &Stock<'_>) -> Option<Item> {
     // The kind is drawn with the seed: the first seed that gives one without reasoning is taken.
     let pair =
         category.flat_map(|category| (0..8).map(move |n| (category, n))).find_map(|(category, n)| {
-            let pair = ask_one(seed.wrapping_add(n), &document.id, &text, category)?;
-            let asked = read_question(&pair.question)?;
-            (category == Category::Name || !asked.options.is_empty()).then_some(pair)
+            let task = ask_one(seed.wrapping_add(n), &document.id, &text, category)?;
+            let fits = category == Category::Name
+                || !task.pair.options().is_empty() && task.pair.reasoning().is_none();
+            fits.then_some(task.pair)
         })?;
-    let asked = read_question(&pair.question)?;
-    let right = judge(&text, &asked)?;
-    debug_assert_eq!(right, final_answer(&pair.answer));
-    let wrong: Vec<&str> = match asked.options.is_empty() {
-        true => wrong_choices(seed, document, "names", &stock.names)?,
-        false => asked.options.iter().copied().filter(|option| *option != right).collect(),
+    let right = pair.answer();
+    let wrong: Vec<&str> = match pair.options() {
+        [] => wrong_choices(seed, document, "names", &stock.names)?,
+        options => options.iter().map(String::as_str).filter(|option| *option != right).collect(),
     };
-    let stem = pair.question.lines().next().unwrap_or_default();
+    let stem = pair.question();
     let prompt = format!("{}\n\nQuestion: {stem}\nAnswer:", document.text);
-    Some(item(seed, document, "reading", prompt, &right, wrong, " "))
+    Some(item(seed, document, "reading", prompt, right, wrong, " "))
 }
 
 fn wrong_choices<'a>(

@@ -12,12 +12,113 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Paragraphs with fewer words say too little to tell kinship by.
-pub const SHORTEST_WORDS: usize = 10;
+/// A paragraph with fewer words of its own (the words of [`PACKAGING`] do not count) says too
+/// little to tell kinship by.
+pub const SHORTEST_WORDS: usize = 7;
 /// A paragraph group that spans more sources than this is boilerplate.
 pub const BOILERPLATE_SOURCES: usize = 12;
 /// Two paragraphs are near-duplicates when they share this part of their shingles (Jaccard).
 pub const NEAR: f64 = 0.6;
+
+/// Words that say how software is packaged, not what it does; and the commonest of English.
+const PACKAGING: [&str; 96] = [
+    "0",
+    "00",
+    "a",
+    "all",
+    "an",
+    "and",
+    "any",
+    "api",
+    "applications",
+    "architecture",
+    "are",
+    "as",
+    "available",
+    "be",
+    "binaries",
+    "binary",
+    "bindings",
+    "build",
+    "building",
+    "by",
+    "c",
+    "can",
+    "common",
+    "compile",
+    "compiled",
+    "compiling",
+    "contain",
+    "contains",
+    "data",
+    "debian",
+    "debug",
+    "debugging",
+    "dependencies",
+    "depends",
+    "develop",
+    "developing",
+    "development",
+    "documentation",
+    "dynamic",
+    "example",
+    "examples",
+    "file",
+    "files",
+    "for",
+    "format",
+    "from",
+    "generate",
+    "gobject",
+    "header",
+    "headers",
+    "html",
+    "if",
+    "in",
+    "include",
+    "includes",
+    "independent",
+    "install",
+    "installed",
+    "introspection",
+    "is",
+    "it",
+    "its",
+    "libraries",
+    "library",
+    "link",
+    "main",
+    "module",
+    "need",
+    "needed",
+    "of",
+    "on",
+    "or",
+    "package",
+    "packages",
+    "programs",
+    "provides",
+    "python",
+    "require",
+    "required",
+    "run",
+    "runtime",
+    "shared",
+    "software",
+    "static",
+    "suite",
+    "tests",
+    "that",
+    "the",
+    "this",
+    "to",
+    "use",
+    "used",
+    "using",
+    "which",
+    "with",
+    "§",
+];
 
 const SHINGLE_WORDS: usize = 4;
 const BANDS: usize = 10;
@@ -53,7 +154,7 @@ impl Clusters {
         for member in members {
             for paragraph in member.paragraphs {
                 let words = words(paragraph, &names[member.source]);
-                if words.len() >= SHORTEST_WORDS {
+                if tells_kinship(&words) {
                     forms.entry(words).or_default().insert(member.source);
                 }
             }
@@ -142,6 +243,10 @@ fn words(paragraph: &str, names: &BTreeSet<String>) -> Vec<String> {
         }
     }
     words
+}
+
+fn tells_kinship(words: &[String]) -> bool {
+    words.iter().filter(|word| PACKAGING.binary_search(&word.as_str()).is_err()).count() >= SHORTEST_WORDS
 }
 
 fn form(words: &[String]) -> u64 {
@@ -261,7 +366,7 @@ mod tests {
             .iter()
             .map(|source| {
                 paragraphs(&format!(
-                    "This package contains the header files that are needed to build things with {source}."
+                    "Haskell is a lazy, purely functional language; {source} is one of its many small pieces."
                 ))
             })
             .collect();
@@ -276,6 +381,18 @@ mod tests {
         }
         let group = clusters.group_of(&sources[0], &texts[0][0]).expect("long enough to tell");
         assert!(clusters.is_boilerplate(group));
+    }
+
+    #[test]
+    fn packaging_remarks_tell_no_kinship() {
+        let remark = paragraphs(
+            "This package contains the header files and static libraries that are needed for development.",
+        );
+        let members = ["a", "b"].map(|source| Member { source, package: source, paragraphs: &remark });
+        let clusters = Clusters::of(&members);
+        assert_eq!(clusters.group_of("a", &remark[0]), None);
+        assert_ne!(clusters.cluster_of("a"), clusters.cluster_of("b"));
+        assert!(PACKAGING.is_sorted(), "it is searched by halves");
     }
 
     #[test]

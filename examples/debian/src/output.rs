@@ -9,8 +9,6 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::tasks::Pair;
-
 const LEVEL: i32 = 19;
 
 /// A raw document.
@@ -24,21 +22,6 @@ pub struct Document {
     pub source: String,
     /// The archive section.
     pub section: String,
-}
-
-/// A text with its pairs: what the synthesizer is tuned on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Example {
-    /// The binary package, `#` and the number of the variant.
-    pub id: String,
-    /// The data set it belongs to: examples of one data set make one sequence.
-    pub category: String,
-    /// The text.
-    pub context: String,
-    /// Its pairs, in the order in which they are to be asked.
-    pub pairs: Vec<Pair>,
-    /// The source package.
-    pub source: String,
 }
 
 /// A multiple-choice item. A choice is scored as the continuation of the prompt, the two

@@ -14,10 +14,12 @@ use crate::control::{Dropped, Stanza, read_stanzas};
 use crate::draw;
 use crate::duplicate::{Clusters, Member};
 use crate::lists::{self, Lists};
-use crate::output::{self, Document, Example};
+use lyceum_synth::tuning::TuningExample;
+
+use crate::output::{self, Document};
 use crate::split::{self, Placed, Set};
 use crate::statistics::{DocumentCount, ExampleCount};
-use crate::tasks;
+use crate::tasks::{self, Example};
 use crate::text::{Text, compose};
 
 /// What to prepare, and where.
@@ -58,7 +60,7 @@ impl Options {
 const REPORT_CONTEXTS: usize = 400;
 const ITEMS_OF_EACH_KIND: usize = 150;
 /// A body with less text than this is not worth a document, in bytes.
-const SHORTEST_BODY: usize = 40;
+const SHORTEST_BODY: usize = 80;
 /// All tuning examples are of one data set: the demo's chains mix all packages, too.
 const DATA_SET: &str = "debian-packages";
 
@@ -69,6 +71,12 @@ pub struct Package {
     section: String,
     homepage: Option<String>,
     description: Description,
+}
+
+impl Package {
+    fn body_bytes(&self) -> usize {
+        self.description.paragraphs.iter().map(|paragraph| paragraph.len() + 2).sum()
+    }
 }
 
 /// Reads the two lists, joined by the description's checksum. Packages come sorted by name,
@@ -263,7 +271,7 @@ fn whole<'a>(
     most: usize,
 ) -> Vec<(&'a Package, Vec<String>)> {
     packages.retain(|package| {
-        let body: usize = package.description.paragraphs.iter().map(|paragraph| paragraph.len() + 2).sum();
+        let body = package.body_bytes();
         let context = package.name.len() + 3 + package.description.summary.len() + body;
         body >= SHORTEST_BODY && context <= options.longest_context
     });
@@ -279,18 +287,25 @@ fn examples(options: &Options, documents: &[Document], variant: u32) -> Vec<Exam
         .iter()
         .filter_map(|document| {
             let text = Text::parse(&document.text)?;
-            let pairs = tasks::ask(seed, &document.id, &text, options.pair_budget);
-            (pairs.len() >= 2).then(|| Example {
+            let tasks = tasks::ask(seed, &document.id, &text, options.pair_budget);
+            (tasks.len() >= 2).then(|| Example {
                 id: format!("{}#{variant}", document.id),
-                category: DATA_SET.to_owned(),
-                context: document.text.clone(),
-                pairs,
                 source: document.source.clone(),
+                context: document.text.clone(),
+                tasks,
             })
         })
         .collect();
     draw::shuffle(seed, "example order", &mut examples, |example| &example.id);
     examples
+}
+
+fn tuning_row(example: &Example) -> TuningExample {
+    TuningExample {
+        dataset: DATA_SET.to_owned(),
+        context: example.context.clone(),
+        pairs: example.tasks.iter().map(|task| task.pair.clone()).collect(),
+    }
 }
 
 impl Corpus {
@@ -326,7 +341,8 @@ pub fn prepare(options: &Options, lists: &Lists) -> Result<String> {
         let _ = write!(statistics, "\n{}-documents: {}", set.name(), DocumentCount::of(documents));
     }
     for (name, examples) in [("tuning", &corpus.tuning), ("tuning-heldout", &corpus.tuning_heldout)] {
-        output::write(&options.out.join(format!("{name}.jsonl")), examples)?;
+        let rows: Vec<TuningExample> = examples.iter().map(tuning_row).collect();
+        output::write(&options.out.join(format!("{name}.jsonl")), &rows)?;
         let _ = write!(statistics, "\n{name}: {}", ExampleCount::of(examples));
     }
     let items = choices::items(options.seed, corpus.documents(Set::DemoHeldout), ITEMS_OF_EACH_KIND);

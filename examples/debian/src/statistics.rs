@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 
-use crate::output::{Document, Example};
-use crate::tasks::{Category, Kind, Pair};
+use lyceum_synth::pair::Kind;
+
+use crate::output::Document;
+use crate::tasks::{Category, Example, KINDS};
 
 /// The counts of one set of documents.
 #[derive(Debug, Default)]
@@ -60,9 +62,10 @@ impl ExampleCount {
             count.examples += 1;
             count.context_bytes += example.context.len();
             count.sources.insert(example.source.clone());
-            for Pair { question, answer, kind, category } in &example.pairs {
-                count.pair_bytes += question.len() + answer.len();
-                *count.pairs.entry(*category).or_default().entry(*kind).or_default() += 1;
+            for task in &example.tasks {
+                let written = task.pair.written();
+                count.pair_bytes += written.question.len() + written.answer.len();
+                *count.pairs.entry(task.category).or_default().entry(task.pair.kind()).or_default() += 1;
             }
         }
         count
@@ -87,12 +90,12 @@ impl Display for ExampleCount {
         )?;
         writeln!(f, "  {pairs} pairs, {:.2} an example", pairs as f64 / self.examples.max(1) as f64)?;
         write!(f, "  {:<14}", "category")?;
-        Kind::ALL.iter().try_for_each(|kind| write!(f, "{:>10}", kind.name()))?;
+        KINDS.iter().try_for_each(|(_, name)| write!(f, "{name:>10}"))?;
         writeln!(f)?;
-        let mut totals = [0; Kind::ALL.len()];
+        let mut totals = [0; KINDS.len()];
         for (category, kinds) in &self.pairs {
             write!(f, "  {:<14}", category.name())?;
-            for (total, kind) in totals.iter_mut().zip(Kind::ALL) {
+            for (total, (kind, _)) in totals.iter_mut().zip(KINDS) {
                 let count = kinds.get(&kind).copied().unwrap_or_default();
                 *total += count;
                 write!(f, "{count:>10}")?;

@@ -14,16 +14,15 @@ mod phrasing;
 mod question;
 mod vocabulary;
 
-use serde::{Deserialize, Serialize};
+use lyceum_synth::pair::{Kind, Pair};
 
-pub use question::{Asked, final_answer, read_question};
+pub use question::{Asked, read_question};
 
 use crate::draw;
 use crate::text::Text;
 
 /// What a question is about. The order is the order of a text's pairs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Category {
     /// The package's name.
     Name,
@@ -168,62 +167,42 @@ impl Category {
     }
 }
 
-/// The four kinds of pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Question and answer.
-    Plain,
-    /// The question lists options, the answer is one of them.
-    Options,
-    /// The answer gives its reason first.
-    Reasoning,
-    /// Options and a reason.
-    Both,
-}
+/// All kinds of pair, with their names in files and tables.
+pub const KINDS: [(Kind, &str); 4] = [
+    (Kind::Plain, "plain"),
+    (Kind::Options, "options"),
+    (Kind::Reasoning, "reasoning"),
+    (Kind::Both, "both"),
+];
 
-impl Kind {
-    /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Plain, Self::Options, Self::Reasoning, Self::Both];
-
-    /// The kind's name in files and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Options => "options",
-            Self::Reasoning => "reasoning",
-            Self::Both => "both",
-        }
-    }
-
-    fn has_options(self) -> bool {
-        matches!(self, Self::Options | Self::Both)
-    }
-
-    fn has_reasoning(self) -> bool {
-        matches!(self, Self::Reasoning | Self::Both)
-    }
-}
-
-/// A question and its answer, in the exact words of the pair format.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pair {
-    /// The question, with its options and `Let's think step by step.` where its kind has them.
-    pub question: String,
-    /// The answer, ending `Therefore, the answer is X` where its kind has reasoning.
-    pub answer: String,
-    /// The kind of pair.
-    pub kind: Kind,
-    /// What it is about.
+/// A question with its answer, and what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// What the question is about.
     pub category: Category,
+    /// Question and answer.
+    pub pair: Pair,
+}
+
+/// A text with its questions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// The binary package, `#` and the number of the variant.
+    pub id: String,
+    /// The source package.
+    pub source: String,
+    /// The text.
+    pub context: String,
+    /// Its questions, in the order in which they are to be asked.
+    pub tasks: Vec<Task>,
 }
 
 /// The most pairs a text gets.
 pub const MOST_PAIRS: usize = 5;
 
-/// Pairs for a text, in the order of the categories: its name, then two to four others of
+/// Questions about a text, in the order of the categories: its name, then two to four others of
 /// those that the text can answer, as long as all fit into `budget` bytes.
-pub fn ask(seed: u64, id: &str, text: &Text<'_>, budget: usize) -> Vec<Pair> {
+pub fn ask(seed: u64, id: &str, text: &Text<'_>, budget: usize) -> Vec<Task> {
     let wanted = 3 + draw::below(seed, id, "pairs", MOST_PAIRS - 2);
     let mut ranked: Vec<(f64, Category)> = Category::ALL
         .into_iter()
@@ -236,24 +215,25 @@ pub fn ask(seed: u64, id: &str, text: &Text<'_>, budget: usize) -> Vec<Pair> {
         .collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut left = budget;
-    let mut pairs: Vec<Pair> = Vec::new();
+    let mut tasks: Vec<Task> = Vec::new();
     for (_, category) in ranked {
-        if pairs.len() == wanted {
+        if tasks.len() == wanted {
             break;
         }
-        let Some(pair) = question::make(seed, id, text, category) else { continue };
-        let bytes = pair.question.len() + pair.answer.len();
+        let Some(task) = question::make(seed, id, text, category) else { continue };
+        let written = task.pair.written();
+        let bytes = written.question.len() + written.answer.len();
         if bytes <= left {
             left -= bytes;
-            pairs.push(pair);
+            tasks.push(task);
         }
     }
-    pairs.sort_by_key(|pair| pair.category);
-    pairs
+    tasks.sort_by_key(|task| task.category);
+    tasks
 }
 
-/// One pair of a given category, where the text can answer it.
-pub fn ask_one(seed: u64, id: &str, text: &Text<'_>, category: Category) -> Option<Pair> {
+/// One question of a given category, where the text can answer it.
+pub fn ask_one(seed: u64, id: &str, text: &Text<'_>, category: Category) -> Option<Task> {
     question::make(seed, id, text, category)
 }
 
