@@ -31,6 +31,18 @@ unsafe extern "C" {
         out: *mut *mut C_tensor,
     ) -> *mut c_char;
 
+    pub(crate) fn lyceum_shim_pack_linear(
+        weight: *const C_tensor,
+        batch: i64,
+        out: *mut *mut C_tensor,
+    ) -> *mut c_char;
+
+    pub(crate) fn lyceum_shim_packed_linear(
+        input: *const C_tensor,
+        packed: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> *mut c_char;
+
     pub(crate) fn lyceum_shim_count_allocations() -> *mut c_char;
     pub(crate) fn lyceum_shim_allocations(count: *mut u64, bytes: *mut u64);
     pub(crate) fn lyceum_shim_empty_cache() -> *mut c_char;

@@ -4,6 +4,7 @@
 //!   batch becomes a tensor without a copy (L4);
 //! - [`count_allocations`] and [`allocations`]: what libtorch's CPU allocator did on this thread, the proof of L4;
 //! - [`fused_adamw`]: one optimizer step over one flat tensor, on any device;
+//! - [`PackedLinear`]: a weight in oneDNN's layout, for products with few rows on the CPU;
 //! - [`load_cuda`] and [`driver_devices`]: libtorch's CUDA part, loaded at run time;
 //! - [`device_memory`] and [`empty_cache`]: an accelerator's caching allocator.
 //!
@@ -14,11 +15,13 @@ mod allocation;
 mod device;
 mod error;
 mod ffi;
+mod linear;
 mod optimizer;
 mod over;
 
 pub use allocation::{Allocations, allocations, count_allocations};
 pub use device::{DeviceMemory, device_memory, driver_devices, empty_cache, load_cuda};
 pub use error::ShimError;
+pub use linear::PackedLinear;
 pub use optimizer::{AdamW, fused_adamw};
 pub use over::tensor_over;

@@ -3,6 +3,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_adamw_ops.h>
 #include <ATen/ops/from_blob.h>
@@ -92,6 +95,28 @@ char* lyceum_shim_tensor_over(void* data, const int64_t* shape, size_t dimension
     auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(kind)).device(at::kCPU);
     std::function<void(void*)> drop = [held](void*) {};
     *out = new at::Tensor(at::from_blob(data, at::IntArrayRef(shape, dimensions), std::move(drop), options));
+  });
+}
+
+// oneDNN's own layout of a [rows, columns] weight, made for products with about `batch` rows.
+char* lyceum_shim_pack_linear(const at::Tensor* weight, int64_t batch, at::Tensor** out) {
+  return guarded([&] {
+    auto pack = c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_reorder_linear_weight", "");
+    torch::jit::Stack stack;
+    torch::jit::push(stack, *weight, batch);
+    pack.callBoxed(stack);
+    *out = new at::Tensor(torch::jit::pop(stack).toTensor());
+  });
+}
+
+char* lyceum_shim_packed_linear(const at::Tensor* input, const at::Tensor* packed, at::Tensor** out) {
+  return guarded([&] {
+    static const auto apply = c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "");
+    torch::jit::Stack stack;
+    c10::List<std::optional<at::Scalar>> no_scalars;
+    torch::jit::push(stack, *input, *packed, c10::IValue(), std::string("none"), no_scalars, std::string());
+    apply.callBoxed(stack);
+    *out = new at::Tensor(torch::jit::pop(stack).toTensor());
   });
 }
 

@@ -45,7 +45,8 @@ struct Seen {
 }
 
 impl Decoder {
-    pub(super) fn new(llama: Llama, positions: i64) -> Result<Self, ModelError> {
+    /// Takes a model over, for sequences of `positions` tokens, mostly `rows` of them at a time.
+    pub(super) fn new(llama: Llama, positions: i64, rows: usize) -> Result<Self, ModelError> {
         let (config, parts) = llama.into_parts();
         let device = parts.embedding.device();
         let blocks = parts
@@ -53,20 +54,20 @@ impl Decoder {
             .into_iter()
             .map(|block| {
                 Ok(DecoderBlock {
-                    query_key_value: Projection::new(Tensor::f_cat(
-                        &[block.query, block.key, block.value],
-                        0,
-                    )?)?,
-                    output: Projection::new(block.output)?,
-                    gate_up: Projection::new(Tensor::f_cat(&[block.gate, block.up], 0)?)?,
-                    down: Projection::new(block.down)?,
+                    query_key_value: Projection::new(
+                        Tensor::f_cat(&[block.query, block.key, block.value], 0)?,
+                        rows,
+                    ),
+                    output: Projection::new(block.output, rows),
+                    gate_up: Projection::new(Tensor::f_cat(&[block.gate, block.up], 0)?, rows),
+                    down: Projection::new(block.down, rows),
                     attention_norm: block.attention_norm,
                     mlp_norm: block.mlp_norm,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
         let rotary = RotaryTable::new(&config, positions, device)?;
-        let head = Projection::new(parts.head)?;
+        let head = Projection::new(parts.head, rows);
         Ok(Self { config, embedding: parts.embedding, blocks, final_norm: parts.final_norm, head, rotary })
     }
 

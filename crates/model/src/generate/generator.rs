@@ -88,7 +88,7 @@ impl Generator {
         let _no_grad = tch::no_grad_guard();
         let positions =
             usize::try_from(llama.config().max_positions).unwrap_or(usize::MAX).min(limits.cached_tokens);
-        let decoder = Decoder::new(llama, positions as i64)?;
+        let decoder = Decoder::new(llama, positions as i64, limits.rows)?;
         Ok(Self { decoder, limits, positions, cache: None })
     }
 
