@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use lyceum_model::{LlamaConfig, initial_parameters};
+use lyceum_model::{LlamaConfig, Placement, initial_parameters};
 use lyceum_train::{Batch, Precision, Row, Trainer, TrainerConfig, solo_communicator};
 
 const ROWS: usize = 4;
@@ -12,6 +12,8 @@ const LENGTH: usize = 256;
 const VOCABULARY: i64 = 8192;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    lyceum_train::keep_freed_memory();
+    let placement = Placement::choose()?;
     let mut arguments = std::env::args().skip(1);
     let precision = match arguments.next().as_deref() {
         Some("fp32") => Precision::Fp32,
@@ -27,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parameters = initial_parameters(&model, 1)?;
     let config = TrainerConfig { precision, warmup_steps: 10, ..TrainerConfig::default() };
     let count = model.parameter_count();
-    let communicator = Box::new(solo_communicator(tch::Device::Cpu, 0));
+    let communicator = Box::new(solo_communicator(placement.device, 0));
     let mut trainer = Trainer::new(
         config,
         model,
@@ -60,7 +62,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     seconds.sort_by(f64::total_cmp);
     let speed = |second: f64| (ROWS * LENGTH) as f64 / second;
     println!(
-        "{count} parameters, {precision:?}, {} threads: median {:.0} tokens/s, best {:.0} tokens/s",
+        "{count} parameters, {precision:?}, {:?}, {} threads: median {:.0} tokens/s, best {:.0} tokens/s",
+        placement.device,
         tch::get_num_threads(),
         speed(seconds[steps / 2]),
         speed(seconds[0])

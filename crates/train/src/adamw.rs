@@ -1,10 +1,13 @@
 //! AdamW over the flat shards of a rank: one pass over memory, shared out among threads.
 
-use std::{ops::Range, sync::Mutex};
+use std::ops::Range;
 
 use half::bf16;
 
-use crate::kernel::{self, AdamWStep, CHUNK};
+use crate::{
+    kernel::{self, AdamWStep, CHUNK},
+    parallel::in_parallel,
+};
 
 /// AdamW's constants (Loshchilov & Hutter, arXiv 1711.05101).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,28 +69,6 @@ pub fn sum_of_squares(slices: &[&[f32]], threads: usize) -> f64 {
     let jobs = chunks.into_iter().zip(partial.iter_mut()).collect();
     in_parallel(jobs, threads, |(chunk, sum)| *sum = kernel::sum_of_squares(chunk));
     partial.iter().sum()
-}
-
-/// Runs every job once, on the calling thread and `threads - 1` others.
-pub fn in_parallel<J: Send>(jobs: Vec<J>, threads: usize, run: impl Fn(J) + Sync) {
-    let threads = threads.min(jobs.len());
-    if threads <= 1 {
-        jobs.into_iter().for_each(run);
-        return;
-    }
-    let queue = Mutex::new(jobs.into_iter());
-    let work = || {
-        // A poisoned queue means that a job panicked: the scope hands that panic on.
-        while let Some(job) = queue.lock().ok().and_then(|mut jobs| jobs.next()) {
-            run(job);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
-        work();
-    });
 }
 
 impl<'a> Shard<'a> {

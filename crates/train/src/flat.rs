@@ -7,9 +7,10 @@ use tch::{Kind, Tensor};
 use crate::{
     TrainError,
     adamw::{Shard, before},
-    kernel,
+    kernel::{self, CHUNK},
     layout::GroupLayout,
-    memory::{allocate, device_of, elements, view},
+    memory::{allocate, bf16_elements, device_of, elements, view},
+    parallel::{in_parallel, threads},
 };
 
 /// The memory of one group of parameters, on one rank.
@@ -94,10 +95,23 @@ impl FlatGroup {
     /// Adds to the gradient of the parameter `index`, in fp32. The first one of a step is written over what was there.
     pub fn accumulate(&mut self, index: usize, gradient: &Tensor) -> Result<(), tch::TchError> {
         let sum = &mut self.gradient_views[index];
-        if std::mem::replace(&mut self.written[index], true) {
-            let _ = sum.f_add_(gradient)?;
-        } else {
-            sum.f_copy_(gradient)?;
+        if !std::mem::replace(&mut self.written[index], true) {
+            return sum.f_copy_(gradient);
+        }
+        match &mut self.gradient {
+            // Of two kinds, libtorch would first make a copy in fp32.
+            Slot::Here(buffer)
+                if buffer.location() == Location::Host
+                    && gradient.kind() == Kind::BFloat16
+                    && gradient.is_contiguous() =>
+            {
+                let sums = &mut buffer.as_mut_slice::<f32>()[self.layout.parameters[index].range.clone()];
+                let pieces = sums.chunks_mut(CHUNK).zip(bf16_elements(gradient).chunks(CHUNK)).collect();
+                in_parallel(pieces, threads(), |(sums, values)| kernel::add_bf16(sums, values));
+            }
+            _ => {
+                let _ = sum.f_add_(gradient)?;
+            }
         }
         Ok(())
     }

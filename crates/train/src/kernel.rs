@@ -48,6 +48,11 @@ pub fn round_to_bf16(from: &[f32], to: &mut [bf16]) {
     dispatch!(round_body, round_avx512, round_avx2, (from, to))
 }
 
+/// Adds `from` to `sum`, of one length.
+pub fn add_bf16(sum: &mut [f32], from: &[bf16]) {
+    dispatch!(add_body, add_avx512, add_avx2, (sum, from))
+}
+
 /// The sum of squares of at most [`CHUNK`] elements in double precision, in a fixed order.
 pub fn sum_of_squares(values: &[f32]) -> f64 {
     dispatch!(squares_body, squares_avx512, squares_avx2, (values))
@@ -91,6 +96,7 @@ compiled_for!(adamw_body, adamw_avx512, adamw_avx2, (
     step: &AdamWStep, keep: f32, gradient: &[f32], master: &mut [f32], moment1: &mut [f32], moment2: &mut [f32]
 ));
 compiled_for!(round_body, round_avx512, round_avx2, (from: &[f32], to: &mut [bf16]));
+compiled_for!(add_body, add_avx512, add_avx2, (sum: &mut [f32], from: &[bf16]));
 compiled_for!(squares_body, squares_avx512, squares_avx2, (values: &[f32]) -> f64);
 
 /// Loshchilov & Hutter, arXiv 1711.05101, algorithm 2, in the form of `torch.optim.AdamW`.
@@ -123,6 +129,13 @@ fn round_body(from: &[f32], to: &mut [bf16]) {
         let bits = from[i].to_bits();
         let rounded = bits.wrapping_add(0x7fff).wrapping_add((bits >> 16) & 1);
         to[i] = bf16::from_bits((rounded >> 16) as u16);
+    }
+}
+
+#[inline(always)]
+fn add_body(sum: &mut [f32], from: &[bf16]) {
+    for (sum, value) in sum.iter_mut().zip(from) {
+        *sum += f32::from_bits(u32::from(value.to_bits()) << 16);
     }
 }
 

@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 
 use crate::{
     Batch, OwnedRow, StepReport, TrainError, Trainer, TrainerConfig, checkpoint::CheckpointDirectory,
-    solo_communicator,
+    keep_freed_memory, solo_communicator,
 };
 
 /// A training run of one process.
@@ -61,6 +61,7 @@ impl LocalJob {
         batches: impl FnOnce(u64) -> B,
         mut observe: impl FnMut(&Trainer, &LocalStep) -> ControlFlow<()>,
     ) -> Result<Trainer, TrainError> {
+        keep_freed_memory();
         let directory = CheckpointDirectory::claim_next(&self.directory, self.keep)?;
         let communicator = Box::new(solo_communicator(self.device, directory.epoch()));
         let mut trainer = match directory.newest()? {

@@ -3,7 +3,8 @@
 
 use std::{marker::PhantomData, ptr::NonNull, sync::Arc};
 
-use lyceum_collective::{Buffer, Keeper, Location, SoloCommunicator};
+use half::bf16;
+use lyceum_collective::{Buffer, Keeper, Location, Plain, SoloCommunicator};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Where tensors over a buffer of this location live.
@@ -18,6 +19,18 @@ pub fn device_of(location: Location) -> Device {
 pub fn solo_communicator(device: Device, epoch: u64) -> SoloCommunicator {
     SoloCommunicator::in_epoch(epoch)
         .with_allocator(Box::new(move |bytes| allocate(device, bytes).map_err(|error| error.to_string())))
+}
+
+/// Tells glibc to keep what is freed instead of giving it back to the kernel: a step allocates the same activations as the
+/// one before, and fresh pages cost more than the arithmetic on them. For a process that trains, at its start.
+pub fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, bytes) in
+        [(libc::M_MMAP_THRESHOLD, 1 << 30), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 64 << 20)]
+    {
+        // SAFETY: sets a number in the allocator; a value that it does not take is refused without effect.
+        unsafe { libc::mallopt(parameter, bytes) };
+    }
 }
 
 /// Zeroed memory of this process, where `device` computes.
@@ -87,12 +100,22 @@ impl<'a> RowTensor<'a> {
 
 /// The elements of a contiguous fp32 tensor on the host.
 pub fn elements(tensor: &Tensor) -> &[f32] {
+    slice(tensor, Kind::Float)
+}
+
+/// The elements of a contiguous bf16 tensor on the host.
+pub fn bf16_elements(tensor: &Tensor) -> &[bf16] {
+    slice(tensor, Kind::BFloat16)
+}
+
+/// `T` is what `kind` is made of.
+fn slice<T: Plain>(tensor: &Tensor, kind: Kind) -> &[T] {
     assert!(
-        tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu,
-        "only a contiguous fp32 tensor on the host has elements"
+        tensor.is_contiguous() && tensor.kind() == kind && tensor.device() == Device::Cpu,
+        "only a contiguous {kind:?} tensor on the host is a slice of them"
     );
-    // SAFETY: contiguous fp32 host memory of so many elements, borrowed from the tensor.
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
+    // SAFETY: contiguous host memory of so many elements of that kind, borrowed from the tensor.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), tensor.numel()) }
 }
 
 #[cfg(test)]

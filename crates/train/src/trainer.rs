@@ -13,6 +13,7 @@ use crate::{
     device,
     flat::FlatGroup,
     layout::GroupLayout,
+    parallel::threads,
     vote::{Ballot, Verdict},
     walk::Walk,
 };
@@ -449,9 +450,4 @@ impl Precision {
 /// What gradients of this norm are multiplied by, as `torch.nn.utils.clip_grad_norm_` does it.
 pub(crate) fn clip_factor(norm: f64, clip_norm: f64) -> f64 {
     if clip_norm > 0.0 { (clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
-}
-
-/// As many threads as libtorch uses.
-fn threads() -> usize {
-    tch::get_num_threads().max(1) as usize
 }
