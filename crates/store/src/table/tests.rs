@@ -291,9 +291,9 @@ fn run(world: &mut World, step: Step) {
             let answered = world.replies.len();
             if matches!(step, Step::Land(_)) {
                 world.apply(Event::FetchLanded { fetch, id });
-                for (holder, _, reply) in world.replies[answered..].to_vec() {
+                for (holder, _, reply) in &world.replies[answered..] {
                     if matches!(reply, Reply::Opened { .. }) {
-                        world.leases.push((holder, id));
+                        world.leases.push((*holder, id));
                     }
                 }
             } else {

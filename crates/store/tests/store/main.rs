@@ -1,6 +1,8 @@
 //! The store with real processes and real QUIC. Processes are this very program, started again to perform a script, so
 //! that they can be killed at each step.
 
+#![allow(clippy::unwrap_used)]
+
 mod hostile;
 mod local;
 mod node;
