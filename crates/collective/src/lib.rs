@@ -27,10 +27,31 @@
 //! # Ok::<(), lyceum_collective::CollectiveError>(())
 //! ```
 
+//!
+//! A [`Gang`] says who the members of an epoch are and where each runs; [`form`] brings them together and chooses the
+//! transport by that topology: shared memory among the ranks of a host, QUIC under the cluster's TLS between hosts, NCCL
+//! among GPUs. Within a host a rank that dies is noticed at once, another host that falls silent after
+//! [`HOST_SILENCE`]; either way every rank gets an error that names the rank (L3).
+
 mod buffer;
+mod chain;
 mod communicator;
+mod epoch;
+mod failure;
+mod form;
+mod gang;
+mod host;
+pub mod nccl;
+mod reduce;
+mod seat;
+mod shared;
 mod solo;
+mod worker;
 
 pub use buffer::{Buffer, Keeper, Location, Plain};
 pub use communicator::{AbortHandle, CollectiveError, Communicator, Element, Operation, Pending};
+pub use form::form;
+pub use gang::{Gang, Member, Token};
+pub use host::HostCommunicator;
+pub use seat::{HOST_SILENCE, Seat};
 pub use solo::{Allocator, SoloCommunicator};

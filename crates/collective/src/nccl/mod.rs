@@ -1,0 +1,1 @@
+//! Ranks on CUDA devices: NCCL, found and loaded at run time.
