@@ -1,0 +1,245 @@
+//! A role with a message for each thing the tests look at, one implementation of it, and systems to run it in.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use lyceum_actor::*;
+use rkyv::{Archive, Deserialize, Serialize};
+
+pub struct Desk;
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Echo(pub String);
+/// Answers with how many were counted so far.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Count(pub u32);
+/// Gives all counted numbers, in order.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Counted;
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Panic(pub String);
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Fail;
+/// Answered by the next `Open`.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct WaitForOpen(pub u32);
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Open;
+/// Sleeps inside the handler, in milliseconds.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Nap(pub u64);
+/// Computes without a pause, in milliseconds.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Spin(pub u64);
+/// Answers with that many bytes.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Bytes(pub u32);
+/// The sum of the bytes.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Sum(pub Vec<u8>);
+/// Asks the other desk to echo, through a reference that came in the message.
+#[derive(Archive, Serialize, Deserialize)]
+pub struct Forward {
+    pub to: ActorRef<Desk>,
+    pub text: String,
+}
+/// Counts `.1` after `.0` milliseconds.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct CountLater(pub u64, pub u32);
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct ThreadName;
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct SpawnChild;
+
+impl Role for Desk {
+    const NAME: &'static str = "desk";
+    type Args = String;
+    type Messages = (
+        Echo,
+        Count,
+        Counted,
+        Panic,
+        Fail,
+        WaitForOpen,
+        Open,
+        Nap,
+        Spin,
+        Bytes,
+        Sum,
+        Forward,
+        CountLater,
+        ThreadName,
+        SpawnChild,
+    );
+}
+
+macro_rules! accepts {
+    ($($message:ty => $reply:ty),* $(,)?) => { $(impl Accepts<$message> for Desk { type Reply = $reply; })* };
+}
+accepts!(
+    Echo => String, Count => u32, Counted => Vec<u32>, Panic => (), Fail => (), WaitForOpen => u32, Open => (),
+    Nap => (), Spin => (), Bytes => Vec<u8>, Sum => u64, Forward => String, CountLater => (),
+    ThreadName => String, SpawnChild => ActorRef<Desk>,
+);
+
+/// `ROOM` messages fit in its mailbox; with `THREAD` it owns a thread.
+pub struct Clerk<const ROOM: u32 = 4096, const THREAD: bool = false> {
+    name: String,
+    counted: Vec<u32>,
+    waiting: Vec<(u32, Responder<u32>)>,
+    alive: Arc<()>,
+}
+
+impl<const ROOM: u32, const THREAD: bool> Actor for Clerk<ROOM, THREAD> {
+    type Role = Desk;
+    const DEDICATED_THREAD: bool = THREAD;
+    const MAILBOX: Credits = Credits { count: ROOM, bytes: 16 << 20 };
+
+    async fn start(name: String, _ctx: &mut Context<Self>) -> Result<Self> {
+        match name.as_str() {
+            "refuse" => anyhow::bail!("no clerk is called refuse"),
+            "panic" => panic!("no clerk is called panic"),
+            _ => Ok(Clerk { name, counted: Vec::new(), waiting: Vec::new(), alive: Arc::default() }),
+        }
+    }
+}
+
+macro_rules! handler {
+    ($message:ty, $reply:ty, |$actor:ident, $incoming:ident, $ctx:ident| $body:expr) => {
+        impl<const ROOM: u32, const THREAD: bool> Handler<$message> for Clerk<ROOM, THREAD> {
+            async fn handle(
+                &mut self,
+                $incoming: Incoming<$message>,
+                $ctx: &mut Context<Self>,
+            ) -> Result<$reply> {
+                let $actor = self;
+                let _ = (&$actor, &$incoming, &$ctx);
+                $body
+            }
+        }
+    };
+}
+
+handler!(Echo, String, |actor, echo, ctx| Ok(format!("{}: {}", actor.name, echo.0)));
+handler!(Count, u32, |actor, count, ctx| {
+    actor.counted.push(count.0.to_native());
+    Ok(actor.counted.len() as u32)
+});
+handler!(Counted, Vec<u32>, |actor, message, ctx| Ok(actor.counted.clone()));
+handler!(Panic, (), |actor, message, ctx| panic!("{}", message.0));
+handler!(Fail, (), |actor, message, ctx| Err(anyhow::anyhow!("the inner reason").context("the outer reason")));
+handler!(WaitForOpen, u32, |actor, message, ctx| {
+    let number = message.0.to_native();
+    ctx.reply_later(|responder| actor.waiting.push((number, responder)))
+});
+handler!(Open, (), |actor, message, ctx| {
+    for (number, responder) in actor.waiting.drain(..) {
+        responder.reply(number);
+    }
+    Ok(())
+});
+handler!(Nap, (), |actor, nap, ctx| {
+    tokio::time::sleep(Duration::from_millis(nap.0.to_native())).await;
+    Ok(())
+});
+handler!(Spin, (), |actor, spin, ctx| {
+    let until = std::time::Instant::now() + Duration::from_millis(spin.0.to_native());
+    while std::time::Instant::now() < until {
+        std::hint::spin_loop();
+    }
+    Ok(())
+});
+handler!(Bytes, Vec<u8>, |actor, message, ctx| Ok(pattern(message.0.to_native() as usize)));
+handler!(Sum, u64, |actor, sum, ctx| Ok(sum.0.iter().map(|byte| u64::from(*byte)).sum()));
+handler!(Forward, String, |actor, forward, ctx| {
+    let forward = forward.read()?;
+    let answer = forward.to.ask(Echo(forward.text)).await?;
+    Ok(format!("{} heard {}", actor.name, answer))
+});
+handler!(CountLater, (), |actor, later, ctx| {
+    ctx.notify_after(Duration::from_millis(later.0.to_native()), Count(later.1.to_native()))?;
+    Ok(())
+});
+handler!(ThreadName, String, |actor, message, ctx| {
+    Ok(std::thread::current().name().unwrap_or("").to_owned())
+});
+handler!(SpawnChild, ActorRef<Desk>, |actor, message, ctx| {
+    Ok(ctx.spawn::<Clerk>(format!("child of {}", actor.name)).await?)
+});
+
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+/// Runs a test on a plain thread: calls need no runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    futures_executor(future)
+}
+
+fn futures_executor<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut cx = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+            return value;
+        }
+        std::thread::park();
+    }
+}
+
+pub fn alone() -> System {
+    System::start(SystemOptions { actor_threads: 2, ..SystemOptions::default() }).unwrap()
+}
+
+/// Two processes' worth of systems, connected over QUIC on loopback.
+pub struct Pair {
+    pub here: System,
+    pub there: System,
+}
+
+static PROCESSES: AtomicU32 = AtomicU32::new(1);
+
+pub fn registry() -> Registry {
+    Registry::new().register::<Clerk>()
+}
+
+pub fn pair() -> Pair {
+    pair_with(registry(), registry())
+}
+
+pub fn pair_with(here: Registry, there: Registry) -> Pair {
+    use lyceum_wire::{Authority, PeerIdentity, PeerRole};
+    let authority = Authority::create("school").unwrap();
+    let start = |node: &str, roles: Registry| {
+        let process = u64::from(PROCESSES.fetch_add(1, Ordering::Relaxed));
+        let identity = PeerIdentity::new("school", PeerRole::Worker, node, process).unwrap();
+        let credentials = authority.issue(&identity, Duration::from_secs(3600)).unwrap();
+        let bind = "127.0.0.1:0".parse().unwrap();
+        let options = SystemOptions::networked(credentials, bind, roles);
+        System::start(SystemOptions { actor_threads: 2, ..options }).unwrap()
+    };
+    Pair { here: start("n1", here), there: start("n2", there) }
+}
+
+impl Pair {
+    /// An actor in the other system, as this one sees it.
+    pub async fn desk<A: Actor<Role = Desk>>(&self, name: &str) -> ActorRef<Desk> {
+        let theirs = self.there.spawn::<A>(name.to_owned()).await.unwrap();
+        self.here.actor_ref(theirs.address().clone()).unwrap()
+    }
+}
