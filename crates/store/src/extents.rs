@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Best-fit allocator of page-aligned extents in one segment.
 #[derive(Debug, Clone)]
-pub struct Extents {
+pub(crate) struct Extents {
     page: u64,
     bytes: u64,
     used_bytes: u64,

@@ -5,7 +5,7 @@
 //! straight into the local store (invariant L4).
 //!
 //! **Memory.** The agent of a node owns a few large memfd segments, sealed against resize and faulted in ahead of use,
-//! and cuts page-aligned [extents](Extents) out of them. A process maps a segment once. It has no name in any file
+//! and cuts page-aligned extents out of them. A process maps a segment once. It has no name in any file
 //! system: whatever crashes, the kernel frees it with the last process that maps it.
 //!
 //! **Leases.** An object lives as long as somebody has a lease on it. A process's leases are its open [`Object`]s; the
@@ -59,7 +59,6 @@ mod table;
 
 pub use client::{Object, ObjectWriter, StoreClient};
 pub use error::{Result, StoreError};
-pub use extents::Extents;
 pub use node::{NodeStore, PeerError, PeerFuture, StoreOptions, StorePeers, TransitRules, Usage};
 pub use object::{ObjectId, ObjectRef};
 pub use socket::socket_pair;

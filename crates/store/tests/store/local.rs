@@ -189,15 +189,12 @@ fn l3_a_killed_agent_fails_those_who_wait_and_leaves_no_memory_behind() {
     assert_eq!(agent.says(), "ready");
     let client = StoreClient::attach(processes_end).unwrap();
     let object: Object = block_on(client.put(b"still readable")).unwrap();
+    let most = block_on(client.create(crate::node::CAPACITY - MIB)).unwrap();
     let waiting = std::thread::spawn({
         let client = client.clone();
-        move || {
-            let _all = block_on(client.create(crate::node::CAPACITY - MIB)).unwrap();
-            block_on(client.create(2 * MIB)).map(drop)
-        }
+        move || block_on(client.create(2 * MIB)).map(drop)
     });
     assert!(mapped_by("doomed").contains(&agent.id()));
-    std::thread::sleep(Duration::from_millis(50));
     agent.kill();
     let lost = waiting.join().unwrap().unwrap_err();
     assert!(matches!(lost, StoreError::AgentLost { .. }), "{lost}");
@@ -205,7 +202,7 @@ fn l3_a_killed_agent_fails_those_who_wait_and_leaves_no_memory_behind() {
     assert!(matches!(lost, StoreError::AgentLost { .. }), "{lost}");
     assert_eq!(&object[..], b"still readable");
     assert_eq!(mapped_by("doomed"), [std::process::id()], "only by those who still read it");
-    drop((object, client));
+    drop((object, client, most));
     let begun = std::time::Instant::now();
     while !mapped_by("doomed").is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(10), "no process, no memory");
