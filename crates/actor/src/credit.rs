@@ -317,3 +317,7 @@ impl Purse {
         std::mem::take(&mut self.held)
     }
 }
+
+#[cfg(test)]
+#[path = "credit_tests.rs"]
+mod tests;

@@ -224,7 +224,13 @@ impl Pool {
             }
             if let Some(task) = state.ready.pop_front() {
                 state.taken += 1;
+                // Whoever was woken for the next one may have been woken for this one too.
+                let watch = !state.ready.is_empty() && !state.watching;
+                state.watching |= watch;
                 drop(state);
+                if watch {
+                    self.watch.notify_one();
+                }
                 task.run();
                 state = self.lock();
                 continue;

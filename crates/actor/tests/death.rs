@@ -1,0 +1,216 @@
+//! L3: who waits on the dead is told who died, how and where.
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use common::*;
+use futures_util::future::{BoxFuture, join_all};
+use lyceum_actor::*;
+use lyceum_wire::{Authority, Credentials, PeerIdentity, PeerRole};
+
+/// A control plane that only notes whom it is to watch.
+#[derive(Default)]
+struct Watchman(Mutex<Vec<ProcessAddress>>);
+
+impl ControlPlane for Watchman {
+    fn spawn(&self, _: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>> {
+        Box::pin(async { Err(ControlError::Refused("not here".into())) })
+    }
+    fn lookup(&self, _: &str) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {
+        Box::pin(async { Ok(None) })
+    }
+    fn watch(&self, process: &ProcessAddress) {
+        self.0.lock().unwrap().push(process.clone());
+    }
+    fn stop(&self, _: ActorId, _: bool) -> BoxFuture<'static, Result<(), ControlError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn verdict(process: &ProcessAddress) -> ProcessDeath {
+    ProcessDeath {
+        process: process.process,
+        node: process.node.clone(),
+        cause: Cause::Signal(9),
+        log_tail: vec!["the last words".into()],
+    }
+}
+
+/// Not a test of its own: the process that `l3_a_process_killed_by_sigkill_...` starts and kills.
+#[test]
+fn the_other_process() {
+    if std::env::var_os("LYCEUM_TEST_CHILD").is_none() {
+        return;
+    }
+    let mut credentials = Vec::new();
+    std::io::stdin().read_to_end(&mut credentials).unwrap();
+    let credentials = Credentials::from_bytes(&credentials).unwrap();
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let system = System::start(SystemOptions::networked(credentials, bind, registry())).unwrap();
+    let args = encode(&"ada".to_owned()).unwrap();
+    block_on(system.start_registered("desk", &args, ActorId(5), 1, 7)).unwrap();
+    println!("\nlistening {}", system.address().addr);
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts this test program again as process `process`; returns it and the address of its actor 5.
+fn start_other(authority: &Authority, process: u64) -> (Killed, ActorAddress) {
+    let identity = PeerIdentity::new("school", PeerRole::Worker, "n2", process).unwrap();
+    let credentials = authority.issue(&identity, Duration::from_secs(3600)).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_other_process", "--nocapture"])
+        .env("LYCEUM_TEST_CHILD", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&credentials.to_bytes()).unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let child = Killed(child);
+    let addr: SocketAddr = stdout
+        .lines()
+        .find_map(|line| line.unwrap().strip_prefix("listening ").map(|addr| addr.parse().unwrap()))
+        .expect("the child says where it listens");
+    let process = ProcessAddress { kind: ProcessKind::Worker, node: "n2".into(), process, addr };
+    let address = ActorAddress { actor: ActorId(5), incarnation: 1, role: "desk".into(), process, job: 7 };
+    (child, address)
+}
+
+fn client(authority: &Authority) -> System {
+    let identity = PeerIdentity::new("school", PeerRole::Client, "n1", 1).unwrap();
+    let credentials = authority.issue(&identity, Duration::from_secs(3600)).unwrap();
+    let bind = "127.0.0.1:0".parse().unwrap();
+    System::start(SystemOptions::networked(credentials, bind, Registry::new())).unwrap()
+}
+
+#[test]
+fn l3_a_process_killed_by_sigkill_is_an_error_at_every_caller_once_the_verdict_is_told() {
+    let authority = Authority::create("school").unwrap();
+    let (mut child, address) = start_other(&authority, 2);
+    let system = client(&authority);
+    let watchman = Arc::new(Watchman::default());
+    system.set_control(watchman.clone());
+    let desk = system.actor_ref::<Desk>(address.clone()).unwrap();
+    block_on(async {
+        assert_eq!(desk.ask(Echo("hello".into())).await.unwrap(), "ada: hello");
+        assert_eq!(*watchman.0.lock().unwrap(), [address.process.clone()]);
+        let waiting = join_all((0..100).map(|number| desk.ask(WaitForOpen(number))));
+        let killing = async {
+            // All are sent: this one is behind them.
+            desk.ask(Echo("are they there?".into())).await.unwrap();
+            child.0.kill().unwrap();
+            child.0.wait().unwrap();
+            let told = Instant::now();
+            system.process_died(verdict(&address.process));
+            told
+        };
+        let (waited, told, died) = tokio::join!(waiting, killing, desk.died());
+        println!("100 callers and a watcher were told within {:?}", told.elapsed());
+        let late = desk.ask(Echo("hello?".into())).await.map(|_| WaitForOpen(0)).map_err(CallError::erase);
+        let errors = waited.into_iter().map(|reply| reply.map(|_| WaitForOpen(0)).map_err(CallError::erase));
+        for error in errors.chain([late]) {
+            let error = error.unwrap_err();
+            let report = error.death().unwrap_or_else(|| panic!("{error:?}"));
+            assert_eq!(report.cause, Cause::Signal(9));
+            assert_eq!((report.node.as_str(), report.process), ("n2", 2));
+            assert_eq!((report.role.as_str(), report.actor), ("desk", Some(ActorId(5))));
+            assert_eq!(report.log_tail, ["the last words"]);
+        }
+        assert_eq!(died.cause, Cause::Signal(9));
+        system.shut_down(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn l3_a_verdict_before_the_connection_is_lost_ends_every_wait() {
+    let pair = pair();
+    block_on(async {
+        let desk = pair.desk::<Clerk>("ada").await;
+        let waiting = desk.ask(WaitForOpen(1));
+        let verdict = async {
+            desk.ask(Echo("are you there?".into())).await.unwrap();
+            pair.here.process_died(verdict(pair.there.address()));
+        };
+        let (waited, ()) = tokio::join!(waiting, verdict);
+        assert_eq!(waited.unwrap_err().death().unwrap().cause, Cause::Signal(9));
+        assert!(matches!(desk.ask(Open).await, Err(CallError::Dead(_))));
+    });
+}
+
+#[test]
+fn l3_without_a_verdict_a_lost_connection_leaves_its_callers_with_unknown() {
+    let pair = pair();
+    block_on(async {
+        let desk = pair.desk::<Clerk>("ada").await;
+        let waiting = desk.ask(WaitForOpen(1));
+        let closing = async {
+            desk.ask(Echo("are you there?".into())).await.unwrap();
+            pair.there.shut_down(Duration::ZERO).await;
+        };
+        let (waited, ()) = tokio::join!(waiting, closing);
+        // The other side may still have said that its actor ended.
+        match waited {
+            Err(CallError::Unknown(_) | CallError::Dead(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn a_process_that_cannot_be_reached_gives_the_message_back() {
+    let pair = pair();
+    block_on(async {
+        let desk = pair.desk::<Clerk>("ada").await;
+        pair.there.shut_down(Duration::ZERO).await;
+        match desk.ask(Echo("hello".into())).await {
+            Err(CallError::NotSent(Echo(text), _)) => assert_eq!(text, "hello"),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn an_older_incarnation_is_rejected_and_a_newer_one_takes_its_place() {
+    let pair = pair();
+    block_on(async {
+        let args = encode(&"ada".to_owned()).unwrap();
+        let start = async |incarnation| {
+            let started = pair.there.start_registered("desk", &args, ActorId(9), incarnation, 3).await;
+            started.map(|address| (address.clone(), pair.here.actor_ref::<Desk>(address).unwrap()))
+        };
+        let (_, first) = start(1).await.unwrap();
+        assert_eq!(first.ask(Count(1)).await.unwrap().to_native(), 1);
+        let (_, second) = start(2).await.unwrap();
+        assert!(matches!(first.died().await.cause, Cause::OrderedBy(_)));
+        assert!(matches!(first.ask(Count(1)).await, Err(CallError::Dead(_))));
+        assert_eq!(second.ask(Count(1)).await.unwrap().to_native(), 1);
+        let again = start(1).await.unwrap_err();
+        assert_eq!(again, SpawnError::AlreadyHere { actor: ActorId(9), incarnation: 2 });
+    });
+}
+
+#[test]
+fn an_unregistered_role_is_refused_by_name() {
+    let pair = pair();
+    block_on(async {
+        let error = pair.there.start_registered("cook", &[], ActorId(9), 1, 3).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("cook") && text.contains("desk"), "{text}");
+    });
+}
