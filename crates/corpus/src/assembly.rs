@@ -6,10 +6,11 @@
 //! follow are the same bytes, wherever the process was killed (L1, L5).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::batch_log::{BatchLog, Entry, LogError};
+use crate::batch_log::{self, BatchLog, LogError};
 use crate::chain::{Accounts, ChainId, ChainRecord, Text, TextId};
 use crate::mix::Mixer;
 use crate::pack::{BatchPlan, BatchShape, LayoutError, Packer};
@@ -185,7 +186,8 @@ impl Assembly {
         self.windows.get(usize::from(source)).map_or((0, 0), |window| (window.len(), window.bytes()))
     }
 
-    /// Draws chains until a batch is full, logs it and returns it; or says what is waited for.
+    /// Draws chains until a batch is full, logs it and returns it; or says what is waited for. After an error the
+    /// machine is to be dropped and opened again: what it drew is derived anew.
     pub fn next_batch(&mut self) -> Result<Next, AssemblyError> {
         if self.log.summary().ended {
             return Ok(Next::Ended);
@@ -205,7 +207,7 @@ impl Assembly {
         };
         self.records.sync()?;
         let position = self.log.len();
-        self.log.append(&Entry {
+        self.log.append(&batch_log::Entry {
             position,
             shape: self.options.shape,
             drawn: std::mem::take(&mut self.drawn),
@@ -230,11 +232,13 @@ impl Assembly {
         chains: &mut BTreeMap<ChainId, Vec<Arc<Text>>>,
         id: TextId,
     ) -> Result<Arc<Text>, AssemblyError> {
-        if !chains.contains_key(&id.chain) {
-            let texts = self.records.read(id.chain)?.texts.into_iter().map(Arc::new).collect();
-            chains.insert(id.chain, texts);
-        }
-        chains[&id.chain].get(id.index as usize).cloned().ok_or(AssemblyError::NoText(id))
+        let texts = match chains.entry(id.chain) {
+            Entry::Occupied(texts) => texts.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(self.records.read(id.chain)?.texts.into_iter().map(Arc::new).collect())
+            }
+        };
+        texts.get(id.index as usize).cloned().ok_or(AssemblyError::NoText(id))
     }
 
     fn draw(&mut self) -> Result<Draw, AssemblyError> {

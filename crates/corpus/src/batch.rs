@@ -2,7 +2,7 @@
 //!
 //! Each row's inputs and labels are separate, contiguous, 64-byte-aligned arrays of `i64`, as embedding and loss take
 //! them. The archive is written token by token straight into memory that the object store lends: [`encoded_len`] says
-//! exactly how many bytes to ask for, [`write`] fills them, [`BatchView::open`] validates them once and hands out
+//! exactly how many bytes to ask for, [`write()`] fills them, [`BatchView::open`] validates them once and hands out
 //! slices of the very memory.
 //!
 //! ```
@@ -188,7 +188,7 @@ pub enum BatchError {
     },
 }
 
-/// Bytes that [`write`] will fill for this plan.
+/// Bytes that [`write()`] will fill for this plan.
 pub fn encoded_len(plan: &BatchPlan) -> Result<usize, BatchError> {
     let batch = source(plan, 0, |_| Content::Blank, 0);
     Ok(rkyv::api::high::to_bytes_in::<_, Rancor>(&batch, Counter(0)).map_err(BatchError::Archive)?.0)

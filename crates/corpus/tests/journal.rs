@@ -1,4 +1,5 @@
 //! A journal keeps what was acknowledged and cuts off what was not.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::fs;
 use std::path::Path;

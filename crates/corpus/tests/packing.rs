@@ -1,4 +1,5 @@
 //! Packing loses nothing and duplicates nothing, and a sealed batch is what was packed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
 //! Reading and ordering: every entry is a document or counted, every document stands in the order once.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::collections::BTreeSet;
 use std::fs;

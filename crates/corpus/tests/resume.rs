@@ -1,4 +1,5 @@
 //! Killed anywhere and opened again, a run makes the same batches (L5), and each document counts once (L1).
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

@@ -1,4 +1,5 @@
 //! The whole way of a chain: prompts to the byte, rounds, cuts, records.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use lyceum_corpus::chain::{Chain, ChainId, Counts, Document, DocumentId, FinalState, Loss, Treatment};
 use lyceum_corpus::tokenizer::{Tokenizer, TrainOptions};
