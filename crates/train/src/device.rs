@@ -51,3 +51,41 @@ fn adamw(
     let _ = master.shallow_clone().f_sub_(&change)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Tensor;
+
+    use super::*;
+    use crate::{adamw::AdamW, kernel};
+
+    #[test]
+    fn tensor_operations_update_as_the_kernel_does() {
+        let wave = |phase: f32| (0..100).map(|i| (i as f32 * 0.7 + phase).sin()).collect::<Vec<_>>();
+        let rule = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
+        let (mut master, mut moment1, mut moment2) = (wave(0.0), vec![0.0; 100], vec![0.0; 100]);
+        let tensors = [&master, &moment1, &moment2].map(|values| Tensor::from_slice(values));
+        for update in 1..=5 {
+            let gradient = wave(update as f32);
+            let (step, keep) = rule.step(update, 1e-2, 0.5);
+            for (range, keep) in [(0..60, keep), (60..100, 1.0)] {
+                kernel::adamw(
+                    &step,
+                    keep,
+                    &gradient[range.clone()],
+                    &mut master[range.clone()],
+                    &mut moment1[range.clone()],
+                    &mut moment2[range],
+                );
+            }
+            let [master, moment1, moment2] = &tensors;
+            let moments = (moment1.shallow_clone(), moment2.shallow_clone());
+            adamw(&step, f64::from(keep), 60, Tensor::from_slice(&gradient), master, moments.0, moments.1)
+                .unwrap();
+        }
+        let found = Vec::<f32>::try_from(&tensors[0]).unwrap();
+        for (found, expected) in found.iter().zip(&master) {
+            assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+        }
+    }
+}

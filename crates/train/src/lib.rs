@@ -13,7 +13,7 @@
 //! the number of ranks and micro-batches: worlds of other sizes have the same losses to rounding, and the same world has the
 //! same bits, resumed or not (L5).
 //!
-//! ```
+//! ```no_run,standalone_crate
 //! use lyceum_model::{LlamaConfig, initial_parameters};
 //! use lyceum_train::{Batch, OwnedRow, Trainer, TrainerConfig, solo_communicator};
 //!

@@ -1,4 +1,6 @@
 //! What the tests of this crate share: a small model, its batches, and a world of ranks that are threads.
+// Clippy allows it in test functions, not beside them; and each test program uses a part of this.
+#![allow(clippy::unwrap_used, dead_code)]
 
 use std::{
     sync::{Arc, Condvar, Mutex},
