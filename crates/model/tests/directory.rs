@@ -1,4 +1,5 @@
 //! Hugging Face directories: what is written is read back, and what is broken is an error, never a panic.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod common;
 

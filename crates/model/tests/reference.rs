@@ -1,4 +1,5 @@
 //! Logits equal those of `transformers` on the models that `tests/reference/make.py` made.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What the trainer relies on: the walk by blocks is the model, and its gradients are autograd's.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod common;
 
