@@ -133,10 +133,10 @@ impl Epoch {
         let began = Instant::now();
         let mut done = self.lock();
         loop {
-            self.alive()?;
             if *done >= ticket {
                 return Ok(());
             }
+            self.alive()?;
             let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) else {
                 drop(done);
                 let (rank, waited) = (self.straggler(ticket), began.elapsed());

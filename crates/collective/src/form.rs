@@ -54,15 +54,18 @@ pub(crate) fn form_on_hosts(
     let topology = Topology::of(gang, rank)?;
     let index = topology.group_of(rank);
     let group = topology.groups[index].clone();
-    let unavailable = |what: &str, reason: String| CollectiveError::Unavailable { rank, what: what.into(), reason };
+    let unavailable =
+        |what: &str, reason: String| CollectiveError::Unavailable { rank, what: what.into(), reason };
 
     let met = meet(gang, group.clone(), rank, deadline)?;
     let epoch = Epoch::new(gang.epoch, rank, group, met.segment.control());
     epoch.watch(met.peers).map_err(|error| unavailable("watch its peers", error.to_string()))?;
     let chain = if topology.groups.len() > 1 && epoch.leads() {
-        let missing = || unavailable("form its gang", "the gang spans hosts and this leader has no seat".into());
+        let missing =
+            || unavailable("form its gang", "the gang spans hosts and this leader has no seat".into());
         let seat = seat.ok_or_else(missing).map_err(|error| epoch.fail(error))?;
-        let chain = Chain::form(gang, seat, &topology.groups, index, deadline).map_err(|error| epoch.fail(error))?;
+        let chain =
+            Chain::form(gang, seat, &topology.groups, index, deadline).map_err(|error| epoch.fail(error))?;
         chain.guard(&epoch);
         Some(chain)
     } else {

@@ -78,7 +78,8 @@ impl Topology {
     /// # Errors
     /// [`CollectiveError::Unavailable`] when the gang cannot be formed as it is written.
     pub(crate) fn of(gang: &Gang, rank: usize) -> Result<Self, CollectiveError> {
-        let refuse = |reason| Err(CollectiveError::Unavailable { rank, what: "form its gang".into(), reason });
+        let refuse =
+            |reason| Err(CollectiveError::Unavailable { rank, what: "form its gang".into(), reason });
         if rank >= gang.members.len() {
             return refuse(format!("the gang has ranks 0 to {}", gang.members.len().saturating_sub(1)));
         }
@@ -93,11 +94,15 @@ impl Topology {
             let first = &gang.members[group.start];
             if groups[..index].iter().any(|earlier| gang.members[earlier.start].node == first.node) {
                 let node = &first.node;
-                return refuse(format!("the ranks of node {node} do not follow one another: order the gang by node"));
+                return refuse(format!(
+                    "the ranks of node {node} do not follow one another: order the gang by node"
+                ));
             }
             if groups.len() > 1 && first.addr.is_none() {
                 let (node, rank) = (&first.node, group.start);
-                return refuse(format!("rank {rank}, the first of node {node}, has no address for the other nodes"));
+                return refuse(format!(
+                    "rank {rank}, the first of node {node}, has no address for the other nodes"
+                ));
             }
         }
         Ok(Self { groups })

@@ -39,11 +39,12 @@ impl HostCommunicator {
         let world_size = groups.last().map_or(0, |group| group.end);
         let worker = Worker { epoch: epoch.clone(), groups, chain };
         let thread = std::thread::Builder::new().name("lyceum-coll-work".into());
-        let worker = thread.spawn(move || worker.run(queue)).map_err(|error| CollectiveError::Unavailable {
-            rank: epoch.rank,
-            what: "start its worker".into(),
-            reason: error.to_string(),
-        })?;
+        let worker =
+            thread.spawn(move || worker.run(queue)).map_err(|error| CollectiveError::Unavailable {
+                rank: epoch.rank,
+                what: "start its worker".into(),
+                reason: error.to_string(),
+            })?;
         let (regions, worker) = (HashMap::new(), Some(worker));
         Ok(Self { epoch, world_size, segment, regions, started: 0, jobs: Some(jobs), worker })
     }

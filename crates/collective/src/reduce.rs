@@ -67,11 +67,7 @@ impl Accumulator {
     }
 }
 
-fn each<'a>(
-    sums: &mut [f32],
-    values: impl Iterator<Item = &'a [u8]>,
-    combine: impl Fn(f32, &[u8]) -> f32,
-) {
+fn each<'a>(sums: &mut [f32], values: impl Iterator<Item = &'a [u8]>, combine: impl Fn(f32, &[u8]) -> f32) {
     sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = combine(*sum, value));
 }
 

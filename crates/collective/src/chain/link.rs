@@ -81,7 +81,12 @@ pub(crate) async fn call(
 }
 
 /// Waits for the call of the leader `previous`; whoever else calls is sent away.
-pub(crate) async fn answer(gang: &Gang, seat: &Seat, previous: usize, deadline: Instant) -> Result<Link, Absent> {
+pub(crate) async fn answer(
+    gang: &Gang,
+    seat: &Seat,
+    previous: usize,
+    deadline: Instant,
+) -> Result<Link, Absent> {
     let absent = |reason: &str| Absent { rank: previous, reason: reason.into() };
     loop {
         let accepted = tokio::time::timeout_at(deadline.into(), seat.endpoint().accept()).await;

@@ -63,7 +63,8 @@ impl Chain {
         let Self { groups, group, previous, next, .. } = self;
         let (group, groups, locals) = (*group, &groups[..], epoch.group.clone());
         let world = groups.last().map_or(1, |last| last.end);
-        let closed = [&*previous, &*next].map(|link| link.as_ref().map(|link| (link.rank, link.connection.clone())));
+        let closed =
+            [&*previous, &*next].map(|link| link.as_ref().map(|link| (link.rank, link.connection.clone())));
         let (mut from_previous, mut to_previous) = ways(previous);
         let (mut from_next, mut to_next) = ways(next);
 
@@ -120,7 +121,8 @@ impl Chain {
         };
         let bytes = job.descriptor.bytes as usize;
         let host = |rank: usize| groups.iter().position(|group| group.contains(&rank)).unwrap_or(0);
-        let parts = || (0..world).map(|rank| (rank * (bytes / world)..(rank + 1) * (bytes / world), host(rank)));
+        let parts =
+            || (0..world).map(|rank| (rank * (bytes / world)..(rank + 1) * (bytes / world), host(rank)));
         let place = Place { region, group, locals: locals.clone(), groups: groups.len() };
         match operation {
             Operation::AllReduce(element) => {
@@ -244,7 +246,9 @@ impl Place<'_> {
                 match after {
                     Some(_) => accumulator.sums_into(&mut sums),
                     // SAFETY: as above; the values of this range have been summed.
-                    None => accumulator.write(element, unsafe { self.region.bytes_mut(0, piece.from + at, len) }),
+                    None => {
+                        accumulator.write(element, unsafe { self.region.bytes_mut(0, piece.from + at, len) })
+                    }
                 }
             }
             match (&mut *after, &mut *back) {
@@ -270,8 +274,20 @@ impl Place<'_> {
         mut from_next: Incoming<'_>,
         mut to_next: Outgoing<'_>,
     ) -> Result<(), Broken> {
-        let up = pass(self, &holder, pieces.iter().filter(|p| p.owner <= self.group), &mut from_previous, &mut to_next);
-        let down = pass(self, &holder, pieces.iter().filter(|p| p.owner >= self.group), &mut from_next, &mut to_previous);
+        let up = pass(
+            self,
+            &holder,
+            pieces.iter().filter(|p| p.owner <= self.group),
+            &mut from_previous,
+            &mut to_next,
+        );
+        let down = pass(
+            self,
+            &holder,
+            pieces.iter().filter(|p| p.owner >= self.group),
+            &mut from_next,
+            &mut to_previous,
+        );
         tokio::try_join!(up, down).map(|_| ())
     }
 }
@@ -305,7 +321,8 @@ mod tests {
 
     #[test]
     fn pieces_cover_their_parts_in_order_and_do_not_cross_them() {
-        let pieces = cut([(0..PIECE + 10, 0), (PIECE + 10..PIECE + 30, 1), (PIECE + 30..PIECE + 30, 2)].into_iter());
+        let pieces =
+            cut([(0..PIECE + 10, 0), (PIECE + 10..PIECE + 30, 1), (PIECE + 30..PIECE + 30, 2)].into_iter());
         let expected = [(0, PIECE, 0), (PIECE, 10, 0), (PIECE + 10, 20, 1)];
         assert_eq!(pieces, expected.map(|(from, len, owner)| Piece { from, len, owner }));
     }

@@ -183,11 +183,12 @@ impl Control {
     pub(crate) fn wait_until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> Result<T, CollectiveError> {
         loop {
             let heard = self.bell.load(Acquire);
-            if let Some(error) = self.failure() {
-                return Err(error);
-            }
+            // What is complete is complete, also when the epoch has ended since.
             if let Some(value) = ready() {
                 return Ok(value);
+            }
+            if let Some(error) = self.failure() {
+                return Err(error);
             }
             // Woken, interrupted or too late to sleep: look again in each case.
             let _ = futex::wait(&self.bell, futex::Flags::empty(), heard, None);

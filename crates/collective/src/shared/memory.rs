@@ -79,9 +79,11 @@ impl Segment {
 
     /// Room for a buffer of `len` bytes for each of `ranks` ranks.
     pub(crate) fn allocate(&mut self, len: usize, ranks: usize) -> io::Result<Region> {
-        let too_much = || io::Error::new(io::ErrorKind::OutOfMemory, format!("{len} bytes for {ranks} ranks"));
+        let too_much =
+            || io::Error::new(io::ErrorKind::OutOfMemory, format!("{len} bytes for {ranks} ranks"));
         let stride = len.max(1).checked_next_multiple_of(PAGE).ok_or_else(too_much)?;
-        let bytes = stride.checked_mul(ranks).filter(|bytes| *bytes <= isize::MAX as usize).ok_or_else(too_much)?;
+        let bytes =
+            stride.checked_mul(ranks).filter(|bytes| *bytes <= isize::MAX as usize).ok_or_else(too_much)?;
         let place = self.end;
         self.end = place.checked_add(bytes).ok_or_else(too_much)?;
         // Takes the memory now, so that there is no SIGBUS later; growing to where a peer has grown already is nothing.
@@ -167,7 +169,8 @@ impl Mapping {
     fn new(file: &OwnedFd, offset: usize, len: usize) -> io::Result<Self> {
         let (rights, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::POPULATE);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, rights, flags, file, offset as u64)? };
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, rights, flags, file, offset as u64)? };
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, len })
     }

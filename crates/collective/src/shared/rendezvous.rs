@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use rustix::time::Timespec;
 
@@ -76,19 +77,24 @@ pub(crate) fn meet(
     let segment = Segment::create(gang.epoch).map_err(unavailable)?;
     let mut peers: Vec<(usize, UnixStream)> = Vec::new();
     if group.len() > 1 {
-        let listener = address(gang, hub).and_then(|name| UnixListener::bind_addr(&name)).map_err(unavailable)?;
+        let listener =
+            address(gang, hub).and_then(|name| UnixListener::bind_addr(&name)).map_err(unavailable)?;
         listener.set_nonblocking(true).map_err(unavailable)?;
         let missing = |peers: &[(usize, UnixStream)]| {
             group.clone().skip(1).find(|rank| peers.iter().all(|(known, _)| known != rank))
         };
         while let Some(absent) = missing(&peers) {
-            let Some(stream) = accept(&listener, deadline).map_err(unavailable)? else { return Err(late(absent)) };
+            let Some(stream) = accept(&listener, deadline).map_err(unavailable)? else {
+                return Err(late(absent));
+            };
             match admit(gang, stream, &segment) {
                 Ok((rank, stream)) if group.contains(&rank) && rank != hub => {
                     peers.retain(|(known, _)| *known != rank);
                     peers.push((rank, stream));
                 }
-                Ok((rank, _)) => tracing::warn!(rank, "a rank of another host came to this host's rendezvous"),
+                Ok((rank, _)) => {
+                    tracing::warn!(rank, "a rank of another host came to this host's rendezvous")
+                }
                 Err(error) => tracing::warn!(%error, "refused at the rendezvous"),
             }
         }
@@ -97,7 +103,11 @@ pub(crate) fn meet(
 }
 
 fn address(gang: &Gang, hub: usize) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("lyceum-collective/{:032x}/{}/{hub}", gang.token.name(), gang.epoch))
+    SocketAddr::from_abstract_name(format!(
+        "lyceum-collective/{:032x}/{}/{hub}",
+        gang.token.name(),
+        gang.epoch
+    ))
 }
 
 /// One attempt to join; `None` when the hub is not there yet or had no time.
