@@ -275,7 +275,7 @@ impl Cell {
         match self.death.get() {
             Some(report) => {
                 drop(inbox);
-                slot.complete(Outcome::Dead(report.clone()));
+                slot.complete(Outcome::Dead(Box::new(report.clone())));
             }
             None => {
                 inbox.watchers.retain(|slot| slot.is_open());
@@ -285,10 +285,10 @@ impl Cell {
     }
 
     /// Has the peer behind `link` told when the actor is dead; at once if it is.
-    pub(crate) fn watch_from(&self, link: u64) -> Result<(), DeathReport> {
+    pub(crate) fn watch_from(&self, link: u64) -> Result<(), Box<DeathReport>> {
         let mut inbox = self.lock();
         if let Some(report) = self.death.get() {
-            return Err(report.clone());
+            return Err(Box::new(report.clone()));
         }
         if !inbox.remote_watchers.contains(&link) {
             inbox.remote_watchers.push(link);
@@ -337,15 +337,15 @@ impl Cell {
         links.dedup();
         drop(inbox);
         for slot in watchers {
-            slot.complete(Outcome::Dead(report.clone()));
+            slot.complete(Outcome::Dead(Box::new(report.clone())));
         }
         for envelope in queue {
-            envelope.reply.finish(Outcome::Dead(report.clone()));
+            envelope.reply.finish(Outcome::Dead(Box::new(report.clone())));
         }
         for (envelope, handed) in held {
-            envelope.reply.finish(Outcome::Dead(report.clone()));
+            envelope.reply.finish(Outcome::Dead(Box::new(report.clone())));
             if let Some(handed) = handed {
-                handed.complete(Outcome::Dead(report.clone()));
+                handed.complete(Outcome::Dead(Box::new(report.clone())));
             }
         }
         Bequest { links }
@@ -371,7 +371,7 @@ impl Inbox {
     /// What a newcomer is told when the mailbox takes nothing any more.
     fn closed(&self, cell: &Cell) -> Option<Outcome> {
         if self.dead {
-            return cell.death.get().map(|report| Outcome::Dead(report.clone()));
+            return cell.death.get().map(|report| Outcome::Dead(Box::new(report.clone())));
         }
         self.ending.as_ref().map(|_| Outcome::NotSent(format!("{} is stopping", cell.address)))
     }

@@ -30,7 +30,7 @@ pub enum ControlError {
     Refused(String),
     /// The process or actor died on the way.
     #[error("{0}")]
-    Died(DeathReport),
+    Died(Box<DeathReport>),
     /// The control plane cannot be reached, or did not answer; in words.
     #[error("no answer from the control plane: {0}")]
     Unreachable(String),

@@ -132,11 +132,7 @@ impl World {
             sum = sum.plus(account.granted).plus(account.queued);
         }
         assert_eq!(sum, self.ledger.budget, "every credit is somewhere, once");
-        let queued: Credits = self
-            .queued
-            .values()
-            .flatten()
-            .fold(Credits::NONE, |sum, cost| sum.plus(*cost));
+        let queued: Credits = self.queued.values().flatten().fold(Credits::NONE, |sum, cost| sum.plus(*cost));
         assert!(self.ledger.budget.covers(queued), "the queue is within the budget");
         for (peer, purse) in &self.purses {
             let travelling = self

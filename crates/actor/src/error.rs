@@ -13,7 +13,7 @@ pub enum CallError<M> {
     /// The connection was lost before the answer came: it may or may not have been executed.
     Unknown(String),
     /// The actor, or its process, or its node, is gone. It may have executed the message before.
-    Dead(DeathReport),
+    Dead(Box<DeathReport>),
     /// The deadline passed first. The message may have been, or may yet be, executed.
     Deadline,
     /// The actor was stopping and dropped the message before it ran, or whoever kept the

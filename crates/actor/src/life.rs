@@ -60,9 +60,9 @@ async fn live<A: Actor>(system: System, cell: Arc<Cell>, args: Args<A>, started:
     system.actor_died(&cell, report.clone());
     // What is left is dropped only now that everyone has been told: state may take long to go, or panic.
     for envelope in ctx.batch.drain(..) {
-        envelope.reply.finish(Outcome::Dead(report.clone()));
+        envelope.reply.finish(Outcome::Dead(Box::new(report.clone())));
     }
-    started.complete(Outcome::Dead(report));
+    started.complete(Outcome::Dead(Box::new(report)));
     ctx.close();
     if std::panic::catch_unwind(AssertUnwindSafe(move || drop((actor, ctx)))).is_err() {
         tracing::warn!(actor = %cell.address, "the state of a dead actor panicked while it was dropped");

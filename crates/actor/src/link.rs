@@ -392,10 +392,10 @@ impl Link {
         let mut state = self.lock();
         let mut done: Finished = Vec::new();
         for call in state.pending.take_all() {
-            done.push((call.slot, Outcome::Dead(report(call.life))));
+            done.push((call.slot, Outcome::Dead(Box::new(report(call.life)))));
         }
         for (life, slots) in std::mem::take(&mut state.watches) {
-            done.extend(slots.into_iter().map(|slot| (slot, Outcome::Dead(report(life)))));
+            done.extend(slots.into_iter().map(|slot| (slot, Outcome::Dead(Box::new(report(life))))));
         }
         self.unlock(state, done);
     }
@@ -571,7 +571,7 @@ impl Link {
         self.unlock(state, done);
     }
 
-    pub(crate) fn on_death(&self, life: (u64, u64), report: DeathReport) {
+    pub(crate) fn on_death(&self, life: (u64, u64), report: Box<DeathReport>) {
         let mut state = self.lock();
         let mut done: Finished = Vec::new();
         for slot in state.watches.remove(&life).unwrap_or_default() {

@@ -118,7 +118,7 @@ impl System {
         };
         let mut peers = network.lock();
         if let Some(death) = peers.dead.get(&process.process) {
-            return Err(Outcome::Dead(death.report("", None)));
+            return Err(Outcome::Dead(Box::new(death.report("", None))));
         }
         let watch = peers.watched.insert(process.process);
         let link = match peers.calls.get(&process.process).filter(|link| !link.is_closed()) {

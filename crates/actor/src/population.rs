@@ -70,15 +70,16 @@ impl Actors {
                 return Ok(cell.clone());
             }
             if living > incarnation {
-                return Err(Outcome::Dead(cell.report(Cause::OrderedBy(format!(
-                    "incarnation {living} of the same actor, which has taken the place of incarnation {incarnation}"
-                )))));
+                let cause = Cause::OrderedBy(format!(
+                    "incarnation {living} of the same actor, which took the place of incarnation {incarnation}"
+                ));
+                return Err(Outcome::Dead(Box::new(cell.report(cause))));
             }
         }
         if let Some((dead, report)) = state.dead.get(&actor)
             && *dead >= incarnation
         {
-            return Err(Outcome::Dead(report.clone()));
+            return Err(Outcome::Dead(Box::new(report.clone())));
         }
         Err(Outcome::Refused(format!(
             "actor {actor} in incarnation {incarnation} has not lived in {here}, or ended long ago: look it up again"

@@ -150,7 +150,7 @@ pub(crate) mod status {
 #[derive(Archive, Serialize, Deserialize, Default)]
 struct Evidence {
     lines: Vec<String>,
-    death: Option<DeathReport>,
+    death: Option<Box<DeathReport>>,
 }
 
 /// An end of a call as status and payload. `Sent` is never sent.
@@ -200,7 +200,7 @@ pub(crate) fn encode_death(report: &DeathReport) -> AlignedBytes {
 }
 
 /// The opposite of [`encode_death`].
-pub(crate) fn decode_death(payload: &[u8]) -> Result<DeathReport, String> {
+pub(crate) fn decode_death(payload: &[u8]) -> Result<Box<DeathReport>, String> {
     let archived = access_checked::<Archived<DeathReport>>(payload).map_err(|error| error.to_string())?;
-    rkyv::deserialize::<DeathReport, rancor::Error>(archived).map_err(|error| error.to_string())
+    rkyv::deserialize::<DeathReport, rancor::Error>(archived).map(Box::new).map_err(|error| error.to_string())
 }

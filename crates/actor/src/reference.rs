@@ -86,7 +86,7 @@ impl<R: Role> ActorRef<R> {
             Err(outcome) => outcome,
         };
         match self.name_the_dead(outcome) {
-            Outcome::Dead(report) => report,
+            Outcome::Dead(report) => *report,
             other => {
                 let address = self.address();
                 DeathReport {

@@ -133,7 +133,7 @@ pub enum SpawnError {
     },
     /// `start` failed or panicked; the report tells how.
     #[error("{0}")]
-    Died(DeathReport),
+    Died(Box<DeathReport>),
     /// The process cannot run it.
     #[error("the process cannot start {actor}: {why}")]
     Process {

@@ -115,7 +115,7 @@ impl Drop for Owed {
     fn drop(&mut self) {
         if let Some(to) = self.to.take() {
             to.finish(match self.cell.death() {
-                Some(report) => Outcome::Dead(report.clone()),
+                Some(report) => Outcome::Dead(Box::new(report.clone())),
                 None => Outcome::Cancelled,
             });
         }

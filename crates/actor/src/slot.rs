@@ -24,7 +24,7 @@ pub(crate) enum Outcome {
     Sent,
     NotSent(String),
     Unknown(String),
-    Dead(DeathReport),
+    Dead(Box<DeathReport>),
     Deadline,
     Cancelled,
     Failed(Vec<String>),

@@ -234,7 +234,7 @@ impl System {
         let slot = Arc::new(Slot::default());
         cell.watch(slot.clone());
         match slot.wait().await {
-            Outcome::Dead(report) => Some(report),
+            Outcome::Dead(report) => Some(*report),
             _ => None,
         }
     }

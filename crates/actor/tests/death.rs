@@ -1,5 +1,7 @@
 //! L3: who waits on the dead is told who died, how and where.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::{

@@ -1,5 +1,7 @@
 //! What keeps a process safe from its own handlers and from its peers.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::time::Duration;
@@ -7,8 +9,8 @@ use std::time::Duration;
 use common::*;
 use lyceum_actor::*;
 use lyceum_wire::{
-    AlignedBytes, Authority, CloseReason, Endpoint, EndpointOptions, Expect, Frame, FrameHeader, PeerIdentity,
-    PeerRole,
+    AlignedBytes, Authority, CloseReason, Endpoint, EndpointOptions, Expect, Frame, FrameHeader,
+    PeerIdentity, PeerRole,
 };
 
 #[test]
@@ -73,7 +75,8 @@ fn a_peer_that_breaks_the_protocol_is_cut_off_and_the_process_lives() {
         authority.issue(&identity, Duration::from_secs(60)).unwrap()
     };
     let bind = "127.0.0.1:0".parse().unwrap();
-    let system = System::start(SystemOptions::networked(issue(PeerRole::Worker, 1), bind, registry())).unwrap();
+    let system =
+        System::start(SystemOptions::networked(issue(PeerRole::Worker, 1), bind, registry())).unwrap();
     let desk = block_on(system.spawn::<Clerk>("ada".to_owned())).unwrap();
     let life = desk.address().clone();
     let extension = |actor: u64, length: usize| {

@@ -1,6 +1,8 @@
 //! What a call means, asserted for an actor in this process and for one behind a connection alike: the sentences of
 //! `docs/semantics.md`.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::time::Duration;
@@ -144,14 +146,12 @@ fn l2_a_full_mailbox_makes_senders_wait_and_loses_nothing() {
 
 #[test]
 fn a_message_larger_than_the_mailbox_comes_back_unsent() {
-    local_and_remote::<Clerk>(async |_, desk| {
-        match desk.ask(Sum(vec![1; 17 << 20])).await {
-            Err(CallError::NotSent(Sum(bytes), why)) => {
-                assert_eq!(bytes.len(), 17 << 20);
-                assert!(why.contains("larger than the mailbox"), "{why}");
-            }
-            other => panic!("{other:?}"),
+    local_and_remote::<Clerk>(async |_, desk| match desk.ask(Sum(vec![1; 17 << 20])).await {
+        Err(CallError::NotSent(Sum(bytes), why)) => {
+            assert_eq!(bytes.len(), 17 << 20);
+            assert!(why.contains("larger than the mailbox"), "{why}");
         }
+        other => panic!("{other:?}"),
     });
 }
 

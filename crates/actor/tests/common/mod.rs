@@ -135,7 +135,11 @@ handler!(Count, u32, |actor, count, ctx| {
 });
 handler!(Counted, Vec<u32>, |actor, message, ctx| Ok(actor.counted.clone()));
 handler!(Panic, (), |actor, message, ctx| panic!("{}", message.0));
-handler!(Fail, (), |actor, message, ctx| Err(anyhow::anyhow!("the inner reason").context("the outer reason")));
+handler!(
+    Fail,
+    (),
+    |actor, message, ctx| Err(anyhow::anyhow!("the inner reason").context("the outer reason"))
+);
 handler!(WaitForOpen, u32, |actor, message, ctx| {
     let number = message.0.to_native();
     ctx.reply_later(|responder| actor.waiting.push((number, responder)))
