@@ -36,8 +36,8 @@ pub fn write<'a>(release: &str, credits: impl Iterator<Item = Credit<'a>>) -> St
         "# The texts in this folder are package descriptions of Debian's archive, section \"main\" (free software),\n\
          # taken from the English descriptions of its package index ({release}) and rewrapped.\n\
          # They were written by each package's Debian maintainers, upstream authors and description editors, and stand\n\
-         # under the licence of their source package: https://tracker.debian.org/pkg/SOURCE, and debian/copyright there\n\
-         # (https://metadata.debian.org/changelogs/main/...). One line per source package:\n\
+         # under the licence of their source package: see its debian/copyright, linked from\n\
+         # https://tracker.debian.org/pkg/SOURCE. One line per source package:\n\
          # source<TAB>sections<TAB>packages<TAB>homepage\n"
     );
     for (source, line) in lines {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// A paragraph with fewer words of its own (the words of [`PACKAGING`] do not count) says too
+/// A paragraph with fewer words of its own (the words of `PACKAGING` do not count) says too
 /// little to tell kinship by.
 pub const SHORTEST_WORDS: usize = 7;
 /// A paragraph group that spans more sources than this is boilerplate.

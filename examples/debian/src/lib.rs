@@ -27,6 +27,7 @@ pub mod duplicate;
 pub mod lists;
 pub mod output;
 pub mod prepare;
+pub mod report;
 
 pub mod split;
 pub mod statistics;

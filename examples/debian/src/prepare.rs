@@ -41,18 +41,13 @@ pub struct Options {
     pub per_source: usize,
 }
 
+/// The demo's seed.
+pub const SEED: u64 = 20_240_620;
+
 impl Options {
     /// The demo's own choices.
     pub fn demo(out: PathBuf, sample: Option<PathBuf>) -> Self {
-        Self {
-            out,
-            sample,
-            seed: 20_240_620,
-            longest_context: 1000,
-            pair_budget: 700,
-            variants: 2,
-            per_source: 3,
-        }
+        Self { out, sample, seed: SEED, longest_context: 1000, pair_budget: 700, variants: 2, per_source: 3 }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use serde::{Deserialize, Serialize};
 
 use crate::draw;
 use crate::duplicate::Clusters;
@@ -13,8 +12,7 @@ use crate::duplicate::Clusters;
 pub const DOMAIN_SECTIONS: [&str; 6] = ["education", "electronics", "gnu-r", "hamradio", "math", "science"];
 
 /// Where a cluster's texts go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Set {
     /// Plain text for the base model and for the synthesizer's first steps.
     Base,

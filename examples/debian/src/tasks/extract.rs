@@ -262,7 +262,8 @@ fn clause<'a>(rest: &'a str, stops: &[&str]) -> Option<&'a str> {
     }
     let span = rest[..end].trim_end_matches(['.', ',', ';', ':', ' ', '!']);
     let words = span.split(' ').count();
-    let whole = span.matches('(').count() == span.matches(')').count() && span.matches('"').count() % 2 == 0;
+    let whole =
+        span.matches('(').count() == span.matches(')').count() && span.matches('"').count().is_multiple_of(2);
     ((4..=LONGEST).contains(&span.len()) && (1..=14).contains(&words) && whole).then_some(span)
 }
 
