@@ -111,7 +111,7 @@ fn l3_a_process_killed_by_sigkill_is_an_error_at_every_caller_once_the_verdict_i
     let desk = system.actor_ref::<Desk>(address.clone()).unwrap();
     block_on(async {
         assert_eq!(desk.ask(Echo("hello".into())).await.unwrap(), "ada: hello");
-        assert_eq!(*watchman.0.lock().unwrap(), [address.process.clone()]);
+        assert_eq!(watchman.0.lock().unwrap().as_slice(), std::slice::from_ref(&address.process));
         let waiting = join_all((0..100).map(|number| desk.ask(WaitForOpen(number))));
         let killing = async {
             // All are sent: this one is behind them.
