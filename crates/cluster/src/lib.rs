@@ -1,12 +1,48 @@
-//! Head, node agents, placement and launchers.
-extern crate self as lyceum_actor;
-use lyceum_wire::PeerRole;
-#[path = "../../actor/src/address.rs"] mod address;
-#[path = "../../actor/src/death.rs"] mod death;
-#[path = "../../actor/src/control.rs"] mod control_;
-pub use address::*; pub use death::*; pub use control_::*;
+//! Head, node agents, placement and launchers: from a manifest to processes that host actors.
+//!
+//! A cluster is described by a [`manifest`], started by a [launcher](launch::local), and consists of one
+//! [head](head::run), one [agent](agent::run) per node, and one [worker](worker::run) process per spawned actor. What
+//! head and agents decide is [pure](control); what they do with it, I/O, is the rest of this crate.
+//!
+//! A program takes part in one of two ways:
+//!
+//! - As a **worker**: its `worker` command calls [`worker::run`] with the roles that it implements.
+//! - As a **client**: [`launch::local::up`] starts or finds a cluster, [`Client::begin_job`] begins a job in it, and
+//!   [`Client::start_system`] lets this process call actors.
+//!
+//! ```no_run
+//! # use lyceum_cluster::{launch::local, manifest::Manifest};
+//! # use lyceum_actor::Registry;
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let manifest = Manifest::load("cluster/laptop.toml")?;
+//! let up = local::up(&manifest, local::UpOptions::standing(&manifest)?).await?;
+//! let job = up.client.begin_job("greeting", true).await?;
+//! let system = up.client.start_system(job.id(), Registry::new()).await?;
+//! let cluster = job.cluster(&system); // cluster.spawn::<Greeter>(..).cpus(1).await?
+//! # let _ = cluster;
+//! job.end("the example").await?;
+//! # Ok(()) }
+//! ```
 
+#![deny(missing_docs, rustdoc::broken_intra_doc_links)]
+
+pub mod agent;
+mod ask;
+mod client;
 pub mod control;
+mod daemon;
+mod error;
+pub mod head;
+mod host;
+pub mod launch;
 pub mod manifest;
+mod message;
+mod spawn;
+pub mod state;
 pub mod strict;
 pub mod units;
+pub mod worker;
+
+pub use client::{Client, Job};
+pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status};
+pub use error::ClusterError;

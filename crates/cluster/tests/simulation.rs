@@ -1,7 +1,6 @@
 //! Head and agents under kills, partitions, restarts and duplicated, delayed and reordered messages. Every run is a
 //! function of its seed; the invariants C1 to C3 of `lyceum_cluster::control` (and L3 for watchers) are asserted.
 
-extern crate lyceum_cluster as lyceum_actor;
 mod simulated;
 
 use simulated::World;

@@ -39,6 +39,8 @@ pub enum AgentEvent {
     Commanded(Command),
     /// The head was heard.
     HeadHeard,
+    /// There is a new connection to the head: it is to be told again what is watched there.
+    HeadLinked,
     /// The head is certainly gone; the evidence in words.
     HeadEnded(String),
     /// A worker's actor has started.
@@ -249,6 +251,7 @@ impl Agent {
                 self.commanded(command);
             }
             AgentEvent::HeadHeard => self.head_heard = self.now,
+            AgentEvent::HeadLinked => self.watch_at_head_again(),
             AgentEvent::HeadEnded(evidence) if self.options.owned => {
                 self.end(self.options.stop_grace, format!("its agent, because the head is gone: {evidence}"));
             }
@@ -429,6 +432,18 @@ impl Agent {
                 self.effects.push(AgentEffect::WatchAt(target));
             }
             _ => {}
+        }
+    }
+
+    fn watch_at_head_again(&mut self) {
+        for watch in self.watches.values().filter(|watch| watch.target.kind == ProcessKind::Client) {
+            let worker = watch.watchers.iter().find_map(|watcher| match watcher {
+                Watcher::Worker(process) => Some(*process),
+                Watcher::Agent(_) => None,
+            });
+            if let Some(watcher) = worker {
+                self.effects.push(AgentEffect::WatchAtHead { watcher, target: watch.target.clone() });
+            }
         }
     }
 

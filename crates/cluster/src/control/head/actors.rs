@@ -211,7 +211,7 @@ impl Head {
         }
         let report = death.report(&state.request.role, Some(ActorId(actor)));
         if let Some(asker) = self.spawners.remove(&actor) {
-            self.reply(asker, Answer::Error(ControlError::Died(report.clone())));
+            self.reply(asker, Answer::Error(ControlError::Died(Box::new(report.clone()))));
         }
         self.notify_job(state.request.job, JobEvent::Ended { report, expected });
     }

@@ -1,7 +1,5 @@
 //! The state of everything, for people and for tests.
 
-use std::time::Duration;
-
 use super::super::vocabulary::{ActorStatus, JobStatus, NodeStatus, Status};
 use super::nodes::{Node, Presence};
 use super::Head;
@@ -70,8 +68,8 @@ impl Head {
         })
     }
 
-    /// How long this term has lasted.
-    pub fn now(&self) -> Duration {
-        self.now
+    /// The node of a process that is not known to have ended.
+    pub fn node_of(&self, process: u64) -> Option<String> {
+        self.processes.get(&process).map(|state| state.node.clone())
     }
 }

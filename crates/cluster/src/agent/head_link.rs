@@ -1,0 +1,84 @@
+//! The link to the head: a connection of its own that never carries bulk, made again whenever it is lost.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lyceum_wire::{CloseCode, CloseReason, Connection, Endpoint, Expect, LaneReceiver, PeerRole, WireError};
+use tokio::sync::mpsc::Sender;
+
+use super::driver::Happening;
+use crate::control::AgentEvent;
+use crate::message;
+
+/// First and longest wait between two attempts.
+const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+pub(super) async fn keep(endpoint: Endpoint, head: SocketAddr, events: Sender<Happening>) {
+    let mut wait = WAITS.0;
+    loop {
+        let refused = match endpoint.connect(head, &Expect::role(PeerRole::Head)).await {
+            Ok(connection) => {
+                wait = WAITS.0;
+                match use_link(&connection, &events).await {
+                    Ok(()) => {}
+                    Err(error) => tracing::warn!(%error, "the link to the head is lost"),
+                }
+                let _ = events.send(Happening::HeadDown).await;
+                refusal(&connection)
+            }
+            Err(WireError::Refused { reason, .. }) => Some(reason),
+            Err(error) => {
+                tracing::debug!(%error, "the head cannot be reached");
+                None
+            }
+        };
+        if let Some(reason) = refused {
+            let by = format!("its agent, because the head refused it: {reason}");
+            let _ = events.send(Happening::Machine(AgentEvent::End { by })).await;
+            return;
+        }
+        if events.is_closed() {
+            return;
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(WAITS.1);
+    }
+}
+
+fn refusal(connection: &Connection) -> Option<String> {
+    match connection.close_reason() {
+        Some(CloseReason::ByPeer { code: Some(CloseCode::NotAdmitted), reason }) => Some(reason),
+        _ => None,
+    }
+}
+
+async fn use_link(connection: &Connection, events: &Sender<Happening>) -> Result<(), WireError> {
+    let (lane, mut frames) = connection.lane()?;
+    let up = Happening::HeadUp { lane, connection: connection.clone() };
+    if events.send(up).await.is_err() {
+        return Ok(());
+    }
+    tokio::select! {
+        read = read_frames(&mut frames, events) => read,
+        read = read_beats(connection, events) => read,
+    }
+}
+
+async fn read_frames(frames: &mut LaneReceiver, events: &Sender<Happening>) -> Result<(), WireError> {
+    while let Some(frame) = frames.recv().await? {
+        let message = message::from_frame(&frame)?;
+        if events.send(Happening::FromHead(Box::new(message))).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+async fn read_beats(connection: &Connection, events: &Sender<Happening>) -> Result<(), WireError> {
+    loop {
+        let datagram = connection.read_datagram().await?;
+        if message::decode_beat(&datagram).is_some() {
+            let _ = events.send(Happening::Machine(AgentEvent::HeadHeard)).await;
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Logs of workers: files that are opened before exec, appended to, and kept below a size.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// A log is cut at this many bytes; what was before lies in one `.old` file.
+const MAX_BYTES: u64 = 8 << 20;
+/// Logs of ended workers that are kept per node.
+const MAX_KEPT: usize = 200;
+
+/// Opens the log of a worker for its stdout and stderr.
+pub(super) fn open(folder: &Path, process: u64, role: &str) -> io::Result<(PathBuf, File)> {
+    drop_oldest(folder);
+    let role: String =
+        role.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(48).collect();
+    let path = folder.join(format!("{process:08}-{role}.log"));
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+    Ok((path, file))
+}
+
+/// Keeps a log below its size. The writer appends, so it goes on at the new end.
+pub(super) fn cap(path: &Path) {
+    let too_long = fs::metadata(path).is_ok_and(|meta| meta.len() > MAX_BYTES);
+    if !too_long {
+        return;
+    }
+    let cut = fs::copy(path, path.with_extension("log.old"))
+        .and_then(|_| OpenOptions::new().write(true).open(path)?.set_len(0));
+    if let Err(error) = cut {
+        tracing::warn!(path = %path.display(), %error, "a worker's log could not be cut");
+    }
+}
+
+fn drop_oldest(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut logs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    if logs.len() > MAX_KEPT {
+        // Names begin with the process's number, which only grows.
+        logs.sort();
+        for path in &logs[..logs.len() - MAX_KEPT] {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

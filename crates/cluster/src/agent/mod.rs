@@ -1,0 +1,118 @@
+//! The node agent's process: the state machine of [`control::Agent`](crate::control::Agent), the node's store, its
+//! workers, and the links to the head and to other agents.
+
+mod driver;
+mod forker;
+mod head_link;
+mod logs;
+mod memory;
+mod peers;
+mod workers;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lyceum_store::{NodeStore, StoreOptions};
+use lyceum_wire::{Admission, Credentials, Endpoint, EndpointOptions, PeerRole};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use self::driver::{Driver, Happening};
+use self::forker::Forker;
+use self::memory::MemoryGuard;
+use self::peers::{Directory, Peers};
+pub(crate) use self::workers::{AGENT_VARIABLE, STORE_VARIABLE};
+use crate::control::{Agent, AgentOptions};
+use crate::daemon;
+use crate::error::ClusterError;
+use crate::manifest::{Health, StoreSection};
+use crate::state::{StateDir, read_json, write_json};
+
+/// Events that may wait for the agent; those who bring more wait.
+const MAX_EVENTS: usize = 4096;
+
+/// What `up` writes for an agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AgentConfig {
+    pub(crate) cluster: String,
+    pub(crate) node: String,
+    pub(crate) owned: bool,
+    pub(crate) head: SocketAddr,
+    pub(crate) bind: IpAddr,
+    pub(crate) advertise: Option<IpAddr>,
+    /// The agent takes the first, its workers the others; empty: the system chooses.
+    pub(crate) ports: Range<u16>,
+    /// Cores of this node alone; empty where nodes share the machine's.
+    pub(crate) cores: Vec<u32>,
+    /// What `CUDA_VISIBLE_DEVICES` calls this node's GPUs, by number.
+    pub(crate) gpus: Vec<String>,
+    pub(crate) store: StoreSection,
+    pub(crate) health: Health,
+}
+
+impl AgentConfig {
+    pub(crate) fn save(&self, state: &StateDir) -> Result<(), ClusterError> {
+        write_json(&state.node(&self.node).join("config.json"), self)
+    }
+}
+
+/// Runs the agent of `node` of the cluster in `state` until it is told to end. The body of `lyceum agent`.
+pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
+    let config: AgentConfig = read_json(&state.node(node).join("config.json"))?;
+    let credentials = Credentials::load(&state.node(node))?;
+    let incarnation = credentials.identity().incarnation();
+    let forker = Forker::start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ClusterError::system("start the agent's runtime"))?;
+    runtime.block_on(async {
+        let store = open_store(&config, incarnation)?;
+        let first_port = if config.ports.is_empty() { 0 } else { config.ports.start };
+        let options = EndpointOptions {
+            admission: Admission::roles([PeerRole::Agent, PeerRole::Head]),
+            ..EndpointOptions::new(SocketAddr::new(config.bind, first_port))
+        };
+        let endpoint = Endpoint::bind(credentials, options)?;
+        let (events, inbox) = mpsc::channel(MAX_EVENTS);
+        let directory = Directory::default();
+        store
+            .set_peers(Arc::new(directory.store_peers(endpoint.clone())))
+            .map_err(|error| ClusterError::Refused(error.to_string()))?;
+        let peers = Peers::new(directory, endpoint.clone(), events.clone());
+        tokio::spawn(peers::accept(endpoint.clone(), store.clone(), events.clone()));
+        tokio::spawn(head_link::keep(endpoint.clone(), config.head, events.clone()));
+        tokio::spawn(end_when_told(events.clone()));
+        let memory = MemoryGuard::new(&config.cluster, node);
+        tracing::info!(node, incarnation, address = %endpoint.local_addr(), %memory, "the agent is up");
+        let machine = Agent::new(options_of(&config));
+        Driver::new(state.clone(), config, machine, store, endpoint, peers, forker, memory, events).run(inbox).await
+    })
+}
+
+fn open_store(config: &AgentConfig, incarnation: u64) -> Result<NodeStore, ClusterError> {
+    let options = StoreOptions {
+        segment_bytes: config.store.segment.0,
+        prefault: config.store.prefault,
+        ..StoreOptions::new(&config.node, incarnation, config.store.capacity.0)
+    };
+    NodeStore::new(options).map_err(|error| ClusterError::Refused(format!("the node's store: {error}")))
+}
+
+fn options_of(config: &AgentConfig) -> AgentOptions {
+    AgentOptions {
+        node: config.node.clone(),
+        owned: config.owned,
+        verdict: Duration::from_secs_f64(config.health.verdict),
+        stop_grace: Duration::from_secs_f64(config.health.stop),
+        cores: config.cores.clone(),
+        ports: if config.ports.is_empty() { 0..0 } else { config.ports.start + 1..config.ports.end },
+    }
+}
+
+async fn end_when_told(events: mpsc::Sender<Happening>) {
+    let by = daemon::told_to_end().await;
+    let _ = events.send(Happening::Machine(crate::control::AgentEvent::End { by })).await;
+}

@@ -1,0 +1,225 @@
+//! Other agents: who they are, the links on which deaths are told, and the way of the store's bulk.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lyceum_store::{NodeStore, PeerFuture, StorePeers};
+use lyceum_wire::{CloseCode, Connection, Endpoint, Expect, LaneSender, PeerRole, Purpose, WireError};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::watch;
+
+use super::driver::Happening;
+use crate::control::{AgentEvent, Watcher};
+use crate::message::{self, AgentToAgent};
+
+/// First and longest wait between two attempts to reach an agent.
+const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Messages that may wait for a link.
+const MAX_QUEUED: usize = 1024;
+
+type Entries = BTreeMap<String, (u64, SocketAddr)>;
+
+/// Where the other agents are, as the head says.
+#[derive(Debug, Clone)]
+pub(super) struct Directory(watch::Sender<Entries>);
+
+impl Default for Directory {
+    fn default() -> Self {
+        Directory(watch::Sender::new(Entries::new()))
+    }
+}
+
+impl Directory {
+    pub(super) fn insert(&self, node: String, incarnation: u64, address: SocketAddr) {
+        self.0.send_modify(|entries| {
+            entries.insert(node, (incarnation, address));
+        });
+    }
+
+    /// How the node's store reaches other stores.
+    pub(super) fn store_peers(&self, endpoint: Endpoint) -> impl StorePeers {
+        Bulk { directory: self.clone(), endpoint }
+    }
+
+    fn expectation(&self, node: &str) -> Option<(SocketAddr, Expect)> {
+        let (incarnation, address) = *self.0.borrow().get(node)?;
+        let (node, incarnation) = (Some(node.to_owned()), Some(incarnation));
+        Some((address, Expect { role: PeerRole::Agent, node, incarnation }))
+    }
+}
+
+struct Bulk {
+    directory: Directory,
+    endpoint: Endpoint,
+}
+
+impl StorePeers for Bulk {
+    fn connect(&self, node: &str) -> PeerFuture<'_> {
+        let known = self.directory.expectation(node).ok_or(format!("no agent of node {node} has joined"));
+        Box::pin(async move {
+            let (address, expect) = known?;
+            Ok(self.endpoint.connect_for(address, &expect, Purpose::Bulk).await?)
+        })
+    }
+}
+
+/// The links to other agents: one out to each that is watched, and those that came in.
+#[derive(Debug)]
+pub(super) struct Peers {
+    directory: Directory,
+    endpoint: Endpoint,
+    events: Sender<Happening>,
+    outward: BTreeMap<String, Sender<AgentToAgent>>,
+    inward: BTreeMap<String, LaneSender>,
+}
+
+impl Peers {
+    pub(super) fn new(directory: Directory, endpoint: Endpoint, events: Sender<Happening>) -> Peers {
+        Peers { directory, endpoint, events, outward: BTreeMap::new(), inward: BTreeMap::new() }
+    }
+
+    pub(super) fn introduce(&self, node: String, incarnation: u64, address: SocketAddr) {
+        self.directory.insert(node, incarnation, address);
+    }
+
+    pub(super) fn came_in(&mut self, node: String, lane: LaneSender) {
+        self.inward.insert(node, lane);
+    }
+
+    /// Sends on the link out to `node`, which is made if need be. What is lost on the way is said again when the
+    /// link stands anew.
+    pub(super) fn send(&mut self, node: &str, message: AgentToAgent) {
+        let outward = self.outward.entry(node.to_owned()).or_insert_with(|| {
+            let (queue, inbox) = mpsc::channel(MAX_QUEUED);
+            let link = Link {
+                node: node.to_owned(),
+                directory: self.directory.clone(),
+                endpoint: self.endpoint.clone(),
+                events: self.events.clone(),
+            };
+            tokio::spawn(link.keep(inbox));
+            queue
+        });
+        let _ = outward.try_send(message);
+    }
+
+    /// Tells the agent of `node` on the link on which it asked.
+    pub(super) fn answer(&mut self, node: &str, message: AgentToAgent) {
+        let frame = message::to_frame(&message).ok();
+        let sent = self.inward.get(node).zip(frame).is_some_and(|(lane, frame)| lane.try_send(frame).is_ok());
+        if !sent {
+            self.inward.remove(node);
+            self.send(node, message);
+        }
+    }
+}
+
+struct Link {
+    node: String,
+    directory: Directory,
+    endpoint: Endpoint,
+    events: Sender<Happening>,
+}
+
+impl Link {
+    async fn keep(self, mut inbox: Receiver<AgentToAgent>) {
+        let mut changes = self.directory.0.subscribe();
+        let mut wait = WAITS.0;
+        while !inbox.is_closed() {
+            changes.borrow_and_update();
+            if let Some((address, expect)) = self.directory.expectation(&self.node) {
+                match self.endpoint.connect(address, &expect).await {
+                    Ok(connection) => {
+                        wait = WAITS.0;
+                        if let Err(error) = self.use_link(&connection, &mut inbox).await {
+                            tracing::debug!(node = self.node, %error, "the link to an agent is lost");
+                        }
+                    }
+                    Err(error) => tracing::debug!(node = self.node, %error, "an agent cannot be reached"),
+                }
+            }
+            // Whatever comes first: a new address, or time.
+            let _ = tokio::time::timeout(wait, changes.changed()).await;
+            wait = (wait * 2).min(WAITS.1);
+        }
+    }
+
+    async fn use_link(
+        &self,
+        connection: &Connection,
+        inbox: &mut Receiver<AgentToAgent>,
+    ) -> Result<(), WireError> {
+        let (lane, mut frames) = connection.lane()?;
+        let linked = AgentEvent::PeerLinked { node: self.node.clone() };
+        let _ = self.events.send(Happening::Machine(linked)).await;
+        loop {
+            tokio::select! {
+                frame = frames.recv() => {
+                    let Some(frame) = frame? else { return Ok(()) };
+                    take_in(message::from_frame(&frame)?, &self.node, &self.events).await?;
+                }
+                message = inbox.recv() => {
+                    let Some(message) = message else { return Ok(()) };
+                    lane.send(message::to_frame(&message)?).await?;
+                }
+            }
+        }
+    }
+}
+
+/// An agent may ask about processes here and tell of its own, not of others'.
+async fn take_in(message: AgentToAgent, node: &str, events: &Sender<Happening>) -> Result<(), WireError> {
+    let event = match message {
+        AgentToAgent::Watch(target) => AgentEvent::Watch { watcher: Watcher::Agent(node.to_owned()), target },
+        AgentToAgent::Died(death) if death.node == node => AgentEvent::PeerReported(death),
+        AgentToAgent::Died(death) => {
+            let text = format!("the agent of {node} tells of a process of {}", death.node);
+            return Err(WireError::Archive(text));
+        }
+    };
+    let _ = events.send(Happening::Machine(event)).await;
+    Ok(())
+}
+
+/// Serves whoever connects: other agents, their stores, and the head's second path.
+pub(super) async fn accept(endpoint: Endpoint, store: NodeStore, events: Sender<Happening>) {
+    while let Some(connection) = endpoint.accept().await {
+        let (store, events) = (store.clone(), events.clone());
+        tokio::spawn(async move {
+            let served = match (connection.peer().role(), connection.purpose()) {
+                (PeerRole::Agent, Purpose::Bulk) => serve_bulk(&connection, &store).await,
+                (PeerRole::Agent, _) => serve_agent(&connection, &events).await,
+                _ => {
+                    connection.closed().await;
+                    Ok(())
+                }
+            };
+            if let Err(error) = served {
+                tracing::debug!(peer = %connection.peer(), %error, "a connection to the agent ended");
+            }
+            connection.close(CloseCode::Done, "the session is over");
+        });
+    }
+}
+
+async fn serve_bulk(connection: &Connection, store: &NodeStore) -> Result<(), WireError> {
+    loop {
+        let (header, sender, receiver) = connection.accept_bulk().await?;
+        if !NodeStore::is_store_stream(&header) {
+            return Err(WireError::Bulk("a stream that is not for the store".into()));
+        }
+        let store = store.clone();
+        tokio::spawn(async move { store.serve_bulk(header, sender, receiver).await });
+    }
+}
+
+async fn serve_agent(connection: &Connection, events: &Sender<Happening>) -> Result<(), WireError> {
+    let (lane, mut frames) = connection.lane()?;
+    let node = connection.peer().node().to_owned();
+    let _ = events.send(Happening::PeerIn { node: node.clone(), lane }).await;
+    while let Some(frame) = frames.recv().await? {
+        take_in(message::from_frame(&frame)?, &node, events).await?;
+    }
+    Ok(())
+}

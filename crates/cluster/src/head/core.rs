@@ -1,0 +1,279 @@
+//! The head's one thread of decisions: apply, commit, release.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use lyceum_actor::{ControlError, ProcessDeath};
+use lyceum_wire::{Authority, CloseCode, Connection, Endpoint, Expect, LaneSender, PeerIdentity, PeerRole};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+use super::VALIDITY;
+use super::database::Records;
+use crate::control::vocabulary::{Answer, CLIENT_NODE, Command, Origin, Running};
+use crate::control::{Head, HeadEffect, HeadEvent};
+use crate::error::ClusterError;
+use crate::host::{ProcessWatch, host_identity};
+use crate::message::{self, HeadToAgent, HeadToClient};
+
+/// Events that are committed together at most.
+const MAX_BATCH: usize = 256;
+/// Longest wait for a second path to an agent.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the last answers may take to leave.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// What connections and clocks hand in.
+#[derive(Debug)]
+pub(super) enum Input {
+    Machine(HeadEvent),
+    AgentJoined(Box<Joining>),
+    AgentLeft { node: String, incarnation: u64, session: u64 },
+    ClientJoined { client: u64, lane: LaneSender },
+    ClientLeft { client: u64 },
+}
+
+/// An agent that has said its first words.
+#[derive(Debug)]
+pub(super) struct Joining {
+    pub(super) session: u64,
+    pub(super) node: String,
+    pub(super) incarnation: u64,
+    pub(super) lane: LaneSender,
+    pub(super) connection: Connection,
+    pub(super) address: SocketAddr,
+    pub(super) pid: u32,
+    pub(super) host: String,
+    pub(super) running: Vec<Running>,
+    pub(super) ended: Vec<ProcessDeath>,
+}
+
+pub(super) struct Core {
+    head: Head,
+    records: Records,
+    authority: Authority,
+    endpoint: Endpoint,
+    events: Sender<Input>,
+    runtime: Handle,
+    began: Instant,
+    host: String,
+    agents: BTreeMap<String, AgentLink>,
+    clients: BTreeMap<u64, LaneSender>,
+    exit: bool,
+}
+
+struct AgentLink {
+    session: u64,
+    incarnation: u64,
+    lane: LaneSender,
+    connection: Connection,
+}
+
+impl Core {
+    pub(super) fn new(
+        head: Head,
+        records: Records,
+        authority: Authority,
+        endpoint: Endpoint,
+        events: Sender<Input>,
+        runtime: Handle,
+    ) -> Core {
+        Core {
+            head,
+            records,
+            authority,
+            endpoint,
+            events,
+            runtime,
+            began: Instant::now(),
+            host: host_identity(),
+            agents: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            exit: false,
+        }
+    }
+
+    /// Runs until the cluster has ended or its state cannot be written down any more.
+    pub(super) fn run(mut self, mut inbox: Receiver<Input>) -> Result<(), ClusterError> {
+        let mut batch = Vec::new();
+        while !self.exit && inbox.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
+            let mut records = Vec::new();
+            let mut effects = Vec::new();
+            for input in batch.drain(..) {
+                if let Some(event) = self.take_in(input) {
+                    let (written, wanted) = self.head.apply(event, self.began.elapsed());
+                    records.extend(written);
+                    effects.extend(wanted);
+                }
+            }
+            if !records.is_empty() {
+                self.records.commit(&records)?;
+            }
+            for effect in effects {
+                self.release(effect);
+            }
+        }
+        tracing::info!("the head ends");
+        std::thread::sleep(FAREWELL);
+        self.endpoint.close(CloseCode::ShuttingDown, "the cluster has ended");
+        self.runtime.block_on(async {
+            let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
+        });
+        Ok(())
+    }
+
+    /// Keeps the connections; what is left is for the state machine.
+    fn take_in(&mut self, input: Input) -> Option<HeadEvent> {
+        match input {
+            Input::Machine(event) => Some(event),
+            Input::AgentJoined(joining) => Some(self.agent_joined(*joining)),
+            Input::AgentLeft { node, incarnation, session } => {
+                let current = self.agents.get(&node).is_some_and(|link| link.session == session);
+                if current {
+                    self.agents.remove(&node);
+                }
+                current.then_some(HeadEvent::Disconnected { node, incarnation })
+            }
+            Input::ClientJoined { client, lane } => {
+                self.clients.insert(client, lane);
+                None
+            }
+            Input::ClientLeft { client } => {
+                self.clients.remove(&client);
+                Some(HeadEvent::ClientGone { client })
+            }
+        }
+    }
+
+    fn agent_joined(&mut self, joining: Joining) -> HeadEvent {
+        let Joining { session, node, incarnation, lane, connection, address, pid, host, running, ended } = joining;
+        tracing::info!(node, incarnation, %address, "an agent joins");
+        if host == self.host {
+            self.watch_agent(&node, incarnation, pid);
+        }
+        let link = AgentLink { session, incarnation, lane, connection };
+        let welcome = HeadToAgent::Welcome { pid: std::process::id(), host: self.host.clone() };
+        self.tell_agent(&link, &welcome);
+        // A newer incarnation's connection is not replaced by an older one's: the machine will refuse that.
+        let newest = self.agents.get(&node).is_none_or(|other| other.incarnation <= incarnation);
+        if newest {
+            self.agents.insert(node.clone(), link);
+        } else {
+            link.connection.close(CloseCode::NotAdmitted, "a newer incarnation of this node has joined");
+        }
+        HeadEvent::Joined { node, incarnation, address, pid, running, ended }
+    }
+
+    /// An agent on this machine: its end is seen at once.
+    fn watch_agent(&self, node: &str, incarnation: u64, pid: u32) {
+        let _entered = self.runtime.enter();
+        let Ok(watch) = ProcessWatch::new(pid) else { return };
+        let (node, events) = (node.to_owned(), self.events.clone());
+        self.runtime.spawn(async move {
+            if watch.ended().await.is_ok() {
+                let evidence = format!("its agent, process {pid} of this machine, has ended");
+                let _ = events.send(Input::Machine(HeadEvent::AgentEnded { node, incarnation, evidence })).await;
+            }
+        });
+    }
+
+    fn release(&mut self, effect: HeadEffect) {
+        match effect {
+            HeadEffect::ToAgent { node, incarnation, command } => self.command(&node, incarnation, command),
+            HeadEffect::RefuseAgent { node, incarnation, reason } => {
+                tracing::warn!(node, incarnation, reason, "an agent may not join");
+                if let Some(link) = self.agents.get(&node).filter(|link| link.incarnation == incarnation) {
+                    link.connection.close(CloseCode::NotAdmitted, &reason);
+                }
+            }
+            HeadEffect::Reply { origin, request, answer } => self.reply(origin, request, answer),
+            HeadEffect::Notify { client, notice } => self.tell_client(client, &HeadToClient::Notice(notice)),
+            HeadEffect::Probe { node, incarnation, address } => self.probe(node, incarnation, address),
+            HeadEffect::Exit => self.exit = true,
+        }
+    }
+
+    fn command(&self, node: &str, incarnation: u64, command: Command) {
+        let Some(link) = self.agents.get(node).filter(|link| link.incarnation == incarnation) else { return };
+        let credentials = match &command {
+            Command::Launch(launch) => match self.issue(PeerRole::Worker, node, launch.process) {
+                Ok(credentials) => credentials,
+                Err(error) => {
+                    tracing::error!(%error, process = launch.process, "no credentials for a worker");
+                    return;
+                }
+            },
+            _ => Vec::new(),
+        };
+        self.tell_agent(link, &HeadToAgent::Command { command, credentials });
+    }
+
+    fn issue(&self, role: PeerRole, node: &str, incarnation: u64) -> Result<Vec<u8>, ClusterError> {
+        let identity = PeerIdentity::new(self.authority.cluster(), role, node, incarnation)?;
+        Ok(self.authority.issue(&identity, VALIDITY)?.to_bytes())
+    }
+
+    fn reply(&self, origin: Origin, request: u64, answer: Answer) {
+        match origin {
+            Origin::Worker(process) => {
+                let status = self.head.node_of(process);
+                let Some(link) = status.and_then(|node| self.agents.get(&node)) else { return };
+                self.tell_agent(link, &HeadToAgent::Answer { process, request, answer });
+            }
+            Origin::Client(client) => {
+                let issued = match &answer {
+                    Answer::Identity { node, incarnation } => {
+                        let role = if node == CLIENT_NODE { PeerRole::Client } else { PeerRole::Agent };
+                        self.issue(role, node, *incarnation)
+                    }
+                    _ => Ok(Vec::new()),
+                };
+                let message = match issued {
+                    Ok(credentials) => HeadToClient::Answer { request, answer, credentials },
+                    Err(error) => {
+                        let answer = Answer::Error(ControlError::Refused(error.to_string()));
+                        HeadToClient::Answer { request, answer, credentials: Vec::new() }
+                    }
+                };
+                self.tell_client(client, &message);
+            }
+        }
+    }
+
+    /// An agent that does not take its messages is cut off: when it joins again all of them are derived again.
+    fn tell_agent(&self, link: &AgentLink, message: &HeadToAgent) {
+        let sent = message::to_frame(message).map_err(|error| error.to_string());
+        let sent = sent.and_then(|frame| link.lane.try_send(frame).map_err(|error| error.to_string()));
+        if let Err(reason) = sent {
+            tracing::warn!(reason, "a message to an agent was not sent");
+            link.connection.close(CloseCode::Protocol, &reason);
+        }
+    }
+
+    fn tell_client(&self, client: u64, message: &HeadToClient) {
+        let Some(lane) = self.clients.get(&client) else { return };
+        let sent = message::to_frame(message).map_err(|error| error.to_string());
+        if let Err(reason) = sent.and_then(|frame| lane.try_send(frame).map_err(|error| error.to_string())) {
+            tracing::warn!(client, reason, "a message to a client was not sent");
+        }
+    }
+
+    fn probe(&self, node: String, incarnation: u64, address: SocketAddr) {
+        let (endpoint, events) = (self.endpoint.clone(), self.events.clone());
+        self.runtime.spawn(async move {
+            let expect = Expect {
+                role: PeerRole::Agent,
+                node: Some(node.clone()),
+                incarnation: Some(incarnation),
+            };
+            let probe = tokio::time::timeout(PROBE_TIMEOUT, endpoint.connect(address, &expect)).await;
+            let answered = matches!(probe, Ok(Ok(_)));
+            if let Ok(Ok(connection)) = probe {
+                connection.close(CloseCode::Done, "a probe");
+            }
+            let event = HeadEvent::Probed { node, incarnation, answered };
+            let _ = events.send(Input::Machine(event)).await;
+        });
+    }
+}

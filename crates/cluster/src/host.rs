@@ -1,0 +1,101 @@
+//! Processes of this machine: who they are, whether they live, and the news of their end.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+
+/// A process that cannot be taken for a later one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessMark {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since the machine did.
+    pub started: u64,
+}
+
+impl ProcessMark {
+    /// The mark of process `pid`, if it lives.
+    pub fn of(pid: u32) -> Option<ProcessMark> {
+        let (state, started) = stat(pid)?;
+        (state != 'Z' && state != 'X').then_some(ProcessMark { pid, started })
+    }
+
+
+    /// Does it live? A zombie does not.
+    pub fn lives(&self) -> bool {
+        ProcessMark::of(self.pid) == Some(*self)
+    }
+
+    /// Sends `signal` to its process group, of which it is the leader, if it lives.
+    pub fn signal_group(&self, signal: Signal) {
+        if let (true, Some(pid)) = (self.lives(), pid_of(self.pid)) {
+            // It may have ended since: then there is nobody to tell.
+            let _ = rustix::process::kill_process_group(pid, signal);
+        }
+    }
+}
+
+/// State letter and start time of `/proc/PID/stat`: see proc(5).
+fn stat(pid: u32) -> Option<(char, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may hold anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+}
+
+/// `pid` as the system calls take it.
+pub(crate) fn pid_of(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// Names the machine and the space of its process numbers: two processes with the same one can watch each other.
+pub(crate) fn host_identity() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{} {}", boot.trim(), space.display())
+}
+
+/// Waits until a process has ended.
+#[derive(Debug)]
+pub(crate) struct ProcessWatch {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl ProcessWatch {
+    /// A watch on process `pid`. Call it within a tokio runtime.
+    pub(crate) fn new(pid: u32) -> io::Result<ProcessWatch> {
+        let pid = pid_of(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let fd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        Ok(ProcessWatch { fd: crate::spawn::readable(fd)? })
+    }
+
+    /// Returns when it has ended (it may be a zombie then).
+    pub(crate) async fn ended(&self) -> io::Result<()> {
+        self.fd.readable().await.map(drop)
+    }
+}
+
+/// Memory of this machine in bytes; 0 where that cannot be read.
+pub(crate) fn machine_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib << 10)
+}
+
+/// The cores that this process may use.
+pub(crate) fn own_cores() -> Vec<u32> {
+    let set = rustix::thread::sched_getaffinity(None).ok();
+    let Some(set) = set else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).map(|core| core as u32).collect()
+}
+
+/// Is there a folder at `path`?
+pub(crate) fn is_folder(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_dir())
+}

@@ -1,0 +1,340 @@
+//! The local launcher: head and agents as processes of this machine.
+//!
+//! A *standing* cluster's processes go on when [`up`] has returned; a second `up` of the same name finds them, and
+//! starts those that have died. An *owned* cluster hangs on its runner by a pipe: when the runner ends, however that
+//! comes, all of it ends.
+
+use std::fs::{self, OpenOptions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::pipe::PipeFlags;
+use rustix::process::Signal;
+
+use super::machine::{self, Share};
+use super::record::{Lock, RunRecord};
+use crate::agent::AgentConfig;
+use crate::client::Client;
+use crate::control::vocabulary::Status;
+use crate::daemon::TETHER_VARIABLE;
+use crate::error::ClusterError;
+use crate::head::{HeadAddress, HeadConfig};
+use crate::host::ProcessMark;
+use crate::manifest::Manifest;
+use crate::spawn::{self, Preparation};
+use crate::state::{StateDir, log_tail};
+
+/// Longest wait for the head to listen.
+const HEAD_START: Duration = Duration::from_secs(20);
+/// Longest wait for all agents to join.
+const JOIN: Duration = Duration::from_secs(30);
+/// Longest wait for processes to end after they were killed.
+const KILLED: Duration = Duration::from_secs(5);
+/// Lines of a log that go into an error.
+const TAIL_LINES: usize = 12;
+const POLL: Duration = Duration::from_millis(20);
+
+/// How a cluster is started.
+#[derive(Debug, Clone)]
+pub struct UpOptions {
+    /// Where it keeps its state.
+    pub state: StateDir,
+    /// Does it end with this process?
+    pub owned: bool,
+    /// The program whose `head` and `agent` commands are run.
+    pub program: PathBuf,
+}
+
+impl UpOptions {
+    /// A standing cluster in the default place, run by this very program.
+    pub fn standing(manifest: &Manifest) -> Result<UpOptions, ClusterError> {
+        let program = std::env::current_exe().map_err(ClusterError::system("find this program"))?;
+        Ok(UpOptions { state: StateDir::of(&manifest.name)?, owned: false, program })
+    }
+}
+
+/// A cluster that is up.
+#[derive(Debug)]
+pub struct Up {
+    /// A connection to its head.
+    pub client: Client,
+    /// Where it keeps its state.
+    pub state: StateDir,
+    /// Was any of its processes started now, or did all run before?
+    pub started: bool,
+    /// For an owned cluster: at its end the cluster ends.
+    tether: Option<OwnedFd>,
+}
+
+impl Up {
+    /// Does the cluster end with this process?
+    pub fn is_owned(&self) -> bool {
+        self.tether.is_some()
+    }
+
+    /// Ends the cluster; returns when nothing of it runs any more.
+    pub async fn down(self) -> Result<(), ClusterError> {
+        let Up { client, state, tether, .. } = self;
+        drop(client);
+        let ended = down(&state).await.map(drop);
+        drop(tether);
+        ended
+    }
+}
+
+/// Starts the cluster of `manifest`, or finds it: returns when all its nodes have joined. If one does not, whatever
+/// was started is ended again, and the error says which one and why, with its last log lines.
+pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterError> {
+    let shares = machine::shares(manifest)?;
+    let state = options.state.clone();
+    state.make(state.root())?;
+    let _lock = Lock::take(&state).await?;
+    let mut record = RunRecord::load(&state);
+    let found = check_found(manifest, &options, &record)?;
+    if !found {
+        end_processes(&record, Duration::ZERO).await;
+        clear(&state)?;
+        record = RunRecord { owned: options.owned, ..RunRecord::default() };
+    }
+    let tether = if options.owned && !found { Some(tether()?) } else { None };
+    let mut launch = Launch { manifest, options, record, tether, started: false };
+    match launch.start(&shares).await {
+        Ok(client) => {
+            let (tether, started) = (launch.tether.map(|(_, ours)| ours), launch.started);
+            Ok(Up { client, state, started, tether })
+        }
+        Err(error) => {
+            if !found {
+                end_processes(&launch.record, Duration::ZERO).await;
+                clear(&state)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Ends the cluster in `state`; returns whether there was one, when nothing of it runs any more.
+pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
+    if !state.root().is_dir() {
+        return Ok(false);
+    }
+    let _lock = Lock::take(state).await?;
+    let record = RunRecord::load(state);
+    let was_up = !record.living().is_empty();
+    let mut patience = Duration::ZERO;
+    if record.head_lives() {
+        if let (Ok(client), Ok(config)) = (Client::connect(state).await, HeadConfig::load(state)) {
+            let grace = Duration::from_secs_f64(config.manifest.health.stop);
+            let asked = client.shut_down("lyceum down");
+            if matches!(tokio::time::timeout(grace + Duration::from_secs(6), asked).await, Ok(Ok(()))) {
+                patience = Duration::from_secs(3);
+            }
+        }
+    }
+    end_processes(&record, patience).await;
+    clear(state)?;
+    Ok(was_up)
+}
+
+/// The state of the cluster in `state`.
+pub async fn status(state: &StateDir) -> Result<Status, ClusterError> {
+    Client::connect(state).await?.status().await
+}
+
+/// Does a cluster of this name run that can be taken as it is?
+fn check_found(manifest: &Manifest, options: &UpOptions, record: &RunRecord) -> Result<bool, ClusterError> {
+    let name = &manifest.name;
+    if record.living().is_empty() || (record.owned && !record.head_lives()) {
+        return Ok(false);
+    }
+    if record.owned {
+        return Err(ClusterError::Refused(format!(
+            "cluster `{name}` runs and belongs to another `lyceum run`: wait for its end, or `lyceum down {name}`"
+        )));
+    }
+    let same = HeadConfig::load(&options.state).is_ok_and(|config| {
+        serde_json::to_value(&config.manifest).ok() == serde_json::to_value(manifest).ok()
+    });
+    match same {
+        true => Ok(true),
+        false => Err(ClusterError::Refused(format!(
+            "cluster `{name}` runs with another manifest: `lyceum down {name}` first, or give this one another name"
+        ))),
+    }
+}
+
+struct Launch<'a> {
+    manifest: &'a Manifest,
+    options: UpOptions,
+    record: RunRecord,
+    /// The daemons' end and ours.
+    tether: Option<(OwnedFd, OwnedFd)>,
+    started: bool,
+}
+
+impl Launch<'_> {
+    async fn start(&mut self, shares: &[Share]) -> Result<Client, ClusterError> {
+        let state = self.options.state.clone();
+        for path in [state.head(), state.logs(), state.client()] {
+            state.make(&path)?;
+        }
+        if !self.record.head_lives() {
+            self.start_head().await?;
+        }
+        let client = Client::connect(&state).await?;
+        for index in 0..self.manifest.nodes.len() {
+            if !self.record.agent_lives(&self.manifest.nodes[index].name) {
+                self.start_agent(index, &shares[index], &client).await?;
+            }
+        }
+        self.wait_for_nodes(&client).await?;
+        Ok(client)
+    }
+
+    async fn start_head(&mut self) -> Result<(), ClusterError> {
+        let state = &self.options.state.clone();
+        HeadConfig { manifest: self.manifest.clone(), owned: self.options.owned }.save(state)?;
+        let mark = self.start_process(&["head"], &state.head_log())?;
+        self.record.head = Some(mark);
+        self.record.save(state)?;
+        let began = Instant::now();
+        while !HeadAddress::load(state).is_ok_and(|address| address.pid == mark.pid) {
+            if !mark.lives() || began.elapsed() > HEAD_START {
+                let how = if mark.lives() { "does not listen" } else { "has ended" };
+                let what = format!("the head of cluster `{}` {how}", self.manifest.name);
+                return Err(ClusterError::Process { what, log: log_tail(&state.head_log(), TAIL_LINES) });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    async fn start_agent(&mut self, index: usize, share: &Share, client: &Client) -> Result<(), ClusterError> {
+        let state = self.options.state.clone();
+        let node = &self.manifest.nodes[index];
+        let folder = state.node(&node.name);
+        state.make(&folder)?;
+        client.issue_node(&node.name).await?.save(&folder)?;
+        AgentConfig {
+            cluster: self.manifest.name.clone(),
+            node: node.name.clone(),
+            owned: self.record.owned,
+            head: HeadAddress::load(&state)?.advertised,
+            bind: node.bind,
+            advertise: node.advertise,
+            ports: self.manifest.node_ports(index),
+            cores: share.cores.clone(),
+            gpus: share.gpus.clone(),
+            store: self.manifest.store,
+            health: self.manifest.health,
+        }
+        .save(&state)?;
+        let mark = self.start_process(&["agent", "--node", &node.name], &state.agent_log(&node.name))?;
+        self.record.agents.insert(node.name.clone(), mark);
+        self.record.save(&state)
+    }
+
+    /// Starts a process that does not end with this one, except by the tether.
+    fn start_process(&mut self, arguments: &[&str], log: &Path) -> Result<ProcessMark, ClusterError> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(log)
+            .map_err(|error| ClusterError::file(log, &error))?;
+        let errors = file.try_clone().map_err(ClusterError::system("open a log"))?;
+        let program = &self.options.program;
+        let mut command = Command::new(program);
+        command.args(arguments).arg("--state").arg(self.options.state.root());
+        command.stdout(file).stderr(errors).env_remove(TETHER_VARIABLE);
+        let mut inherited = Vec::new();
+        if let Some((theirs, _)) = &self.tether {
+            let theirs = theirs.try_clone().map_err(ClusterError::system("copy the tether"))?;
+            command.env(TETHER_VARIABLE, theirs.as_raw_fd().to_string());
+            inherited.push(theirs);
+        }
+        spawn::prepare(&mut command, Preparation { own_session: true, inherited, ..Preparation::default() });
+        let doing = format!("start {} {}", program.display(), arguments.join(" "));
+        let mut child = command.spawn().map_err(ClusterError::system(doing))?;
+        self.started = true;
+        let mark = ProcessMark::of(child.id()).unwrap_or(ProcessMark { pid: child.id(), started: 0 });
+        // Taken in when it ends, if this process is still there: no zombie stays.
+        std::thread::Builder::new()
+            .name("lyceum-reaper".into())
+            .spawn(move || child.wait())
+            .map_err(ClusterError::system("start a thread"))?;
+        Ok(mark)
+    }
+
+    async fn wait_for_nodes(&self, client: &Client) -> Result<(), ClusterError> {
+        let began = Instant::now();
+        loop {
+            let status = client.status().await?;
+            let absent: Vec<&str> =
+                status.nodes.iter().filter(|node| !node.joined).map(|node| node.name.as_str()).collect();
+            if absent.is_empty() {
+                return Ok(());
+            }
+            let dead: Vec<&str> =
+                absent.iter().copied().filter(|node| !self.record.agent_lives(node)).collect();
+            let given_up = if began.elapsed() > JOIN { absent } else { dead };
+            if !given_up.is_empty() {
+                return Err(self.not_joined(&given_up));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn not_joined(&self, nodes: &[&str]) -> ClusterError {
+        let mut log = Vec::new();
+        for node in nodes {
+            let how = match self.record.agent_lives(node) {
+                true => format!("did not join within {} s", JOIN.as_secs()),
+                false => "has ended".to_owned(),
+            };
+            let path = self.options.state.agent_log(node);
+            log.push(format!("node `{node}`: its agent {how}; the end of {}:", path.display()));
+            log.extend(log_tail(&path, TAIL_LINES).into_iter().map(|line| format!("  {line}")));
+        }
+        let what = format!("cluster `{}`: {} of its nodes did not start", self.manifest.name, nodes.len());
+        ClusterError::Process { what, log }
+    }
+}
+
+/// A pipe whose reading end the daemons hold, and whose writing end nobody but this process does.
+fn tether() -> Result<(OwnedFd, OwnedFd), ClusterError> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+        .map_err(|error| ClusterError::System { doing: "make a pipe".into(), source: error.into() })
+}
+
+/// Waits `patience` for the processes to end by themselves, then kills them. Their workers end with them.
+async fn end_processes(record: &RunRecord, patience: Duration) {
+    let began = Instant::now();
+    while !record.living().is_empty() && began.elapsed() < patience {
+        tokio::time::sleep(POLL).await;
+    }
+    for mark in record.living() {
+        mark.signal_group(Signal::KILL);
+    }
+    let killed = Instant::now();
+    while !record.living().is_empty() && killed.elapsed() < KILLED {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Removes everything but the logs and the lock.
+fn clear(state: &StateDir) -> Result<(), ClusterError> {
+    for path in [state.head(), state.client(), state.root().join("nodes"), state.root().join("run.json")] {
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ClusterError::file(&path, &error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

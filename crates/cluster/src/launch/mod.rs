@@ -1,0 +1,5 @@
+//! Launchers: how a cluster's processes come to be.
+
+pub mod local;
+mod machine;
+mod record;

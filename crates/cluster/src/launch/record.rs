@@ -1,0 +1,82 @@
+//! Which processes of a cluster run on this machine, and the lock under which that changes.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ClusterError;
+use crate::host::ProcessMark;
+use crate::state::{StateDir, read_json, write_json};
+
+/// Longest wait for another `up` or `down` of the same cluster.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+
+/// What runs, as `up` wrote it down.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct RunRecord {
+    pub(super) owned: bool,
+    pub(super) head: Option<ProcessMark>,
+    pub(super) agents: BTreeMap<String, ProcessMark>,
+}
+
+impl RunRecord {
+    pub(super) fn load(state: &StateDir) -> RunRecord {
+        // No record, or a damaged one: then nothing is known to run.
+        read_json(&state.root().join("run.json")).unwrap_or_default()
+    }
+
+    pub(super) fn save(&self, state: &StateDir) -> Result<(), ClusterError> {
+        write_json(&state.root().join("run.json"), self)
+    }
+
+    pub(super) fn head_lives(&self) -> bool {
+        self.head.is_some_and(|mark| mark.lives())
+    }
+
+    pub(super) fn agent_lives(&self, node: &str) -> bool {
+        self.agents.get(node).is_some_and(ProcessMark::lives)
+    }
+
+    /// Every process that lives, agents first.
+    pub(super) fn living(&self) -> Vec<ProcessMark> {
+        self.agents.values().copied().chain(self.head).filter(ProcessMark::lives).collect()
+    }
+}
+
+/// Held by `up` and `down` while they change what runs.
+#[derive(Debug)]
+pub(super) struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
+
+impl Lock {
+    pub(super) async fn take(state: &StateDir) -> Result<Lock, ClusterError> {
+        let path = state.lock_file();
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| ClusterError::file(&path, &error))?;
+        let began = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock(file)),
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if began.elapsed() < LOCK_WAIT => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let path = path.display();
+                    return Err(ClusterError::Refused(format!(
+                        "another `up` or `down` holds {path} for more than {} s",
+                        LOCK_WAIT.as_secs()
+                    )));
+                }
+                Err(error) => return Err(ClusterError::file(&path, &error.into())),
+            }
+        }
+    }
+}

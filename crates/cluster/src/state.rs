@@ -1,0 +1,181 @@
+//! The folder in which a cluster on this machine keeps its keys, state, logs and process numbers.
+//!
+//! `$LYCEUM_STATE_DIR`, else `$XDG_STATE_HOME/lyceum`, else `~/.local/state/lyceum`; one folder per cluster, readable
+//! by its owner alone:
+//!
+//! | path | holds |
+//! |---|---|
+//! | `lock` | held by `up` and `down` while they work |
+//! | `head/` | configuration, the authority's key, database, address, process number |
+//! | `nodes/NAME/` | the agent's configuration, credentials, process number |
+//! | `client/` | credentials of command-line clients |
+//! | `logs/` | of head, agents and workers |
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::ClusterError;
+
+/// The folder of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+impl StateDir {
+    /// The folder of the cluster named `cluster` under the default root of this user.
+    pub fn of(cluster: &str) -> Result<StateDir, ClusterError> {
+        Ok(StateDir { root: default_root()?.join(cluster) })
+    }
+
+    /// The folder at `root` itself.
+    pub fn at(root: impl Into<PathBuf>) -> StateDir {
+        StateDir { root: root.into() }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file that `up` and `down` lock.
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// The head's folder.
+    pub fn head(&self) -> PathBuf {
+        self.root.join("head")
+    }
+
+    /// Where the authority lives: with the head, and nowhere else.
+    pub fn authority(&self) -> PathBuf {
+        self.head().join("ca")
+    }
+
+    /// Where the head says what it listens on.
+    pub fn head_address(&self) -> PathBuf {
+        self.head().join("address")
+    }
+
+    /// A node's folder.
+    pub fn node(&self, node: &str) -> PathBuf {
+        self.root.join("nodes").join(node)
+    }
+
+    /// Credentials of command-line clients.
+    pub fn client(&self) -> PathBuf {
+        self.root.join("client")
+    }
+
+    /// Logs of head, agents and workers.
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// The log of the head.
+    pub fn head_log(&self) -> PathBuf {
+        self.logs().join("head.log")
+    }
+
+    /// The log of a node's agent.
+    pub fn agent_log(&self, node: &str) -> PathBuf {
+        self.logs().join(format!("agent-{node}.log"))
+    }
+
+    /// The logs of a node's workers.
+    pub fn worker_logs(&self, node: &str) -> PathBuf {
+        self.logs().join(node)
+    }
+
+    /// Makes `path`, a folder inside this one, readable by its owner alone.
+    pub fn make(&self, path: &Path) -> Result<(), ClusterError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| ClusterError::file(path, &error))
+    }
+
+    /// The names of clusters that have a folder under the default root of this user.
+    pub fn clusters() -> Result<Vec<String>, ClusterError> {
+        let root = default_root()?;
+        let entries = match fs::read_dir(&root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(ClusterError::file(&root, &error)),
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter(|entry| entry.path().join("head").is_dir())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn default_root() -> Result<PathBuf, ClusterError> {
+    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(root) = named("LYCEUM_STATE_DIR") {
+        return Ok(root);
+    }
+    named("XDG_STATE_HOME")
+        .or_else(|| named("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("lyceum"))
+        .ok_or_else(|| {
+            ClusterError::Refused("neither LYCEUM_STATE_DIR nor XDG_STATE_HOME nor HOME is set: set one".into())
+        })
+}
+
+/// Writes `value` as JSON; the file is there whole or not at all, readable by its owner alone.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ClusterError> {
+    let text = serde_json::to_vec_pretty(value)
+        .map_err(|error| ClusterError::Refused(format!("{}: cannot be written: {error}", path.display())))?;
+    write_whole(path, &text)
+}
+
+/// Reads what [`write_json`] wrote.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ClusterError> {
+    let text = fs::read(path).map_err(|error| ClusterError::file(path, &error))?;
+    serde_json::from_slice(&text)
+        .map_err(|error| ClusterError::Refused(format!("{}: is damaged: {error}", path.display())))
+}
+
+/// Writes `bytes`; the file is there whole or not at all, readable by its owner alone.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ClusterError> {
+    let fault = |error: &io::Error| ClusterError::file(path, error);
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)
+        .map_err(|error| fault(&error))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| fault(&error))?;
+    fs::rename(&fresh, path).map_err(|error| fault(&error))
+}
+
+/// The last lines of a log, oldest first: at most `lines`, at most 8 KiB.
+pub fn log_tail(path: &Path, lines: usize) -> Vec<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    const MOST: u64 = 8 << 10;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = fs::File::open(path)?;
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(MOST)))?;
+        let mut bytes = Vec::new();
+        file.take(MOST).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    all.iter().skip(all.len().saturating_sub(lines)).map(|line| (*line).to_owned()).collect()
+}

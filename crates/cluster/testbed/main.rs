@@ -1,0 +1,38 @@
+//! The program that the tests of this crate run as head, agent, worker and runner. It plays one role, [`Probe`], which
+//! tells what its process was given and misbehaves when asked to.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lyceum_cluster::state::StateDir;
+use lyceum_cluster::{agent, head, worker};
+
+mod probe;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let after = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).cloned()
+    };
+    let state = after("--state").map(|path| StateDir::at(PathBuf::from(path)));
+    let node = after("--node").unwrap_or_default();
+    let ran = match (arguments.first().map(String::as_str), state) {
+        (Some("worker"), _) => return worker::run(probe::registry()),
+        (Some("head"), Some(state)) => head::run(&state),
+        (Some("agent"), Some(state)) => agent::run(&state, &node),
+        (Some("runner"), Some(state)) => probe::run_owned(&state, &after("--manifest").unwrap_or_default()),
+        _ => {
+            eprintln!("this program belongs to the tests of lyceum-cluster");
+            return ExitCode::from(2);
+        }
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The role that the tests spawn, and its implementation.
+
+use std::path::Path;
+
+use lyceum_actor::{Accepts, Actor, ActorAddress, ActorRef, Context, Handler, Incoming, Registry, Role};
+use lyceum_cluster::ClusterError;
+use lyceum_cluster::launch::local::{self, UpOptions};
+use lyceum_cluster::manifest::Manifest;
+use lyceum_cluster::state::StateDir;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// Tells what its process was given; misbehaves when asked to.
+pub struct Probe;
+
+impl Role for Probe {
+    const NAME: &'static str = "probe";
+    type Args = String;
+    type Messages = (Look, Misbehave, AskOther, SpawnAnother);
+}
+
+/// What do you see?
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct Look {
+    pub variables: Vec<String>,
+}
+
+/// What a process sees of itself.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct Sight {
+    pub pid: u32,
+    pub parent: u32,
+    pub group: u32,
+    pub greeting: String,
+    pub cores: Vec<u32>,
+    pub variables: Vec<Option<String>>,
+    pub store_holder: u64,
+}
+
+/// Do something bad.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub enum Misbehave {
+    /// Say this to stderr and end the process with this code.
+    Exit(i32, String),
+    /// Take this much memory, in bytes, and touch it.
+    Hoard(u64),
+    /// Panic in the handler.
+    Panic(String),
+    /// Spin for this many milliseconds.
+    Spin(u64),
+    /// Come to your end.
+    Finish,
+}
+
+/// Ask that probe to look, and give me its answer, or its error in words.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct AskOther {
+    pub other: ActorAddress,
+    pub misbehave: bool,
+}
+
+/// Spawn a probe in a process of its own.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct SpawnAnother {
+    pub node: String,
+}
+
+impl Accepts<Look> for Probe {
+    type Reply = Sight;
+}
+impl Accepts<Misbehave> for Probe {
+    type Reply = ();
+}
+impl Accepts<AskOther> for Probe {
+    type Reply = String;
+}
+impl Accepts<SpawnAnother> for Probe {
+    type Reply = String;
+}
+
+struct Process {
+    greeting: String,
+    hoard: Vec<Vec<u8>>,
+}
+
+impl Actor for Process {
+    type Role = Probe;
+
+    async fn start(greeting: String, _ctx: &mut Context<Self>) -> lyceum_actor::Result<Self> {
+        eprintln!("a probe starts with {greeting:?}");
+        if let Some(why) = greeting.strip_prefix("fail: ") {
+            return Err(std::io::Error::other(why.to_owned()).into());
+        }
+        Ok(Process { greeting, hoard: Vec::new() })
+    }
+}
+
+impl Handler<Look> for Process {
+    async fn handle(&mut self, look: Incoming<Look>, _ctx: &mut Context<Self>) -> lyceum_actor::Result<Sight> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.trim().to_owned()
+        };
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        let after = stat.rsplit_once(')').map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+        let group = after.split_whitespace().nth(2).and_then(|group| group.parse().ok()).unwrap_or_default();
+        Ok(Sight {
+            pid: std::process::id(),
+            parent: std::os::unix::process::parent_id(),
+            group,
+            greeting: self.greeting.clone(),
+            cores: core_list(&field("Cpus_allowed_list:")),
+            variables: look.variables.iter().map(|name| std::env::var(name.as_str()).ok()).collect(),
+            store_holder: lyceum_cluster::worker::store().map_or(0, |store| store.holder()),
+        })
+    }
+}
+
+impl Handler<Misbehave> for Process {
+    async fn handle(&mut self, how: Incoming<Misbehave>, ctx: &mut Context<Self>) -> lyceum_actor::Result<()> {
+        let how = how.read()?;
+        match how {
+            Misbehave::Exit(code, words) => {
+                eprintln!("{words}");
+                std::process::exit(code);
+            }
+            Misbehave::Hoard(bytes) => {
+                for _ in 0..bytes >> 20 {
+                    self.hoard.push(vec![1; 1 << 20]);
+                    std::thread::sleep(std::time::Duration::from_micros(500));
+                }
+            }
+            Misbehave::Panic(words) => panic!("{words}"),
+            Misbehave::Spin(milliseconds) => {
+                let began = std::time::Instant::now();
+                while began.elapsed().as_millis() < u128::from(milliseconds) {
+                    std::hint::spin_loop();
+                }
+            }
+            Misbehave::Finish => ctx.stop(),
+        }
+        Ok(())
+    }
+}
+
+impl Handler<AskOther> for Process {
+    async fn handle(&mut self, ask: Incoming<AskOther>, ctx: &mut Context<Self>) -> lyceum_actor::Result<String> {
+        let ask = ask.read()?;
+        let other: ActorRef<Probe> =
+            ctx.system().actor_ref(ask.other).map_err(std::io::Error::other)?;
+        if ask.misbehave {
+            let asked = other.ask(Misbehave::Spin(3_600_000)).await;
+            return Ok(match asked {
+                Ok(_) => "done".into(),
+                Err(error) => error.to_string(),
+            });
+        }
+        Ok(match other.ask(Look { variables: Vec::new() }).await {
+            Ok(sight) => sight.greeting.to_string(),
+            Err(error) => error.to_string(),
+        })
+    }
+}
+
+impl Handler<SpawnAnother> for Process {
+    async fn handle(
+        &mut self,
+        ask: Incoming<SpawnAnother>,
+        ctx: &mut Context<Self>,
+    ) -> lyceum_actor::Result<String> {
+        let cluster = ctx.cluster();
+        let spawned = cluster.spawn::<Probe>("a child".to_owned()).node(&ask.node).await;
+        Ok(match spawned {
+            Ok(child) => match child.ask(Look { variables: Vec::new() }).await {
+                Ok(sight) => sight.greeting.to_string(),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        })
+    }
+}
+
+/// What the testbed's workers can host.
+pub fn registry() -> Registry {
+    Registry::new().register::<Process>()
+}
+
+/// `0-2,5` as 0, 1, 2, 5.
+fn core_list(text: &str) -> Vec<u32> {
+    text.split(',')
+        .filter_map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some(first.trim().parse::<u32>().ok()?..=last.trim().parse::<u32>().ok()?)
+        })
+        .flatten()
+        .collect()
+}
+
+/// Starts an owned cluster, says so on stdout, and waits to be killed.
+pub fn run_owned(state: &StateDir, manifest: &str) -> Result<(), ClusterError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| ClusterError::Refused(error.to_string()))?;
+    runtime.block_on(async {
+        let manifest = Manifest::load(Path::new(manifest))?;
+        let program = std::env::current_exe().map_err(|error| ClusterError::Refused(error.to_string()))?;
+        let options = UpOptions { state: state.clone(), owned: true, program };
+        let up = local::up(&manifest, options).await?;
+        let job = up.client.begin_job("owned", true).await?;
+        let system = up.client.start_system(job.id(), Registry::new()).await?;
+        let probe = job.cluster(&system).spawn::<Probe>("owned".to_owned()).await?;
+        println!("up {}", probe.address().process.process);
+        std::future::pending::<()>().await;
+        Ok(())
+    })
+}
