@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! DIR/run.json       the run file as it was checked, paths absolute
-//! DIR/lock           held by the run that writes here
+//! DIR/lock           held by the run that writes here; the number of the attempt
 //! DIR/records/       recorded texts, and the batch log that says which of them are in which batch
 //! DIR/checkpoints/   step-000120/ ...
-//! DIR/progress.json  what the summary needs of the steps before a resumption
+//! DIR/metrics.jsonl  one line a step
+//! DIR/progress.json  what the summary needs beside the steps
 //! DIR/summary.json   written at the end
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::run_file::RunFile;
@@ -28,7 +29,9 @@ pub enum RunDirectoryError {
     #[error("{0} is in use by another run")]
     InUse(PathBuf),
     /// Another run file was used there before.
-    #[error("{directory} belongs to a run of other settings ({difference} differs): name another --out, or remove it")]
+    #[error(
+        "{directory} belongs to a run of other settings ({difference} differs): name another --out, or remove it"
+    )]
     Other {
         /// The folder.
         directory: PathBuf,
@@ -48,7 +51,28 @@ pub enum RunDirectoryError {
 /// Holds a run's folder until it is dropped; the operating system frees it when the process dies.
 #[derive(Debug)]
 pub struct RunLock {
+    /// Open for as long as the lock is held.
     _file: File,
+    epoch: u64,
+}
+
+impl RunLock {
+    /// The number of this attempt at the run: it grows with each, and what an older one still writes is refused.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes the next number; it stands in the lock's own file.
+    fn take(mut file: File) -> io::Result<Self> {
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        let epoch = text.trim().parse::<u64>().unwrap_or(0) + 1;
+        file.set_len(0)?;
+        file.rewind()?;
+        write!(file, "{epoch}")?;
+        file.sync_all()?;
+        Ok(Self { _file: file, epoch })
+    }
 }
 
 impl RunDirectory {
@@ -66,7 +90,13 @@ impl RunDirectory {
         };
         fs::create_dir_all(&self.root).map_err(io(&self.root))?;
         let path = self.root.join("lock");
-        let file = File::create(&path).map_err(io(&path))?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io(&path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(RunDirectoryError::InUse(self.root.clone())),
@@ -76,7 +106,9 @@ impl RunDirectory {
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let before: Option<RunFile> = serde_json::from_str(&text).ok();
-                if let Some(difference) = before.map_or(Some("run.json"), |before| first_difference(&before, run)) {
+                if let Some(difference) =
+                    before.map_or(Some("run.json"), |before| first_difference(&before, run))
+                {
                     return Err(RunDirectoryError::Other {
                         directory: self.root.clone(),
                         difference: difference.into(),
@@ -91,7 +123,7 @@ impl RunDirectory {
             }
             Err(error) => return Err(io(&path)(error)),
         }
-        Ok(RunLock { _file: file })
+        RunLock::take(file).map_err(io(&self.root.join("lock")))
     }
 
     /// The folder itself.
@@ -107,11 +139,6 @@ impl RunDirectory {
     /// One folder a checkpoint.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
-    }
-
-    /// What the summary needs of the steps before a resumption.
-    pub fn progress(&self) -> PathBuf {
-        self.root.join("progress.json")
     }
 }
 

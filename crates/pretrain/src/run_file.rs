@@ -84,15 +84,15 @@ pub struct Source {
     /// What the files hold.
     #[serde(default)]
     pub kind: SourceKind,
-    /// Share of the run's tokens that come from this source as raw text (or tuning examples).
-    #[serde(default)]
+    /// Share of the run's tokens that come from this source, in proportion to the others' shares.
+    #[serde(default = "whole")]
     pub share: f64,
-    /// Share of the run's tokens that come from this source augmented.
-    #[serde(default)]
-    pub augmented_share: f64,
-    /// Share of this source's documents that the synthesizer converts.
+    /// Share of this source's documents that the synthesizer converts, 0 to 1.
     #[serde(default)]
     pub converted: f64,
+    /// Tuning examples of one data set that are joined into one text.
+    #[serde(default = "one")]
+    pub shots: u32,
     /// How often the source is read before it is dry.
     #[serde(default = "one")]
     pub epochs: u32,
@@ -281,7 +281,9 @@ impl RunFile {
     fn with_absolute_paths(mut self, document: &Document<Self>) -> Result<Self, StrictError> {
         let existing = |key: &str, path: &Path| -> Result<PathBuf, StrictError> {
             let found = document.source.resolve_existing(key, path)?;
-            found.canonicalize().map_err(|error| document.refuse(key, format!("{}: {error}", found.display())))
+            found
+                .canonicalize()
+                .map_err(|error| document.refuse(key, format!("{}: {error}", found.display())))
         };
         self.model.directory = existing("model.directory", &self.model.directory)?;
         for file in ["config.json", "tokenizer.json"] {
@@ -292,7 +294,9 @@ impl RunFile {
                 *path = existing(&format!("source[{number}].paths[{index}]"), path)?;
             }
         }
-        if let Some(directory) = self.synthesizer.as_mut().and_then(|synthesizer| synthesizer.directory.as_mut()) {
+        if let Some(directory) =
+            self.synthesizer.as_mut().and_then(|synthesizer| synthesizer.directory.as_mut())
+        {
             *directory = existing("synthesizer.directory", directory)?;
         }
         if let Some(path) = &mut self.evaluation.heldout {
@@ -311,13 +315,15 @@ impl RunFile {
         let name_fits = !self.name.is_empty()
             && self.name.len() <= 64
             && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        require(name_fits, "name", format!("'{}': expected 1 to 64 letters, digits, '-', '_' or '.'", self.name))?;
+        require(
+            name_fits,
+            "name",
+            format!("'{}': expected 1 to 64 letters, digits, '-', '_' or '.'", self.name),
+        )?;
         require(!self.sources.is_empty(), "source", "expected at least one [[source]]".into())?;
         for (number, source) in self.sources.iter().enumerate() {
             self.check_source(number, source, &require)?;
         }
-        let shares: f64 = self.sources.iter().map(|source| source.share + source.augmented_share).sum();
-        require(shares > 0.0, "source", "the shares of all sources add up to 0: nothing would be trained".into())?;
         if self.synthesizes() {
             require(
                 self.synthesizer.is_some(),
@@ -342,24 +348,14 @@ impl RunFile {
         for (field, value) in [("converted", source.converted), ("max_bad_share", source.max_bad_share)] {
             require(unit.contains(&value), &key(field), format!("{value}: expected 0 to 1"))?;
         }
-        for (field, value) in [("share", source.share), ("augmented_share", source.augmented_share)] {
-            let fits = value.is_finite() && value >= 0.0;
-            require(fits, &key(field), format!("{value}: expected a number of at least 0"))?;
+        let share = source.share;
+        let fits = share.is_finite() && share > 0.0;
+        require(fits, &key("share"), format!("{share}: expected a number above 0"))?;
+        for (field, value) in [("epochs", source.epochs), ("shots", source.shots)] {
+            require(value > 0, &key(field), "0: expected at least 1".into())?;
         }
-        require(source.epochs > 0, &key("epochs"), "0: expected at least 1".into())?;
-        let converts = source.converted > 0.0;
         require(
-            converts == (source.augmented_share > 0.0),
-            &key("converted"),
-            "`converted` and `augmented_share` go together: both above 0, or neither".into(),
-        )?;
-        require(
-            source.converted < 1.0 || source.share == 0.0,
-            &key("share"),
-            "every document is converted, so that no raw text is left for `share`".into(),
-        )?;
-        require(
-            !(converts && source.kind == SourceKind::Tuning),
+            source.converted == 0.0 || source.kind == SourceKind::Text,
             &key("converted"),
             "tuning examples cannot be converted".into(),
         )
@@ -378,13 +374,21 @@ impl RunFile {
         }
         let length = trainer.sequence_length;
         let fits = length > 0 && length % 8 == 0 && length <= 1 << 20;
-        require(fits, "trainer.sequence_length", format!("{length}: expected a multiple of 8 up to 1,048,576"))?;
+        require(
+            fits,
+            "trainer.sequence_length",
+            format!("{length}: expected a multiple of 8 up to 1,048,576"),
+        )?;
         require(
             trainer.batch_rows % trainer.world_size == 0,
             "trainer.batch_rows",
-            format!("{} rows cannot be shared out evenly to {} ranks", trainer.batch_rows, trainer.world_size),
+            format!(
+                "{} rows cannot be shared out evenly to {} ranks",
+                trainer.batch_rows, trainer.world_size
+            ),
         )?;
-        let positive = [("trainer.learning_rate", trainer.learning_rate), ("trainer.clip_norm", trainer.clip_norm)];
+        let positive =
+            [("trainer.learning_rate", trainer.learning_rate), ("trainer.clip_norm", trainer.clip_norm)];
         for (key, value) in positive {
             require(value.is_finite() && value > 0.0, key, format!("{value}: expected a number above 0"))?;
         }
@@ -393,9 +397,17 @@ impl RunFile {
             require(unit.contains(&value), "trainer.betas", format!("{value}: expected 0 up to below 1"))?;
         }
         let share = trainer.minimum_rate_share;
-        require((0.0..=1.0).contains(&share), "trainer.minimum_rate_share", format!("{share}: expected 0 to 1"))?;
+        require(
+            (0.0..=1.0).contains(&share),
+            "trainer.minimum_rate_share",
+            format!("{share}: expected 0 to 1"),
+        )?;
         let decay = trainer.weight_decay;
-        require(decay.is_finite() && decay >= 0.0, "trainer.weight_decay", format!("{decay}: expected at least 0"))?;
+        require(
+            decay.is_finite() && decay >= 0.0,
+            "trainer.weight_decay",
+            format!("{decay}: expected at least 0"),
+        )?;
         check_processors("trainer", trainer.cpus, require)?;
         let gpus = trainer.gpus;
         require(gpus == 0.0 || gpus == 1.0, "trainer.gpus", format!("{gpus}: a rank has no GPU or one"))

@@ -94,12 +94,14 @@ impl Summary {
 
     /// The table that ends a run.
     pub fn table(&self) -> String {
-        let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+        let number =
+            |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
         let change = |pair: &BeforeAndAfter, digits| {
             format!("{} -> {}", number(pair.before, digits), number(pair.after, digits))
         };
         let reasons = |counts: &BTreeMap<String, u64>| {
-            let listed: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            let listed: Vec<String> =
+                counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             if listed.is_empty() { "none".into() } else { listed.join(", ") }
         };
         let rows = [
@@ -141,7 +143,8 @@ mod tests {
     fn a_summary_is_written_whole_and_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let mut summary = Summary { steps: 3, tokens: 12, ..Summary::default() };
-        summary.documents = Documents { read: 4, raw: 1, augmented: 2, skipped: [("empty".into(), 1)].into() };
+        summary.documents =
+            Documents { read: 4, raw: 1, augmented: 2, skipped: [("empty".into(), 1)].into() };
         assert!(summary.documents.adds_up());
         summary.write(directory.path()).unwrap();
         let text = std::fs::read_to_string(directory.path().join("summary.json")).unwrap();
