@@ -127,17 +127,18 @@ impl Ledger {
         cost: Credits,
         effects: &mut Vec<Effect>,
     ) -> Result<(), CreditFault> {
-        if !self.budget.covers(cost) {
-            return Err(CreditFault::TooLarge { cost, budget: self.budget });
-        }
         if self.waiting.iter().any(|(waiting, _)| *waiting == peer) {
             return Err(CreditFault::AskedTwice);
         }
         self.peers.entry(peer).or_default().active = true;
+        // Whatever comes of the request: what the peer gave back it no longer has.
         self.take_back(peer, returning)?;
-        self.waiting.push_back((peer, cost));
+        let fits = self.budget.covers(cost);
+        if fits {
+            self.waiting.push_back((peer, cost));
+        }
         self.serve(effects);
-        Ok(())
+        if fits { Ok(()) } else { Err(CreditFault::TooLarge { cost, budget: self.budget }) }
     }
 
     /// A message of `cost` arrived from `peer` and is queued.

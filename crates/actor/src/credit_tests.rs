@@ -214,3 +214,14 @@ fn an_idle_peer_is_asked_to_give_back_and_then_forgotten() {
     assert!(ledger.is_unused());
     assert_eq!(ledger.free, ledger.budget);
 }
+
+#[test]
+fn a_request_that_is_too_large_leaves_no_credit_behind() {
+    let mut ledger = Ledger::new(Credits { count: 8, bytes: 100 });
+    let mut effects = Vec::new();
+    ledger.want(1, Credits::NONE, Credits { count: 1, bytes: 1 }, &mut effects).unwrap();
+    let held = ledger.granted(1);
+    let refused = ledger.want(1, held, Credits { count: 1, bytes: 101 }, &mut effects);
+    assert!(matches!(refused, Err(CreditFault::TooLarge { .. })));
+    assert_eq!(ledger.free, ledger.budget);
+}

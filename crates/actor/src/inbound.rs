@@ -64,7 +64,9 @@ fn take(
         }
         Kind::Request => request(system, link, life, credits, &extension)?,
         Kind::Grant => link.on_grant(life, credits, extension.flags & ANSWER != 0),
-        Kind::Refuse => link.on_refuse(life, &decode_outcome(extension.flags, frame.payload)?),
+        Kind::Refuse => {
+            link.on_refuse(life, extension.total, &decode_outcome(extension.flags, frame.payload)?)
+        }
         Kind::Reclaim => link.on_reclaim(life),
         Kind::Return => {
             if let Ok(cell) = find(system, life) {
@@ -72,11 +74,12 @@ fn take(
             }
         }
         Kind::Watch => {
-            let told = find(system, life).and_then(|cell| cell.watch_from(link.key).map_err(Outcome::Dead));
-            match told {
+            let watched =
+                find(system, life).and_then(|cell| cell.watch_from(link.key).map_err(Outcome::Dead));
+            match watched {
                 Ok(()) => {}
                 Err(Outcome::Dead(report)) => link.tell_death(life, &report),
-                Err(other) => link.refuse(life, other),
+                Err(other) => link.tell_death(life, &system.never_lived(life.0, other)),
             }
         }
         Kind::Death => link.on_death(life, decode_death(&frame.payload)?),
@@ -99,7 +102,7 @@ fn request(
     let cell = match find(system, life) {
         Ok(cell) => cell,
         Err(outcome) => {
-            link.refuse(life, outcome);
+            link.refuse(life, 0, outcome);
             return Ok(());
         }
     };
@@ -109,16 +112,17 @@ fn request(
              same sources",
             cell.address.role, cell.fingerprint, extension.message
         );
-        link.refuse(life, Outcome::Refused(why));
+        link.refuse(life, 0, Outcome::Refused(why));
         return Ok(());
     }
     let cost = Credits { count: 1, bytes: extension.total };
     let asked = cell.with_ledger(|ledger, effects| ledger.want(link.key, returning, cost, effects));
     match asked {
-        Err(outcome) => link.refuse(life, outcome),
+        Err(outcome) => link.refuse(life, 0, outcome),
         Ok((Ok(()), effects)) => system.apply(&cell, effects),
-        Ok((Err(fault @ CreditFault::TooLarge { .. }), _)) => {
-            link.refuse(life, Outcome::NotSent(fault.to_string()));
+        Ok((Err(fault @ CreditFault::TooLarge { .. }), effects)) => {
+            system.apply(&cell, effects);
+            link.refuse(life, extension.total, Outcome::NotSent(fault.to_string()));
         }
         Ok((Err(fault), _)) => return Err(fault.to_string()),
     }

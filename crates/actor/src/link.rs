@@ -4,6 +4,10 @@
 //! for a moment. Calls wait here until credit has come, then go out in order; replies, credits, cancels and
 //! notices have a queue of their own that goes first.
 
+mod outlet;
+mod peer;
+mod writer;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -13,31 +17,29 @@ use std::{
     time::Instant,
 };
 
-use lyceum_wire::{AlignedBytes, CloseCode, Connection, Frame, Hello, LaneSender, TrySendError};
+use lyceum_wire::{AlignedBytes, CloseCode, Connection, Frame, Hello};
 use tokio::sync::Notify;
+
+use outlet::{Outlet, pieces};
 
 use crate::{
     ActorAddress, ActorId, DeathReport, ProcessAddress, ProcessDeath, System,
     credit::{Credits, Effect, Purse},
     large::LARGE,
     pending::{Call, Pending, Queued},
-    protocol::{self, ANSWER, Extension, Kind, STORED, encode_death, encode_outcome, frame},
+    protocol::{ANSWER, Extension, Kind, encode_death, encode_outcome, frame},
     slot::{Outcome, Slot},
     system::SystemInner,
 };
 
 /// The most calls of one process that another may owe answers to.
 pub(crate) const MAX_IN_FLIGHT: usize = 64 * 1024;
-/// A longer payload goes in pieces of this size, in bytes.
-const PIECE: usize = 256 * 1024;
 /// Calls beyond this many bytes stay with their callers until the writer has caught up.
 const CALL_SHARE: usize = 16 << 20;
 /// An actor waits with its next message while its caller's replies take more than this, in bytes.
 const REPLY_SHARE: usize = 8 << 20;
 /// Replies beyond this many bytes are replaced by an error: their receiver does not read.
 const REPLY_LIMIT: usize = 256 << 20;
-/// How many frames the writer takes at a time.
-const WRITE_BATCH: usize = 256;
 
 /// A connection to a peer process.
 pub(crate) struct Link {
@@ -75,15 +77,6 @@ enum Phase {
 
 /// (actor, incarnation)
 type Life = (u64, u64);
-
-/// The way to one remote actor.
-struct Outlet {
-    role: String,
-    fingerprint: u64,
-    purse: Purse,
-    /// Calls that wait for credit, in order.
-    queue: VecDeque<u64>,
-}
 
 /// A message on its way out.
 pub(crate) struct Request<'a> {
@@ -273,10 +266,10 @@ impl Link {
         );
     }
 
-    /// Tells the peer that nothing can be sent to an actor.
-    pub(crate) fn refuse(&self, life: (u64, u64), outcome: Outcome) {
+    /// Tells the peer that nothing can be sent to an actor, or with `bytes` above 0, no message of that size.
+    pub(crate) fn refuse(&self, life: (u64, u64), bytes: u64, outcome: Outcome) {
         let (status, payload) = encode_outcome(outcome);
-        let extension = Extension { actor: life.0, flags: status, ..Extension::default() };
+        let extension = Extension { actor: life.0, flags: status, total: bytes, ..Extension::default() };
         self.control(Kind::Refuse, life.1, extension, payload);
     }
 
@@ -415,62 +408,6 @@ impl Link {
         self.unlock(state, done);
     }
 
-    /// Writes what is queued until the link is closed. Runs on the I/O thread.
-    pub(crate) async fn write(&self, lane: LaneSender) {
-        let mut batch = VecDeque::new();
-        loop {
-            match self.next_frames(&mut batch) {
-                Next::Closed => return,
-                Next::Nothing => {
-                    self.work.notified().await;
-                    continue;
-                }
-                Next::Some => {}
-            }
-            for frame in batch.drain(..) {
-                let sent = match lane.try_send(frame) {
-                    Ok(()) => Ok(()),
-                    Err(TrySendError::Full(frame)) => lane.send(*frame).await.map_err(|error| error.reason),
-                    Err(TrySendError::Closed(error)) => Err(error.reason),
-                };
-                if let Err(reason) = sent {
-                    self.close(&reason.to_string());
-                    return;
-                }
-            }
-        }
-    }
-
-    fn next_frames(&self, batch: &mut VecDeque<Frame>) -> Next {
-        let mut done = Vec::new();
-        let mut state = self.lock();
-        if matches!(state.phase, Phase::Closed(_)) {
-            return Next::Closed;
-        }
-        if !state.control.is_empty() {
-            std::mem::swap(&mut state.control, batch);
-            self.control_bytes.store(0, Ordering::Release);
-            drop(state);
-            self.room.notify_waiters();
-            return Next::Some;
-        }
-        let was_full = state.call_bytes > CALL_SHARE;
-        let take = state.calls.len().min(WRITE_BATCH);
-        batch.extend(state.calls.drain(..take));
-        let bytes: usize = batch.iter().map(Frame::wire_len).sum();
-        state.call_bytes -= bytes;
-        if was_full && state.call_bytes <= CALL_SHARE {
-            let lives: Vec<Life> = state.outlets.keys().copied().collect();
-            for life in lives {
-                state.release(life, &mut done);
-            }
-        }
-        let next = if batch.is_empty() { Next::Nothing } else { Next::Some };
-        state.writer_idle = batch.is_empty();
-        self.unlock(state, done);
-        next
-    }
-
     fn control(&self, kind: Kind, incarnation: u64, extension: Extension, payload: AlignedBytes) {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Open { .. }) {
@@ -504,213 +441,6 @@ impl Link {
         }
         finish_all(done);
     }
-
-    // What the peer's frames do; called by the reader.
-
-    pub(crate) fn on_ask(&self, call: u64) -> Result<(), String> {
-        let mut state = self.lock();
-        if state.owed.len() >= 2 * MAX_IN_FLIGHT {
-            return Err(format!("more than {} calls are unanswered", 2 * MAX_IN_FLIGHT));
-        }
-        match state.owed.insert(call, true) {
-            None => Ok(()),
-            Some(_) => Err(format!("call number {call} is used twice")),
-        }
-    }
-
-    pub(crate) fn on_cancel(&self, call: u64) {
-        if let Some(wanted) = self.lock().owed.get_mut(&call) {
-            *wanted = false;
-        }
-    }
-
-    pub(crate) fn on_reply(&self, call: u64, outcome: Outcome) {
-        let entry = {
-            let mut state = self.lock();
-            match state.pending.get_mut(call) {
-                // A call that was not sent has no reply; nor has one that was forgotten.
-                Some(entry) if entry.queued.is_none() => state.pending.remove(call),
-                _ => None,
-            }
-        };
-        if let Some(entry) = entry {
-            entry.slot.complete(outcome);
-        }
-    }
-
-    pub(crate) fn on_grant(&self, life: (u64, u64), credits: Credits, answer: bool) {
-        let mut done = Vec::new();
-        let mut state = self.lock();
-        if let Some(outlet) = state.outlets.get_mut(&life) {
-            outlet.purse.granted(credits, answer);
-            state.release(life, &mut done);
-        }
-        self.unlock(state, done);
-    }
-
-    pub(crate) fn on_reclaim(&self, life: (u64, u64)) {
-        let mut state = self.lock();
-        let mut credits = Credits::NONE;
-        if let Some(outlet) = state.outlets.get_mut(&life) {
-            credits = outlet.purse.give_back();
-            if outlet.queue.is_empty() {
-                state.outlets.remove(&life);
-            }
-        }
-        let extension =
-            Extension { actor: life.0, count: credits.count, amount: credits.bytes, ..Extension::default() };
-        let answer = frame(Kind::Return, life.1, 0, 0, &extension, AlignedBytes::default());
-        self.push_control(&mut state, answer);
-        self.unlock(state, Vec::new());
-    }
-
-    pub(crate) fn on_refuse(&self, life: (u64, u64), outcome: &Outcome) {
-        let mut state = self.lock();
-        let mut done: Finished = Vec::new();
-        state.refuse(life, outcome, &mut done);
-        self.unlock(state, done);
-    }
-
-    pub(crate) fn on_death(&self, life: (u64, u64), report: Box<DeathReport>) {
-        let mut state = self.lock();
-        let mut done: Finished = Vec::new();
-        for slot in state.watches.remove(&life).unwrap_or_default() {
-            done.push((slot, Outcome::Dead(report.clone())));
-        }
-        state.refuse(life, &Outcome::Dead(report), &mut done);
-        self.unlock(state, done);
-    }
-}
-
-enum Next {
-    Some,
-    Nothing,
-    Closed,
-}
-
-impl State {
-    /// Moves calls of one outlet to the writer as far as credit reaches.
-    fn release(&mut self, life: Life, done: &mut Finished) {
-        let Some(outlet) = self.outlets.get_mut(&life) else { return };
-        let hello = match &self.phase {
-            Phase::Open { hello, .. } => hello,
-            Phase::Connecting | Phase::Closed(_) => return,
-        };
-        if let Some(theirs) = hello.fingerprint(&outlet.role)
-            && theirs != outlet.fingerprint
-        {
-            let why = format!(
-                "role {} differs: its fingerprint is {:#x} here and {theirs:#x} there; build both programs from \
-                 the same sources",
-                outlet.role, outlet.fingerprint
-            );
-            self.refuse(life, &Outcome::Refused(why), done);
-            return;
-        }
-        while let Some(&call) = outlet.queue.front() {
-            if self.call_bytes > CALL_SHARE {
-                return;
-            }
-            let Some(entry) = self.pending.get_mut(call) else {
-                outlet.queue.pop_front();
-                continue;
-            };
-            // A message that is still being stored keeps its place in the order.
-            let Some(payload) = entry.queued.as_ref().and_then(|queued| queued.payload.as_ref()) else {
-                return;
-            };
-            if !outlet.purse.spend(Credits::of_message(payload.len())) {
-                self.short.push(life);
-                return;
-            }
-            outlet.queue.pop_front();
-            let Some(queued) = entry.queued.take() else { continue };
-            let payload = queued.payload.unwrap_or_default();
-            let left = queued.deadline.map_or(0, |deadline| {
-                let left = deadline.saturating_duration_since(Instant::now()).as_micros();
-                u64::try_from(left).unwrap_or(u64::MAX).max(1)
-            });
-            let extension = Extension {
-                actor: life.0,
-                call: if entry.ask { call } else { 0 },
-                message: queued.message,
-                flags: if queued.stored { STORED } else { 0 },
-                amount: left,
-                total: payload.len() as u64,
-                ..Extension::default()
-            };
-            for piece in
-                pieces(Kind::Call, Kind::CallPiece, life.1, queued.job, queued.trace, extension, payload)
-            {
-                self.call_bytes += piece.wire_len();
-                self.calls.push_back(piece);
-            }
-            if !entry.ask
-                && let Some(tell) = self.pending.remove(call)
-            {
-                done.push((tell.slot, Outcome::Sent));
-            }
-        }
-    }
-
-    /// The requests for credit that have become due.
-    fn take_requests(&mut self) -> Vec<Frame> {
-        let mut requests = Vec::new();
-        for life in std::mem::take(&mut self.short) {
-            let Some(outlet) = self.outlets.get_mut(&life) else { continue };
-            let waiting = outlet.queue.front().and_then(|call| self.pending.get(*call));
-            let Some(payload) = waiting.and_then(|call| call.queued.as_ref()?.payload.as_ref()) else {
-                continue;
-            };
-            let Some(returning) = outlet.purse.request() else { continue };
-            let extension = Extension {
-                actor: life.0,
-                message: outlet.fingerprint,
-                count: returning.count,
-                amount: returning.bytes,
-                total: payload.len() as u64,
-                ..Extension::default()
-            };
-            requests.push(frame(Kind::Request, life.1, 0, 0, &extension, AlignedBytes::default()));
-        }
-        requests
-    }
-
-    /// Nothing more can be sent to this actor: what waits for credit is handed back with `outcome`.
-    fn refuse(&mut self, life: Life, outcome: &Outcome, done: &mut Finished) {
-        let Some(outlet) = self.outlets.remove(&life) else { return };
-        for call in outlet.queue {
-            done.extend(self.pending.remove(call).map(|call| (call.slot, outcome.clone())));
-        }
-    }
-
-    fn push_call(&mut self, frame: Frame) {
-        self.call_bytes += frame.wire_len();
-        self.calls.push_back(frame);
-    }
-}
-
-/// `payload` as one frame, or as several that the peer puts together.
-fn pieces(
-    first: Kind,
-    further: Kind,
-    incarnation: u64,
-    job: u64,
-    trace: u64,
-    extension: Extension,
-    payload: AlignedBytes,
-) -> impl Iterator<Item = Frame> {
-    let mut rest = Some((first, payload));
-    std::iter::from_fn(move || {
-        let (kind, payload) = rest.take()?;
-        if payload.len() <= PIECE {
-            return Some(protocol::frame(kind, incarnation, job, trace, &extension, payload));
-        }
-        let mut bytes = payload.into_bytes();
-        let piece = AlignedBytes::from_bytes(bytes.split_to(PIECE));
-        rest = Some((further, AlignedBytes::from_bytes(bytes)));
-        Some(protocol::frame(kind, incarnation, job, trace, &extension, piece))
-    })
 }
 
 fn finish_all(done: Finished) {

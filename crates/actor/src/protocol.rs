@@ -74,6 +74,7 @@ pub(crate) struct Extension {
     /// Credits: bytes. `Call`: the time left until the deadline, in microseconds; 0 is none.
     pub(crate) amount: u64,
     /// `Call`, `Reply`: bytes of all pieces together. `Request`: bytes of the message that waits.
+    /// `Refuse`: bytes of the one message that is refused; 0 is all.
     pub(crate) total: u64,
 }
 

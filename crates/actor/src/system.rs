@@ -372,6 +372,18 @@ impl System {
         self.inner.actors.find(actor, incarnation, &self.inner.address)
     }
 
+    /// What one who waits for the end of an actor that cannot be found is told. The waiter knows the role.
+    pub(crate) fn never_lived(&self, actor: u64, found: Outcome) -> DeathReport {
+        DeathReport {
+            role: String::new(),
+            actor: Some(ActorId(actor)),
+            process: self.inner.address.process,
+            node: self.inner.address.node.clone(),
+            cause: Cause::Unknown(found.into_error::<()>(None).to_string()),
+            log_tail: Vec::new(),
+        }
+    }
+
     /// An actor has come to its end: everyone concerned is told.
     pub(crate) fn actor_died(&self, cell: &Arc<Cell>, report: DeathReport) {
         self.inner.actors.bury(cell, &report);

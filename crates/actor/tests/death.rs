@@ -202,6 +202,11 @@ fn an_older_incarnation_is_rejected_and_a_newer_one_takes_its_place() {
         assert!(matches!(first.died().await.cause, Cause::OrderedBy(_)));
         assert!(matches!(first.ask(Count(1)).await, Err(CallError::Dead(_))));
         assert_eq!(second.ask(Count(1)).await.unwrap().to_native(), 1);
+        let mut never = second.address().clone();
+        never.actor = ActorId(77);
+        let never = pair.here.actor_ref::<Desk>(never).unwrap();
+        assert!(matches!(never.ask(Open).await, Err(CallError::Refused(_))));
+        assert!(matches!(never.died().await.cause, Cause::Unknown(_)));
         let again = start(1).await.unwrap_err();
         assert_eq!(again, SpawnError::AlreadyHere { actor: ActorId(9), incarnation: 2 });
     });

@@ -1,0 +1,91 @@
+//! What a peer's frames do to a link; called by the reader, on the I/O thread.
+
+use lyceum_wire::AlignedBytes;
+
+use super::{Finished, Link, MAX_IN_FLIGHT};
+use crate::{
+    DeathReport,
+    credit::Credits,
+    protocol::{Extension, Kind, frame},
+    slot::Outcome,
+};
+
+impl Link {
+    pub(crate) fn on_ask(&self, call: u64) -> Result<(), String> {
+        let mut state = self.lock();
+        if state.owed.len() >= 2 * MAX_IN_FLIGHT {
+            return Err(format!("more than {} calls are unanswered", 2 * MAX_IN_FLIGHT));
+        }
+        match state.owed.insert(call, true) {
+            None => Ok(()),
+            Some(_) => Err(format!("call number {call} is used twice")),
+        }
+    }
+
+    pub(crate) fn on_cancel(&self, call: u64) {
+        if let Some(wanted) = self.lock().owed.get_mut(&call) {
+            *wanted = false;
+        }
+    }
+
+    pub(crate) fn on_reply(&self, call: u64, outcome: Outcome) {
+        let entry = {
+            let mut state = self.lock();
+            match state.pending.get_mut(call) {
+                // A call that was not sent has no reply; nor has one that was forgotten.
+                Some(entry) if entry.queued.is_none() => state.pending.remove(call),
+                _ => None,
+            }
+        };
+        if let Some(entry) = entry {
+            entry.slot.complete(outcome);
+        }
+    }
+
+    pub(crate) fn on_grant(&self, life: (u64, u64), credits: Credits, answer: bool) {
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        if let Some(outlet) = state.outlets.get_mut(&life) {
+            outlet.purse.granted(credits, answer);
+            state.release(life, &mut done);
+        }
+        self.unlock(state, done);
+    }
+
+    pub(crate) fn on_reclaim(&self, life: (u64, u64)) {
+        let mut state = self.lock();
+        let mut credits = Credits::NONE;
+        if let Some(outlet) = state.outlets.get_mut(&life) {
+            credits = outlet.purse.give_back();
+            if outlet.queue.is_empty() {
+                state.outlets.remove(&life);
+            }
+        }
+        let extension =
+            Extension { actor: life.0, count: credits.count, amount: credits.bytes, ..Extension::default() };
+        let answer = frame(Kind::Return, life.1, 0, 0, &extension, AlignedBytes::default());
+        self.push_control(&mut state, answer);
+        self.unlock(state, Vec::new());
+    }
+
+    /// With `bytes` only the message of that size is refused; with 0 all that wait.
+    pub(crate) fn on_refuse(&self, life: (u64, u64), bytes: u64, outcome: &Outcome) {
+        let mut state = self.lock();
+        let mut done: Finished = Vec::new();
+        match bytes {
+            0 => state.refuse(life, outcome, &mut done),
+            bytes => state.refuse_one(life, bytes, outcome, &mut done),
+        }
+        self.unlock(state, done);
+    }
+
+    pub(crate) fn on_death(&self, life: (u64, u64), report: Box<DeathReport>) {
+        let mut state = self.lock();
+        let mut done: Finished = Vec::new();
+        for slot in state.watches.remove(&life).unwrap_or_default() {
+            done.push((slot, Outcome::Dead(report.clone())));
+        }
+        state.refuse(life, &Outcome::Dead(report), &mut done);
+        self.unlock(state, done);
+    }
+}

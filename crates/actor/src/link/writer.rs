@@ -1,0 +1,74 @@
+//! The writer's side of a link: it takes what is queued and feeds the lane.
+
+use std::{collections::VecDeque, sync::atomic::Ordering};
+
+use lyceum_wire::{Frame, LaneSender, TrySendError};
+
+use super::{CALL_SHARE, Life, Link, Phase};
+
+/// How many frames the writer takes at a time.
+const WRITE_BATCH: usize = 256;
+
+impl Link {
+    /// Writes what is queued until the link is closed. Runs on the I/O thread.
+    pub(crate) async fn write(&self, lane: LaneSender) {
+        let mut batch = VecDeque::new();
+        loop {
+            match self.next_frames(&mut batch) {
+                Next::Closed => return,
+                Next::Nothing => {
+                    self.work.notified().await;
+                    continue;
+                }
+                Next::Some => {}
+            }
+            for frame in batch.drain(..) {
+                let sent = match lane.try_send(frame) {
+                    Ok(()) => Ok(()),
+                    Err(TrySendError::Full(frame)) => lane.send(*frame).await.map_err(|error| error.reason),
+                    Err(TrySendError::Closed(error)) => Err(error.reason),
+                };
+                if let Err(reason) = sent {
+                    self.close(&reason.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next_frames(&self, batch: &mut VecDeque<Frame>) -> Next {
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Closed(_)) {
+            return Next::Closed;
+        }
+        if !state.control.is_empty() {
+            std::mem::swap(&mut state.control, batch);
+            self.control_bytes.store(0, Ordering::Release);
+            drop(state);
+            self.room.notify_waiters();
+            return Next::Some;
+        }
+        let was_full = state.call_bytes > CALL_SHARE;
+        let take = state.calls.len().min(WRITE_BATCH);
+        batch.extend(state.calls.drain(..take));
+        let bytes: usize = batch.iter().map(Frame::wire_len).sum();
+        state.call_bytes -= bytes;
+        if was_full && state.call_bytes <= CALL_SHARE {
+            let lives: Vec<Life> = state.outlets.keys().copied().collect();
+            for life in lives {
+                state.release(life, &mut done);
+            }
+        }
+        let next = if batch.is_empty() { Next::Nothing } else { Next::Some };
+        state.writer_idle = batch.is_empty();
+        self.unlock(state, done);
+        next
+    }
+}
+
+enum Next {
+    Some,
+    Nothing,
+    Closed,
+}
