@@ -10,8 +10,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lyceum_actor::{Cluster, ControlError, ProcessAddress, Registry, System, SystemOptions};
 use lyceum_wire::{
-    CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, LaneReceiver, LaneSender, PeerRole,
-    WireError,
+    CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, LaneReceiver, LaneSender,
+    PeerRole, WireError,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -225,10 +225,10 @@ impl Shared {
             HeadToClient::Notice(Notice::Job { job, event }) => {
                 let over = matches!(event, JobEvent::JobEnded { .. });
                 let mut jobs = locked(&self.jobs);
-                if let Some(events) = jobs.get(&job) {
-                    if let Err(mpsc::error::TrySendError::Full(event)) = events.try_send(event) {
-                        tracing::warn!(job, ?event, "{MAX_EVENTS} events of a job wait: this one is dropped");
-                    }
+                if let Some(events) = jobs.get(&job)
+                    && let Err(mpsc::error::TrySendError::Full(event)) = events.try_send(event)
+                {
+                    tracing::warn!(job, ?event, "{MAX_EVENTS} events of a job wait: this one is dropped");
                 }
                 if over {
                     jobs.remove(&job);
@@ -258,9 +258,7 @@ impl Line for WeakLine {
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Reply, ControlError>> {
         match self.0.upgrade() {
             Some(shared) => shared.ask(ask),
-            None => {
-                async { Err(ControlError::Unreachable("the client was closed".into())) }.boxed()
-            }
+            None => async { Err(ControlError::Unreachable("the client was closed".into())) }.boxed(),
         }
     }
 

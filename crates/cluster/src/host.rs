@@ -25,7 +25,6 @@ impl ProcessMark {
         (state != 'Z' && state != 'X').then_some(ProcessMark { pid, started })
     }
 
-
     /// Does it live? A zombie does not.
     pub fn lives(&self) -> bool {
         ProcessMark::of(self.pid) == Some(*self)

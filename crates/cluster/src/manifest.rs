@@ -136,11 +136,7 @@ impl StoreSection {
 
 impl Default for StoreSection {
     fn default() -> Self {
-        StoreSection {
-            capacity: Self::default_capacity(),
-            segment: Self::default_segment(),
-            prefault: false,
-        }
+        StoreSection { capacity: Self::default_capacity(), segment: Self::default_segment(), prefault: false }
     }
 }
 
@@ -346,14 +342,18 @@ fn check_ports(document: &Document<Manifest>) -> Result<(), StrictError> {
         (1..1024, _) => {
             Err(document.refuse("ports.first", format!("expected 0 or a port from 1024, found {first}")))
         }
-        _ if u32::from(first) + u32::from(count) > 65536 => Err(document
-            .refuse("ports.count", format!("ports {first} + {count} go beyond 65535, expected fewer or lower"))),
+        _ if u32::from(first) + u32::from(count) > 65536 => Err(document.refuse(
+            "ports.count",
+            format!("ports {first} + {count} go beyond 65535, expected fewer or lower"),
+        )),
         _ if manifest.ports_per_node() < 2 => {
             let least = 1 + 2 * manifest.nodes.len();
             let nodes = manifest.nodes.len();
             Err(document.refuse(
                 "ports.count",
-                format!("{count} ports are too few for the head and {nodes} nodes, expected at least {least}"),
+                format!(
+                    "{count} ports are too few for the head and {nodes} nodes, expected at least {least}"
+                ),
             ))
         }
         _ => Ok(()),
@@ -380,7 +380,8 @@ fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {
         return Err(document.refuse("health.unreachable", text));
     }
     if !(verdict > unreachable && verdict <= 3600.0) {
-        let text = format!("expected more than `unreachable` ({unreachable}) up to 3600 seconds, found {verdict}");
+        let text =
+            format!("expected more than `unreachable` ({unreachable}) up to 3600 seconds, found {verdict}");
         return Err(document.refuse("health.verdict", text));
     }
     if !(0.0..=3600.0).contains(&stop) {

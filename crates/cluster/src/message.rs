@@ -19,20 +19,40 @@ use crate::control::vocabulary::{Answer, Ask, Command, Notice, Report, Running, 
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
 pub(crate) enum AgentToHead {
     /// The first message of a connection.
-    Join { address: SocketAddr, pid: u32, host: String, running: Vec<Running>, ended: Vec<ProcessDeath> },
+    Join {
+        address: SocketAddr,
+        pid: u32,
+        host: String,
+        running: Vec<Running>,
+        ended: Vec<ProcessDeath>,
+    },
     Report(Report),
     /// A worker of the agent asks.
-    Ask { process: u64, request: u64, ask: Ask },
+    Ask {
+        process: u64,
+        request: u64,
+        ask: Ask,
+    },
 }
 
 /// The head to an agent.
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
 pub(crate) enum HeadToAgent {
     /// The first message of a connection.
-    Welcome { pid: u32, host: String },
+    Welcome {
+        pid: u32,
+        host: String,
+    },
     /// A command; with a launch come the credentials of the process.
-    Command { command: Command, credentials: Vec<u8> },
-    Answer { process: u64, request: u64, answer: Answer },
+    Command {
+        command: Command,
+        credentials: Vec<u8>,
+    },
+    Answer {
+        process: u64,
+        request: u64,
+        answer: Answer,
+    },
 }
 
 /// A client to the head.
@@ -45,7 +65,11 @@ pub(crate) enum ClientToHead {
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
 pub(crate) enum HeadToClient {
     /// With an identity come its credentials.
-    Answer { request: u64, answer: Answer, credentials: Vec<u8> },
+    Answer {
+        request: u64,
+        answer: Answer,
+        credentials: Vec<u8>,
+    },
     Notice(Notice),
 }
 
@@ -61,10 +85,18 @@ pub(crate) enum AgentToAgent {
 pub(crate) enum AgentToWorker {
     /// The first message.
     Init(Box<WorkerInit>),
-    Stop { by: String },
-    Answer { request: u64, answer: Answer },
+    Stop {
+        by: String,
+    },
+    Answer {
+        request: u64,
+        answer: Answer,
+    },
     Died(ProcessDeath),
-    Suspect { node: String, unreachable: bool },
+    Suspect {
+        node: String,
+        unreachable: bool,
+    },
 }
 
 /// Who a worker is and what it is to run.
@@ -84,10 +116,17 @@ pub(crate) struct WorkerInit {
 /// A worker to its agent.
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
 pub(crate) enum WorkerToAgent {
-    Ready { address: SocketAddr },
+    Ready {
+        address: SocketAddr,
+    },
     /// The last message: how its actor ended. The process ends after it.
-    Ended { cause: Cause },
-    Ask { request: u64, ask: Ask },
+    Ended {
+        cause: Cause,
+    },
+    Ask {
+        request: u64,
+        ask: Ask,
+    },
     Watch(ProcessAddress),
 }
 
@@ -112,7 +151,8 @@ pub(crate) fn encode<T: Message>(message: &T) -> Result<AlignedVec, WireError> {
 pub(crate) fn decode<T>(bytes: &[u8]) -> Result<T, WireError>
 where
     T: Archive,
-    T::Archived: Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
+    T::Archived:
+        Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
 {
     let archived = access_checked::<T::Archived>(bytes)?;
     rkyv::deserialize::<T, Error>(archived).map_err(|error| WireError::Archive(error.to_string()))
@@ -128,11 +168,14 @@ pub(crate) fn to_frame<T: Message>(message: &T) -> Result<Frame, WireError> {
 pub(crate) fn from_frame<T>(frame: &Frame) -> Result<T, WireError>
 where
     T: Archive,
-    T::Archived: Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
+    T::Archived:
+        Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
 {
     match frame.header.kind {
         KIND => decode(&frame.payload),
-        other => Err(WireError::Archive(format!("a frame of kind {other} on a control lane, expected {KIND}"))),
+        other => {
+            Err(WireError::Archive(format!("a frame of kind {other} on a control lane, expected {KIND}")))
+        }
     }
 }
 
@@ -143,7 +186,8 @@ pub(crate) async fn write_local<T: Message>(
 ) -> io::Result<()> {
     let bytes = encode(message).map_err(io::Error::other)?;
     let len = u32::try_from(bytes.len()).ok().filter(|len| *len <= MAX_LOCAL);
-    let len = len.ok_or_else(|| io::Error::other(format!("a message of {} bytes is too long", bytes.len())))?;
+    let len =
+        len.ok_or_else(|| io::Error::other(format!("a message of {} bytes is too long", bytes.len())))?;
     socket.write_all(&len.to_le_bytes()).await?;
     socket.write_all(&bytes).await
 }
@@ -152,7 +196,8 @@ pub(crate) async fn write_local<T: Message>(
 pub(crate) async fn read_local<T>(socket: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Option<T>>
 where
     T: Archive,
-    T::Archived: Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
+    T::Archived:
+        Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
 {
     let mut len = [0; 4];
     match socket.read_exact(&mut len).await {

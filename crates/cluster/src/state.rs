@@ -129,7 +129,9 @@ fn default_root() -> Result<PathBuf, ClusterError> {
         .or_else(|| named("HOME").map(|home| home.join(".local/state")))
         .map(|base| base.join("lyceum"))
         .ok_or_else(|| {
-            ClusterError::Refused("neither LYCEUM_STATE_DIR nor XDG_STATE_HOME nor HOME is set: set one".into())
+            ClusterError::Refused(
+                "neither LYCEUM_STATE_DIR nor XDG_STATE_HOME nor HOME is set: set one".into(),
+            )
         })
 }
 

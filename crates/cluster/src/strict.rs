@@ -190,10 +190,7 @@ impl Place {
     fn of(text: &str, offset: usize) -> Place {
         let before = text.get(..offset).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Place {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-        }
+        Place { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
     }
 }
 
@@ -247,7 +244,8 @@ fn explain(message: &str) -> String {
         return format!("key {rest} is given twice");
     }
     for prefix in ["invalid type: ", "invalid value: ", "invalid length "] {
-        if let Some((found, expected)) = first.strip_prefix(prefix).and_then(|rest| rest.split_once(", expected "))
+        if let Some((found, expected)) =
+            first.strip_prefix(prefix).and_then(|rest| rest.split_once(", expected "))
         {
             return format!("expected {}, found {found}", in_words(expected));
         }
@@ -300,7 +298,8 @@ mod tests {
 
     #[test]
     fn a_good_file_is_read() {
-        let school = parse::<School>("s.toml", "name = \"a\"\nkind = \"hall\"\n[[rooms]]\nseats = 3\n").unwrap();
+        let school =
+            parse::<School>("s.toml", "name = \"a\"\nkind = \"hall\"\n[[rooms]]\nseats = 3\n").unwrap();
         assert_eq!(
             school.value,
             School { name: "a".into(), rooms: vec![Room { seats: 3 }], kind: Some(Kind::Hall) }

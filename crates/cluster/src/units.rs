@@ -48,7 +48,7 @@ impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = SIZES.iter().take(4).find(|(_, size)| self.0 >= *size);
         match unit {
-            Some((name, size)) if self.0 % size == 0 => write!(f, "{} {name}", self.0 / size),
+            Some((name, size)) if self.0.is_multiple_of(*size) => write!(f, "{} {name}", self.0 / size),
             Some((name, size)) => write!(f, "{:.1} {name}", self.0 as f64 / *size as f64),
             None => write!(f, "{} B", self.0),
         }

@@ -15,7 +15,7 @@ pub struct Probe;
 impl Role for Probe {
     const NAME: &'static str = "probe";
     type Args = String;
-    type Messages = (Look, Misbehave, AskOther, SpawnAnother);
+    type Messages = (Look, Misbehave, AskOther, SpawnAnother, Echo);
 }
 
 /// What do you see?
@@ -55,7 +55,24 @@ pub enum Misbehave {
 #[derive(Archive, Serialize, Deserialize, Debug, Clone)]
 pub struct AskOther {
     pub other: ActorAddress,
-    pub misbehave: bool,
+    pub what: Question,
+}
+
+/// What to ask the other.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub enum Question {
+    /// Its greeting.
+    Greeting,
+    /// To spin for an hour: only its end ends that.
+    Spin,
+    /// To send back this many bytes.
+    Echo(u32),
+}
+
+/// Send this back.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct Echo {
+    pub bytes: Vec<u8>,
 }
 
 /// Spawn a probe in a process of its own.
@@ -72,6 +89,9 @@ impl Accepts<Misbehave> for Probe {
 }
 impl Accepts<AskOther> for Probe {
     type Reply = String;
+}
+impl Accepts<Echo> for Probe {
+    type Reply = Vec<u8>;
 }
 impl Accepts<SpawnAnother> for Probe {
     type Reply = String;
@@ -95,7 +115,11 @@ impl Actor for Process {
 }
 
 impl Handler<Look> for Process {
-    async fn handle(&mut self, look: Incoming<Look>, _ctx: &mut Context<Self>) -> lyceum_actor::Result<Sight> {
+    async fn handle(
+        &mut self,
+        look: Incoming<Look>,
+        _ctx: &mut Context<Self>,
+    ) -> lyceum_actor::Result<Sight> {
         let status = std::fs::read_to_string("/proc/self/status")?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
@@ -117,7 +141,11 @@ impl Handler<Look> for Process {
 }
 
 impl Handler<Misbehave> for Process {
-    async fn handle(&mut self, how: Incoming<Misbehave>, ctx: &mut Context<Self>) -> lyceum_actor::Result<()> {
+    async fn handle(
+        &mut self,
+        how: Incoming<Misbehave>,
+        ctx: &mut Context<Self>,
+    ) -> lyceum_actor::Result<()> {
         let how = how.read()?;
         match how {
             Misbehave::Exit(code, words) => {
@@ -144,21 +172,40 @@ impl Handler<Misbehave> for Process {
 }
 
 impl Handler<AskOther> for Process {
-    async fn handle(&mut self, ask: Incoming<AskOther>, ctx: &mut Context<Self>) -> lyceum_actor::Result<String> {
+    async fn handle(
+        &mut self,
+        ask: Incoming<AskOther>,
+        ctx: &mut Context<Self>,
+    ) -> lyceum_actor::Result<String> {
         let ask = ask.read()?;
-        let other: ActorRef<Probe> =
-            ctx.system().actor_ref(ask.other).map_err(std::io::Error::other)?;
-        if ask.misbehave {
-            let asked = other.ask(Misbehave::Spin(3_600_000)).await;
-            return Ok(match asked {
-                Ok(_) => "done".into(),
-                Err(error) => error.to_string(),
-            });
-        }
-        Ok(match other.ask(Look { variables: Vec::new() }).await {
-            Ok(sight) => sight.greeting.to_string(),
-            Err(error) => error.to_string(),
-        })
+        let other: ActorRef<Probe> = ctx.system().actor_ref(ask.other).map_err(std::io::Error::other)?;
+        let answer = match ask.what {
+            Question::Greeting => other
+                .ask(Look { variables: Vec::new() })
+                .await
+                .map(|sight| sight.greeting.to_string())
+                .map_err(|error| error.to_string()),
+            Question::Spin => {
+                let asked = other.ask(Misbehave::Spin(3_600_000)).await;
+                asked.map(|_| "done".to_owned()).map_err(|error| error.to_string())
+            }
+            Question::Echo(len) => {
+                let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+                let asked = other.ask(Echo { bytes: bytes.clone() }).await;
+                asked.map(|back| (back[..] == bytes[..]).to_string()).map_err(|error| error.to_string())
+            }
+        };
+        Ok(answer.unwrap_or_else(|error| error))
+    }
+}
+
+impl Handler<Echo> for Process {
+    async fn handle(
+        &mut self,
+        echo: Incoming<Echo>,
+        _ctx: &mut Context<Self>,
+    ) -> lyceum_actor::Result<Vec<u8>> {
+        Ok(echo.bytes.to_vec())
     }
 }
 

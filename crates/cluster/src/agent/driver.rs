@@ -37,6 +37,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What can happen to an agent's process.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most of what happens is the large variant")]
 pub(super) enum Happening {
     Machine(AgentEvent),
     HeadUp { lane: LaneSender, connection: Connection },
@@ -133,10 +134,10 @@ impl Driver {
             Happening::Machine(event) => self.apply(event),
             Happening::HeadUp { lane, connection } => self.head_up(lane, connection),
             Happening::HeadDown => self.head_down(),
-            Happening::FromHead(message) => self.from_head(*message),
+            Happening::FromHead(message) => self.heard_head(*message),
             Happening::PeerIn { node, lane } => self.peers.came_in(node, lane),
             Happening::Forked { process, forked } => self.forked(process, forked),
-            Happening::FromWorker { process, message } => self.from_worker(process, *message),
+            Happening::FromWorker { process, message } => self.heard_worker(process, *message),
             Happening::Exited { process, status } => self.exited(process, status),
         }
     }
@@ -199,7 +200,9 @@ impl Driver {
             if look_at_logs {
                 logs::cap(&worker.log);
             }
-            let Some(pid) = worker.pid.filter(|_| worker.memory.watched() && !worker.killed) else { continue };
+            let Some(pid) = worker.pid.filter(|_| worker.memory.watched() && !worker.killed) else {
+                continue;
+            };
             if let Some(evidence) = worker.memory.exceeded(pid) {
                 worker.exceeded = Some(evidence);
                 worker.kill();
@@ -240,7 +243,7 @@ impl Driver {
         }
     }
 
-    fn from_head(&mut self, message: HeadToAgent) {
+    fn heard_head(&mut self, message: HeadToAgent) {
         match message {
             HeadToAgent::Welcome { pid, host } => {
                 tracing::info!("joined the head");
@@ -305,15 +308,8 @@ impl Driver {
         let (outbox, inbox) = workers::outbox();
         let init = workers::init(&self.config, launch, port, credentials);
         outbox.try_send(init).map_err(|_| "its queue is full".to_owned())?;
-        let worker = Worker {
-            outbox,
-            pid: None,
-            killed: false,
-            log,
-            memory,
-            last_words: None,
-            exceeded: None,
-        };
+        let worker =
+            Worker { outbox, pid: None, killed: false, log, memory, last_words: None, exceeded: None };
         self.workers.insert(process, worker);
         let (forker, events, socket, command) =
             (self.forker.clone(), self.events.clone(), outfit.socket, outfit.command);
@@ -349,7 +345,7 @@ impl Driver {
         }
     }
 
-    fn from_worker(&mut self, process: u64, message: WorkerToAgent) {
+    fn heard_worker(&mut self, process: u64, message: WorkerToAgent) {
         match message {
             WorkerToAgent::Ready { address } => {
                 let pid = self.workers.get(&process).and_then(|worker| worker.pid).unwrap_or_default();

@@ -10,16 +10,30 @@ use super::driver::Happening;
 use crate::control::AgentEvent;
 use crate::message;
 
+/// Longest wait for one attempt: a head that comes up while an attempt is under way is found by the next one.
+const ATTEMPT: Duration = Duration::from_secs(2);
 /// First and longest wait between two attempts.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-pub(super) async fn keep(endpoint: Endpoint, head: SocketAddr, events: Sender<Happening>) {
+/// Keeps a link to the head at `head` for as long as the agent lives. A head that is silent for `patience` is called
+/// again: a successor at its address knows nothing of the old connection.
+pub(super) async fn keep(
+    endpoint: Endpoint,
+    head: SocketAddr,
+    patience: Duration,
+    events: Sender<Happening>,
+) {
     let mut wait = WAITS.0;
     loop {
-        let refused = match endpoint.connect(head, &Expect::role(PeerRole::Head)).await {
+        let expect = Expect::role(PeerRole::Head);
+        let attempt = tokio::time::timeout(ATTEMPT, endpoint.connect(head, &expect)).await;
+        let attempt = attempt.unwrap_or_else(|_| {
+            Err(WireError::Connect { addr: head, reason: format!("no answer in {} s", ATTEMPT.as_secs()) })
+        });
+        let refused = match attempt {
             Ok(connection) => {
                 wait = WAITS.0;
-                match use_link(&connection, &events).await {
+                match use_link(&connection, patience, &events).await {
                     Ok(()) => {}
                     Err(error) => tracing::warn!(%error, "the link to the head is lost"),
                 }
@@ -52,7 +66,11 @@ fn refusal(connection: &Connection) -> Option<String> {
     }
 }
 
-async fn use_link(connection: &Connection, events: &Sender<Happening>) -> Result<(), WireError> {
+async fn use_link(
+    connection: &Connection,
+    patience: Duration,
+    events: &Sender<Happening>,
+) -> Result<(), WireError> {
     let (lane, mut frames) = connection.lane()?;
     let up = Happening::HeadUp { lane, connection: connection.clone() };
     if events.send(up).await.is_err() {
@@ -60,7 +78,7 @@ async fn use_link(connection: &Connection, events: &Sender<Happening>) -> Result
     }
     tokio::select! {
         read = read_frames(&mut frames, events) => read,
-        read = read_beats(connection, events) => read,
+        read = read_beats(connection, patience, events) => read,
     }
 }
 
@@ -74,10 +92,17 @@ async fn read_frames(frames: &mut LaneReceiver, events: &Sender<Happening>) -> R
     Ok(())
 }
 
-async fn read_beats(connection: &Connection, events: &Sender<Happening>) -> Result<(), WireError> {
+async fn read_beats(
+    connection: &Connection,
+    patience: Duration,
+    events: &Sender<Happening>,
+) -> Result<(), WireError> {
     loop {
-        let datagram = connection.read_datagram().await?;
-        if message::decode_beat(&datagram).is_some() {
+        let Ok(datagram) = tokio::time::timeout(patience, connection.read_datagram()).await else {
+            connection.close(CloseCode::Done, "the head is silent and is called again");
+            return Err(WireError::Closed(CloseReason::TimedOut));
+        };
+        if message::decode_beat(&datagram?).is_some() {
             let _ = events.send(Happening::Machine(AgentEvent::HeadHeard)).await;
         }
     }

@@ -124,7 +124,9 @@ impl MemoryLimit {
     pub(super) fn exceeded(&self, pid: u32) -> Option<String> {
         let held = own_memory(pid)?;
         let above = self.watched() && held > self.bytes;
-        above.then(|| format!("it held {} of {} allowed, by its agent's count", Bytes(held), Bytes(self.bytes)))
+        above.then(|| {
+            format!("it held {} of {} allowed, by its agent's count", Bytes(held), Bytes(self.bytes))
+        })
     }
 
     /// Evidence that the kernel ended the worker for want of memory.

@@ -83,12 +83,15 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
             .map_err(|error| ClusterError::Refused(error.to_string()))?;
         let peers = Peers::new(directory, endpoint.clone(), events.clone());
         tokio::spawn(peers::accept(endpoint.clone(), store.clone(), events.clone()));
-        tokio::spawn(head_link::keep(endpoint.clone(), config.head, events.clone()));
+        let patience = Duration::from_secs_f64(config.health.unreachable);
+        tokio::spawn(head_link::keep(endpoint.clone(), config.head, patience, events.clone()));
         tokio::spawn(end_when_told(events.clone()));
         let memory = MemoryGuard::new(&config.cluster, node);
         tracing::info!(node, incarnation, address = %endpoint.local_addr(), %memory, "the agent is up");
         let machine = Agent::new(options_of(&config));
-        Driver::new(state.clone(), config, machine, store, endpoint, peers, forker, memory, events).run(inbox).await
+        Driver::new(state.clone(), config, machine, store, endpoint, peers, forker, memory, events)
+            .run(inbox)
+            .await
     })
 }
 

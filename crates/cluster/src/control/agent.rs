@@ -95,6 +95,7 @@ pub enum Watcher {
 
 /// What an agent wants done.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "effects are made and used up one by one, never kept")]
 pub enum AgentEffect {
     /// Start a process.
     Start {
@@ -280,7 +281,9 @@ impl Agent {
     fn commanded(&mut self, command: Command) {
         match command {
             Command::Launch(launch) => self.launch(launch),
-            Command::Stop { process, grace_ms, by } => self.stop(process, Duration::from_millis(grace_ms), by),
+            Command::Stop { process, grace_ms, by } => {
+                self.stop(process, Duration::from_millis(grace_ms), by)
+            }
             Command::Forget { process } => drop(self.unwritten.remove(&process)),
             Command::Peer { node, incarnation, address } => {
                 self.effects.push(AgentEffect::Peer { node, incarnation, address });
@@ -328,7 +331,8 @@ impl Agent {
 
     /// `wanted` cores that no other process has; none, which means all, where the node's cores are not its own.
     fn free_cores(&self, wanted: u64) -> Vec<u32> {
-        let taken: BTreeSet<u32> = self.processes.values().flat_map(|process| process.cores.clone()).collect();
+        let taken: BTreeSet<u32> =
+            self.processes.values().flat_map(|process| process.cores.clone()).collect();
         let free = self.options.cores.iter().copied().filter(|core| !taken.contains(core));
         let chosen: Vec<u32> = free.take(usize::try_from(wanted).unwrap_or(usize::MAX)).collect();
         if chosen.len() as u64 == wanted { chosen } else { Vec::new() }
@@ -390,10 +394,10 @@ impl Agent {
     fn finish(&mut self, process: u64, cause: Cause, log_tail: Vec<String>) {
         let death = ProcessDeath { process, node: self.options.node.clone(), cause, log_tail };
         self.finished.insert(process);
-        if self.finished.len() > MAX_FINISHED {
-            if let Some(oldest) = self.finished.pop_first() {
-                self.floor = self.floor.max(oldest + 1);
-            }
+        if self.finished.len() > MAX_FINISHED
+            && let Some(oldest) = self.finished.pop_first()
+        {
+            self.floor = self.floor.max(oldest + 1);
         }
         if self.deaths.len() == MAX_DEATHS {
             self.deaths.pop_front();
@@ -410,13 +414,13 @@ impl Agent {
             let death = self.death_of(&target);
             return self.tell(&watcher, death);
         }
-        if let Some((before, reason)) = self.lost.get(&target.node) {
-            if target.process < *before {
-                let cause = Cause::NodeLost(reason.clone());
-                let (process, node) = (target.process, target.node);
-                let death = ProcessDeath { process, node, cause, log_tail: Vec::new() };
-                return self.tell(&watcher, death);
-            }
+        if let Some((before, reason)) = self.lost.get(&target.node)
+            && target.process < *before
+        {
+            let cause = Cause::NodeLost(reason.clone());
+            let (process, node) = (target.process, target.node);
+            let death = ProcessDeath { process, node, cause, log_tail: Vec::new() };
+            return self.tell(&watcher, death);
         }
         let entry = self
             .watches
@@ -428,7 +432,9 @@ impl Agent {
             Watcher::Worker(watcher) if target.kind == ProcessKind::Client && news => {
                 self.effects.push(AgentEffect::WatchAtHead { watcher, target });
             }
-            Watcher::Worker(_) if target.kind != ProcessKind::Client && target.node != self.options.node && first => {
+            Watcher::Worker(_)
+                if target.kind != ProcessKind::Client && target.node != self.options.node && first =>
+            {
                 self.effects.push(AgentEffect::WatchAt(target));
             }
             _ => {}

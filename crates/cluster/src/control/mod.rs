@@ -16,7 +16,10 @@ mod head;
 pub mod placement;
 pub mod record;
 pub mod resources;
-#[allow(missing_docs, reason = "the resolvers that rkyv derives for variants with named fields carry no docs")]
+#[allow(
+    missing_docs,
+    reason = "the resolvers that rkyv derives for variants with named fields carry no docs"
+)]
 pub mod vocabulary;
 
 pub use agent::{Agent, AgentEffect, AgentEvent, AgentOptions, Ending, Watcher};

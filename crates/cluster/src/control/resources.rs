@@ -127,7 +127,9 @@ impl Ledger {
             let gpu = all().filter(|gpu| free(gpu) >= asked.0).min_by_key(|gpu| (free(gpu), *gpu));
             return match gpu {
                 Some(gpu) => Ok(BTreeMap::from([(gpu, asked)])),
-                None => Err(Shortfall(format!("gpus: {asked} asked, no device of {} has it free", all().len()))),
+                None => {
+                    Err(Shortfall(format!("gpus: {asked} asked, no device of {} has it free", all().len())))
+                }
             };
         };
         let chosen: BTreeMap<u32, Milli> = all()

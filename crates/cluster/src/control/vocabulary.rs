@@ -15,6 +15,7 @@ pub const HEAD_NODE: &str = "head";
 
 /// What the head tells an agent. Every command may arrive twice and does the same then as once.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "commands go one by one into a frame")]
 pub enum Command {
     /// Start a process. Its number makes the command the same command when it arrives again.
     Launch(Launch),

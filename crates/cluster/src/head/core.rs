@@ -147,7 +147,8 @@ impl Core {
     }
 
     fn agent_joined(&mut self, joining: Joining) -> HeadEvent {
-        let Joining { session, node, incarnation, lane, connection, address, pid, host, running, ended } = joining;
+        let Joining { session, node, incarnation, lane, connection, address, pid, host, running, ended } =
+            joining;
         tracing::info!(node, incarnation, %address, "an agent joins");
         if host == self.host {
             self.watch_agent(&node, incarnation, pid);
@@ -173,7 +174,8 @@ impl Core {
         self.runtime.spawn(async move {
             if watch.ended().await.is_ok() {
                 let evidence = format!("its agent, process {pid} of this machine, has ended");
-                let _ = events.send(Input::Machine(HeadEvent::AgentEnded { node, incarnation, evidence })).await;
+                let _ =
+                    events.send(Input::Machine(HeadEvent::AgentEnded { node, incarnation, evidence })).await;
             }
         });
     }
@@ -262,11 +264,8 @@ impl Core {
     fn probe(&self, node: String, incarnation: u64, address: SocketAddr) {
         let (endpoint, events) = (self.endpoint.clone(), self.events.clone());
         self.runtime.spawn(async move {
-            let expect = Expect {
-                role: PeerRole::Agent,
-                node: Some(node.clone()),
-                incarnation: Some(incarnation),
-            };
+            let expect =
+                Expect { role: PeerRole::Agent, node: Some(node.clone()), incarnation: Some(incarnation) };
             let probe = tokio::time::timeout(PROBE_TIMEOUT, endpoint.connect(address, &expect)).await;
             let answered = matches!(probe, Ok(Ok(_)));
             if let Ok(Ok(connection)) = probe {

@@ -119,14 +119,15 @@ mod tests {
         let path = dir.path().join("records.redb");
         let records = Records::open(&path).unwrap();
         let put = |key: Key, value| Record { key, value: Some(value) };
-        records.commit(&[put(Key::Next, Value::Next(7)), put(Key::Node("a".into()), Value::Node(3))]).unwrap();
+        records
+            .commit(&[put(Key::Next, Value::Next(7)), put(Key::Node("a".into()), Value::Node(3))])
+            .unwrap();
         records.commit(&[Record { key: Key::Next, value: None }]).unwrap();
         drop(records);
         let records = Records::open(&path).unwrap();
         assert_eq!(records.read().unwrap(), vec![(Key::Node("a".into()), Value::Node(3))]);
 
-        let mut bytes =
-            frame(&message::encode(&Stored { key: Key::Next, value: Value::Next(1) }).unwrap());
+        let mut bytes = frame(&message::encode(&Stored { key: Key::Next, value: Value::Next(1) }).unwrap());
         assert!(unframe(&bytes).is_ok());
         let last = bytes.len() - 1;
         bytes[last] ^= 1;

@@ -144,7 +144,8 @@ fn bind(
 
 fn announce(state: &StateDir, config: &HeadConfig, bound: SocketAddr) -> Result<(), ClusterError> {
     let ip = config.manifest.head.advertise.unwrap_or(config.manifest.head.bind);
-    let address = HeadAddress { bound, advertised: SocketAddr::new(ip, bound.port()), pid: std::process::id() };
+    let address =
+        HeadAddress { bound, advertised: SocketAddr::new(ip, bound.port()), pid: std::process::id() };
     write_json(&state.head_address(), &address)
 }
 

@@ -125,13 +125,13 @@ pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
     let record = RunRecord::load(state);
     let was_up = !record.living().is_empty();
     let mut patience = Duration::ZERO;
-    if record.head_lives() {
-        if let (Ok(client), Ok(config)) = (Client::connect(state).await, HeadConfig::load(state)) {
-            let grace = Duration::from_secs_f64(config.manifest.health.stop);
-            let asked = client.shut_down("lyceum down");
-            if matches!(tokio::time::timeout(grace + Duration::from_secs(6), asked).await, Ok(Ok(()))) {
-                patience = Duration::from_secs(3);
-            }
+    if record.head_lives()
+        && let (Ok(client), Ok(config)) = (Client::connect(state).await, HeadConfig::load(state))
+    {
+        let grace = Duration::from_secs_f64(config.manifest.health.stop);
+        let asked = client.shut_down("lyceum down");
+        if matches!(tokio::time::timeout(grace + Duration::from_secs(6), asked).await, Ok(Ok(()))) {
+            patience = Duration::from_secs(3);
         }
     }
     end_processes(&record, patience).await;
@@ -185,9 +185,9 @@ impl Launch<'_> {
             self.start_head().await?;
         }
         let client = Client::connect(&state).await?;
-        for index in 0..self.manifest.nodes.len() {
+        for (index, share) in shares.iter().enumerate() {
             if !self.record.agent_lives(&self.manifest.nodes[index].name) {
-                self.start_agent(index, &shares[index], &client).await?;
+                self.start_agent(index, share, &client).await?;
             }
         }
         self.wait_for_nodes(&client).await?;
@@ -212,7 +212,12 @@ impl Launch<'_> {
         Ok(())
     }
 
-    async fn start_agent(&mut self, index: usize, share: &Share, client: &Client) -> Result<(), ClusterError> {
+    async fn start_agent(
+        &mut self,
+        index: usize,
+        share: &Share,
+        client: &Client,
+    ) -> Result<(), ClusterError> {
         let state = self.options.state.clone();
         let node = &self.manifest.nodes[index];
         let folder = state.node(&node.name);

@@ -79,9 +79,13 @@ mod tests {
 
     #[test]
     fn nodes_get_cores_and_gpus_of_their_own() {
-        let shares =
-            share_out(&manifest(["{ cpus = 2, gpus = 1 }", "{ cpus = 1, gpus = 2 }"], false), &[3, 4, 5], 0, None)
-                .unwrap();
+        let shares = share_out(
+            &manifest(["{ cpus = 2, gpus = 1 }", "{ cpus = 1, gpus = 2 }"], false),
+            &[3, 4, 5],
+            0,
+            None,
+        )
+        .unwrap();
         assert_eq!(shares[0], Share { cores: vec![3, 4], gpus: vec!["0".into()] });
         assert_eq!(shares[1], Share { cores: vec![5], gpus: vec!["1".into(), "2".into()] });
     }

@@ -3,3 +3,5 @@
 pub mod local;
 mod machine;
 mod record;
+
+pub use crate::host::ProcessMark;

@@ -65,7 +65,9 @@ impl Lock {
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Lock(file)),
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if began.elapsed() < LOCK_WAIT => {
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR)
+                    if began.elapsed() < LOCK_WAIT =>
+                {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => {

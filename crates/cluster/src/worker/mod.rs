@@ -6,6 +6,7 @@
 mod payloads;
 mod relay;
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::process::ExitCode;
@@ -36,7 +37,27 @@ const AGENT_LOST: i32 = 3;
 /// Waiters of a lost connection are kept this much longer than the head takes for its verdict.
 const VERDICT_MARGIN: Duration = Duration::from_secs(5);
 
+/// How long the last replies may take to leave before connections are closed.
+const LAST_REPLIES: Duration = Duration::from_millis(100);
+
 static STORE: OnceLock<StoreClient> = OnceLock::new();
+static PLACE: OnceLock<Place> = OnceLock::new();
+
+/// What a worker needs for an endpoint of its own, beside the one that its actors are called over.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Who it is.
+    pub credentials: Credentials,
+    /// The node's address, port 0.
+    pub bind: SocketAddr,
+    /// The address that others reach the node by, where it is not `bind`'s.
+    pub advertise: Option<IpAddr>,
+}
+
+/// The worker's own place in the network; `None` outside of a worker process.
+pub fn place() -> Option<&'static Place> {
+    PLACE.get()
+}
 
 /// The client of the node's object store; `None` outside of a worker process.
 pub fn store() -> Option<&'static StoreClient> {
@@ -120,7 +141,8 @@ impl AgentLine {
 }
 
 async fn serve(roles: Registry, agent: OwnedFd, store: OwnedFd) -> Result<(), Cause> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| Cause::Failed(vec![what.to_owned(), error.to_string()]);
+    let failed =
+        |what: &str, error: &dyn std::fmt::Display| Cause::Failed(vec![what.to_owned(), error.to_string()]);
     let mut agent = AgentLine::open(agent).map_err(|error| failed("the agent's socket", &error))?;
     let AgentToWorker::Init(init) = agent.next().await else {
         return Err(Cause::Failed(vec!["the agent's first message is not an introduction".into()]));
@@ -142,7 +164,10 @@ async fn serve(roles: Registry, agent: OwnedFd, store: OwnedFd) -> Result<(), Ca
 async fn host(agent: &mut AgentLine, init: WorkerInit, roles: Registry, store: OwnedFd) -> Result<(), Cause> {
     let failed = |what: String| Cause::Failed(vec![what]);
     check_fingerprint(&init, &roles)?;
-    let credentials = Credentials::from_bytes(&init.credentials).map_err(|error| failed(error.to_string()))?;
+    let credentials =
+        Credentials::from_bytes(&init.credentials).map_err(|error| failed(error.to_string()))?;
+    let bind = SocketAddr::new(init.bind.ip(), 0);
+    _ = PLACE.set(Place { credentials: credentials.clone(), bind, advertise: init.advertise });
     let store = StoreClient::attach(store).map_err(|error| failed(format!("the node's store: {error}")))?;
     let options = SystemOptions {
         advertise: init.advertise,
@@ -159,6 +184,8 @@ async fn host(agent: &mut AgentLine, init: WorkerInit, roles: Registry, store: O
 
     let ended = play(agent, &init, &system, &relay).await;
     relay.close("the worker is ending");
+    // What the actor said last is still on its way to the sockets.
+    tokio::time::sleep(LAST_REPLIES).await;
     system.shut_down(Duration::from_millis(init.stop_ms)).await;
     ended
 }

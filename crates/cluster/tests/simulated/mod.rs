@@ -9,7 +9,8 @@ use lyceum_cluster::control::record::{Key, Value};
 use lyceum_cluster::control::resources::{Allotment, Capacity, Ledger};
 use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Launch, Origin, Report, Running};
 use lyceum_cluster::control::{
-    Agent, AgentEffect, AgentEvent, AgentOptions, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions, Watcher,
+    Agent, AgentEffect, AgentEvent, AgentOptions, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions,
+    Watcher,
 };
 use lyceum_cluster::units::Milli;
 
@@ -147,7 +148,11 @@ impl World {
         }
         let status = self.head.status();
         for node in &status.nodes {
-            assert!(node.used.cpus <= node.capacity.cpus, "C2, seed {seed}: the head's account of {}", node.name);
+            assert!(
+                node.used.cpus <= node.capacity.cpus,
+                "C2, seed {seed}: the head's account of {}",
+                node.name
+            );
         }
         let current: BTreeMap<u64, u64> =
             status.actors.iter().map(|actor| (actor.actor, actor.process)).collect();
@@ -155,7 +160,10 @@ impl World {
             for process in agent.processes.keys() {
                 let newest = self.actor_of.get(process).and_then(|actor| current.get(actor));
                 let effective = newest.is_none_or(|newest| *newest == 0 || process <= newest);
-                assert!(effective, "C1, seed {seed}: process {process} is newer than the effective {newest:?}");
+                assert!(
+                    effective,
+                    "C1, seed {seed}: process {process} is newer than the effective {newest:?}"
+                );
             }
         }
     }
@@ -467,7 +475,8 @@ impl World {
         match effect {
             AgentEffect::Start { launch, .. } => self.start_process(node, launch),
             AgentEffect::AskToStop { process, .. } => {
-                let obedient = self.agents[node].processes.get(&process).is_some_and(|process| process.obedient);
+                let obedient =
+                    self.agents[node].processes.get(&process).is_some_and(|process| process.obedient);
                 if obedient {
                     self.send(Message::Ends { process, node: here });
                 }
@@ -493,7 +502,11 @@ impl World {
 
     fn start_process(&mut self, node: &str, launch: Launch) {
         let process = launch.process;
-        assert!(self.launched.insert(process), "C1, seed {}: process {process} was launched twice", self.seed);
+        assert!(
+            self.launched.insert(process),
+            "C1, seed {}: process {process} was launched twice",
+            self.seed
+        );
         self.actor_of.insert(process, launch.actor);
         let obedient = self.random.below(5) > 0;
         let message = match self.random.below(10) {
@@ -512,11 +525,11 @@ impl World {
 
     fn send_within(&mut self, longest: u64, message: Message) {
         let mut at = self.now + self.random.below(longest);
-        if let Message::Report { node, .. } | Message::Joined { node, .. } = &message {
-            if let Some(agent) = self.agents.get_mut(node) {
-                at = at.max(agent.lane);
-                agent.lane = at;
-            }
+        if let Message::Report { node, .. } | Message::Joined { node, .. } = &message
+            && let Some(agent) = self.agents.get_mut(node)
+        {
+            at = at.max(agent.lane);
+            agent.lane = at;
         }
         self.sent += 1;
         self.network.push((at, self.sent, message));
@@ -525,7 +538,8 @@ impl World {
     fn deliver_due(&mut self) {
         loop {
             let due = self.network.iter().enumerate().filter(|(_, (at, _, _))| *at <= self.now);
-            let Some(first) = due.min_by_key(|(_, (at, number, _))| (*at, *number)).map(|(index, _)| index) else {
+            let Some(first) = due.min_by_key(|(_, (at, number, _))| (*at, *number)).map(|(index, _)| index)
+            else {
                 return;
             };
             let (_, _, message) = self.network.swap_remove(first);

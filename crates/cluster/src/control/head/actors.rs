@@ -42,7 +42,9 @@ impl Head {
         }
         if let Some(name) = &request.name {
             if !crate::manifest::is_name(name) {
-                return Err(format!("actor name `{name}`: expected letters, digits, `-` and `_`, 48 at most"));
+                return Err(format!(
+                    "actor name `{name}`: expected letters, digits, `-` and `_`, 48 at most"
+                ));
             }
             if self.names.contains_key(&(request.job, name.clone())) {
                 return Err(format!("the name `{name}` is taken in job {}", request.job));
@@ -175,12 +177,14 @@ impl Head {
     pub(super) fn process_gone(&mut self, mut death: ProcessDeath) {
         let Some(state) = self.processes.remove(&death.process) else { return };
         self.dirty.insert(Key::Process(death.process));
-        if let Some(node) = self.nodes.get_mut(&state.node) {
-            if node.present() && node.incarnation == state.node_incarnation {
-                node.ledger.put_back(&state.allotment);
-            }
+        if let Some(node) = self.nodes.get_mut(&state.node)
+            && node.present()
+            && node.incarnation == state.node_incarnation
+        {
+            node.ledger.put_back(&state.allotment);
         }
-        if let (Some(by), Cause::Exited(_) | Cause::Signal(_) | Cause::Finished) = (&state.stopped_by, &death.cause)
+        if let (Some(by), Cause::Exited(_) | Cause::Signal(_) | Cause::Finished) =
+            (&state.stopped_by, &death.cause)
         {
             death.cause = Cause::OrderedBy(by.clone());
         }

@@ -17,7 +17,9 @@ impl Head {
             Err(why) => return self.refuse(asker, why),
         };
         match (ask, origin) {
-            (Ask::BeginJob { name, bound }, Origin::Client(client)) => self.begin_job(asker, name, bound, client),
+            (Ask::BeginJob { name, bound }, Origin::Client(client)) => {
+                self.begin_job(asker, name, bound, client)
+            }
             (Ask::EndJob { job, by }, _) => match self.jobs.contains_key(&job) {
                 true => {
                     self.end_job(job, &by);
@@ -41,7 +43,9 @@ impl Head {
                 self.reply(asker, found.map_or(Answer::Nobody, Answer::Actor));
             }
             (Ask::StopActor { actor, kill }, origin) => self.stop_actor(asker, actor, kill, origin),
-            (Ask::Watch(address), Origin::Client(client)) => self.client_watches(client, address.process, &address.node),
+            (Ask::Watch(address), Origin::Client(client)) => {
+                self.client_watches(client, address.process, &address.node)
+            }
             (Ask::Watch(address), Origin::Worker(process)) => {
                 self.worker_watches(process, address.process, &address.node);
             }
@@ -123,8 +127,12 @@ impl Head {
         let Some(state) = self.jobs.get_mut(&job).filter(|state| state.ended_by.is_none()) else { return };
         state.ended_by = Some(by.to_owned());
         self.dirty.insert(Key::Job(job));
-        let processes: Vec<u64> =
-            self.processes.iter().filter(|(_, state)| state.job == job).map(|(process, _)| *process).collect();
+        let processes: Vec<u64> = self
+            .processes
+            .iter()
+            .filter(|(_, state)| state.job == job)
+            .map(|(process, _)| *process)
+            .collect();
         for process in processes {
             self.stop_process(process, by, false);
         }
@@ -224,17 +232,12 @@ impl Head {
         }
         if let Some(process) = state.process {
             let cause = Cause::Unknown("its connection to the head is gone".into());
-            let death =
-                ProcessDeath { process, node: CLIENT_NODE.to_owned(), cause, log_tail: Vec::new() };
+            let death = ProcessDeath { process, node: CLIENT_NODE.to_owned(), cause, log_tail: Vec::new() };
             self.command_all("", &Command::Died(death.clone()));
             self.announce_death(death);
         }
-        let bound: Vec<u64> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.bound_to == Some(client))
-            .map(|(job, _)| *job)
-            .collect();
+        let bound: Vec<u64> =
+            self.jobs.iter().filter(|(_, job)| job.bound_to == Some(client)).map(|(job, _)| *job).collect();
         for job in bound {
             self.end_job(job, "the head, because the job's client is gone");
         }

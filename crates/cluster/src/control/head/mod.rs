@@ -224,7 +224,8 @@ struct Shutdown {
 impl Head {
     /// A head that goes on from what an earlier term wrote down; from nothing at the first term.
     pub fn new(options: HeadOptions, records: impl IntoIterator<Item = (Key, Value)>) -> Head {
-        let nodes = options.nodes.iter().map(|(name, node)| (name.clone(), Node::new(node.clone()))).collect();
+        let nodes =
+            options.nodes.iter().map(|(name, node)| (name.clone(), Node::new(node.clone()))).collect();
         let mut head = Head {
             options,
             next: 1,

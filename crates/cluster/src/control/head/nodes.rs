@@ -10,6 +10,8 @@ use super::super::resources::Ledger;
 use super::super::vocabulary::{Command, Notice, Report, Running, StoreUse};
 use super::{Head, HeadEffect, NodeOptions};
 
+/// After a restart of the head, agents have this much longer than the verdict takes to find it again.
+const RETURN_GRACE: Duration = Duration::from_secs(5);
 /// Probes of a silent agent come this far apart.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
@@ -266,7 +268,9 @@ impl Head {
             let Some(node) = self.nodes.get(&name) else { continue };
             let silent = now.saturating_sub(node.heard);
             let awaited = node.presence == Presence::Absent && node.incarnation > 0;
-            if (node.present() && silent >= verdict && node.probe_failed) || (awaited && silent >= verdict) {
+            if (node.present() && silent >= verdict && node.probe_failed)
+                || (awaited && silent >= verdict + RETURN_GRACE)
+            {
                 let (incarnation, seconds) = (node.incarnation, silent.as_secs_f64());
                 let evidence = match awaited {
                     true => format!("its agent did not come back within {seconds:.1} s of the head's start"),

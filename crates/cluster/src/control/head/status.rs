@@ -1,8 +1,8 @@
 //! The state of everything, for people and for tests.
 
 use super::super::vocabulary::{ActorStatus, JobStatus, NodeStatus, Status};
-use super::nodes::{Node, Presence};
 use super::Head;
+use super::nodes::{Node, Presence};
 
 impl Head {
     /// The state of everything.

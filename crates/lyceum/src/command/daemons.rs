@@ -1,0 +1,45 @@
+//! The processes of a cluster, as `up` and the agents start them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use lyceum_cluster::state::StateDir;
+use lyceum_cluster::{agent, head, worker};
+
+#[derive(Debug, Args)]
+pub struct Head {
+    /// Folder of the cluster's state
+    #[arg(long)]
+    state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// Folder of the cluster's state
+    #[arg(long)]
+    state: PathBuf,
+    /// Name of the node
+    #[arg(long)]
+    node: String,
+}
+
+impl Head {
+    pub fn run(self) -> Result<ExitCode> {
+        head::run(&StateDir::at(self.state))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Agent {
+    pub fn run(self) -> Result<ExitCode> {
+        agent::run(&StateDir::at(self.state), &self.node)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Hosts an actor that needs no libtorch.
+pub fn worker() -> ExitCode {
+    worker::run(lyceum_pretrain::actors::registry())
+}

@@ -1,0 +1,26 @@
+//! `lyceum down [CLUSTER]`
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use lyceum_cluster::launch::local;
+
+use super::{block_on, named_cluster};
+
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Name of the cluster, or its manifest; may be left out where only one runs
+    cluster: Option<String>,
+}
+
+impl Down {
+    pub fn run(self) -> Result<ExitCode> {
+        let (name, state) = named_cluster(self.cluster.as_deref())?;
+        match block_on(async { Ok(local::down(&state).await?) })? {
+            true => println!("cluster `{name}` has ended"),
+            false => println!("cluster `{name}` was not running"),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

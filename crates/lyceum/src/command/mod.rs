@@ -1,0 +1,78 @@
+//! The commands, one per file.
+
+mod daemons;
+mod down;
+mod status;
+mod table;
+mod up;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use lyceum_cluster::state::StateDir;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the cluster that a manifest describes, or find it running
+    Up(up::Up),
+    /// End a cluster; nothing of it is left running
+    Down(down::Down),
+    /// Show nodes, resources, jobs and actors of a cluster
+    Status(status::Status),
+    /// The head of a cluster; `up` starts it
+    #[command(hide = true)]
+    Head(daemons::Head),
+    /// The agent of a node; `up` starts it
+    #[command(hide = true)]
+    Agent(daemons::Agent),
+    /// A process that hosts actors; an agent starts it
+    #[command(hide = true)]
+    Worker,
+}
+
+impl Command {
+    /// What is logged where `LYCEUM_LOG` does not say.
+    pub fn default_log(&self) -> &'static str {
+        match self {
+            Command::Head(_) | Command::Agent(_) | Command::Worker => "info",
+            _ => "warn",
+        }
+    }
+
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Command::Up(up) => up.run(),
+            Command::Down(down) => down.run(),
+            Command::Status(status) => status.run(),
+            Command::Head(head) => head.run(),
+            Command::Agent(agent) => agent.run(),
+            Command::Worker => Ok(daemons::worker()),
+        }
+    }
+}
+
+/// Runs a command's future on this thread.
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(future)
+}
+
+/// The cluster that `given` names: a name, a manifest, or, without either, the only one there is.
+fn named_cluster(given: Option<&str>) -> Result<(String, StateDir)> {
+    let name = match given {
+        Some(path) if path.ends_with(".toml") => lyceum_cluster::manifest::Manifest::load(path)?.name,
+        Some(name) => name.to_owned(),
+        None => {
+            let mut names = StateDir::clusters()?;
+            match names.len() {
+                0 => bail!("no cluster runs here: start one with `lyceum up MANIFEST`"),
+                1 => names.remove(0),
+                _ => bail!("several clusters run here, name one: {}", names.join(", ")),
+            }
+        }
+    };
+    let state = StateDir::of(&name)?;
+    Ok((name, state))
+}

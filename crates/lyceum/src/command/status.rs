@@ -1,0 +1,32 @@
+//! `lyceum status [CLUSTER]`
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use lyceum_cluster::launch::local;
+
+use super::{block_on, named_cluster, table};
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Name of the cluster, or its manifest; may be left out where only one runs
+    cluster: Option<String>,
+}
+
+impl Status {
+    pub fn run(self) -> Result<ExitCode> {
+        let (_, state) = named_cluster(self.cluster.as_deref())?;
+        let status = block_on(async { Ok(local::status(&state).await?) })?;
+        let kind = if status.owned { "owned" } else { "standing" };
+        println!("cluster `{}` ({kind})\n", status.cluster);
+        print!("{}", table::nodes(&status));
+        if !status.jobs.is_empty() {
+            print!("\n{}", table::jobs(&status));
+        }
+        if !status.actors.is_empty() {
+            print!("\n{}", table::actors(&status));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,111 @@
+//! The state of a cluster as tables of text.
+
+use lyceum_cluster::control::resources::{Allotment, Capacity};
+use lyceum_cluster::units::{Bytes, Milli};
+use lyceum_cluster::{ActorStatus, NodeStatus, Status};
+
+/// One line per node: state, what is used of what there is, store.
+pub fn nodes(status: &Status) -> String {
+    let rows = status.nodes.iter().map(|node| {
+        vec![
+            node.name.clone(),
+            node.state.clone(),
+            used_of(&node.used, &node.capacity),
+            node.processes.to_string(),
+            store(node),
+            node.address.map(|address| address.to_string()).unwrap_or_default(),
+        ]
+    });
+    table(&["NODE", "STATE", "USED", "ACTORS", "STORE", "ADDRESS"], rows)
+}
+
+/// One line per job.
+pub fn jobs(status: &Status) -> String {
+    let rows = status.jobs.iter().map(|job| {
+        let state = if job.ending { "ending" } else { "running" };
+        vec![job.job.to_string(), job.name.clone(), state.to_owned(), job.actors.to_string()]
+    });
+    table(&["JOB", "NAME", "STATE", "ACTORS"], rows)
+}
+
+/// One line per actor.
+pub fn actors(status: &Status) -> String {
+    let rows = status.actors.iter().map(|actor: &ActorStatus| {
+        vec![
+            actor.actor.to_string(),
+            actor.role.clone(),
+            actor.name.clone().unwrap_or_default(),
+            actor.job.to_string(),
+            actor.state.clone(),
+            actor.node.clone(),
+            if actor.pid == 0 { String::new() } else { actor.pid.to_string() },
+            given(&actor.allotment),
+        ]
+    });
+    table(&["ACTOR", "ROLE", "NAME", "JOB", "STATE", "NODE", "PID", "HOLDS"], rows)
+}
+
+fn used_of(used: &Allotment, capacity: &Capacity) -> String {
+    let gpus = Milli(used.gpus.values().map(|share| share.0).sum());
+    let mut parts = vec![format!("cpus {}/{}", used.cpus, capacity.cpus)];
+    if capacity.gpus > 0 {
+        parts.push(format!("gpus {gpus}/{}", capacity.gpus));
+    }
+    if capacity.memory > 0 {
+        parts.push(format!("memory {}/{}", Bytes(used.memory), Bytes(capacity.memory)));
+    }
+    for (name, total) in &capacity.custom {
+        parts.push(format!("{name} {}/{total}", used.custom.get(name).copied().unwrap_or_default()));
+    }
+    parts.join(", ")
+}
+
+fn given(allotment: &Allotment) -> String {
+    let mut parts = Vec::new();
+    if allotment.cpus.0 > 0 {
+        parts.push(format!("cpus {}", allotment.cpus));
+    }
+    for (gpu, share) in &allotment.gpus {
+        parts.push(format!("gpu {gpu} ({share})"));
+    }
+    if allotment.memory > 0 {
+        parts.push(format!("memory {}", Bytes(allotment.memory)));
+    }
+    parts.extend(allotment.custom.iter().map(|(name, amount)| format!("{name} {amount}")));
+    parts.join(", ")
+}
+
+fn store(node: &NodeStatus) -> String {
+    let store = node.store;
+    match store.capacity_bytes {
+        0 => String::new(),
+        capacity => format!("{}/{} ({} objects)", Bytes(store.used_bytes), Bytes(capacity), store.objects),
+    }
+}
+
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut lines: Vec<Vec<String>> = vec![head.iter().map(|name| (*name).to_owned()).collect()];
+    lines.extend(rows);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".to_owned(), "joined".to_owned()], vec!["long".to_owned(), "absent".to_owned()]];
+        let text = table(&["NODE", "STATE"], rows.into_iter());
+        assert_eq!(text, "NODE  STATE\na     joined\nlong  absent\n");
+    }
+}

@@ -1,0 +1,31 @@
+//! `lyceum up MANIFEST`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use lyceum_cluster::launch::local::{self, UpOptions};
+use lyceum_cluster::manifest::Manifest;
+
+use super::{block_on, table};
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// The cluster manifest, such as cluster/laptop.toml
+    manifest: PathBuf,
+}
+
+impl Up {
+    pub fn run(self) -> Result<ExitCode> {
+        let manifest = Manifest::load(&self.manifest)?;
+        block_on(async {
+            let up = local::up(&manifest, UpOptions::standing(&manifest)?).await?;
+            let status = up.client.status().await?;
+            let news = if up.started { "is up" } else { "was up already" };
+            println!("cluster `{}` {news}; its logs are in {}\n", manifest.name, up.state.logs().display());
+            print!("{}", table::nodes(&status));
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
