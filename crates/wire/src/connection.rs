@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendDatagramError, SendStream};
 
 use crate::bulk::Arriving;
+use crate::congestion;
 use crate::{
     BulkReceiver, BulkSender, CloseCode, CloseReason, Hello, LaneOptions, LaneReceiver, LaneSender,
     MAX_BULK_HEADER, PeerIdentity, Purpose, Result, WireError, lane,
@@ -153,7 +154,7 @@ impl Connection {
     /// Closes the connection at once and tells the peer why. What has not been delivered is dropped: to end in good
     /// order, [finish the lane](LaneSender::finish) first.
     pub fn close(&self, code: CloseCode, reason: &str) {
-        self.0.quinn.close((code as u32).into(), reason.as_bytes());
+        congestion::close(&self.0.quinn, code, reason);
     }
 
     /// Waits for the connection's end.

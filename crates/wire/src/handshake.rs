@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use quinn::{RecvStream, SendStream};
 
+use crate::congestion;
 use crate::hello::MAX_HELLO;
 use crate::{
     Admission, CloseCode, CloseReason, Connection, Hello, LaneOptions, Purpose, Result, WireError, tls,
@@ -70,7 +71,7 @@ fn close(quinn: &quinn::Connection, error: &WireError) {
         WireError::Refused { reason, .. } => (CloseCode::NotAdmitted, reason.clone()),
         other => (CloseCode::BadHello, other.to_string()),
     };
-    quinn.close((code as u32).into(), reason.as_bytes());
+    congestion::close(quinn, code, &reason);
 }
 
 /// What the log says of a failed attempt, in one line.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::congestion;
 use crate::frame::{FrameDecoder, FrameEncoder};
 use crate::{CloseCode, CloseReason, Frame, LaneOptions, Result, WireError};
 
@@ -333,7 +334,7 @@ impl LaneReceiver {
 
     fn refuse(&self, error: crate::FrameError) -> WireError {
         tracing::warn!(peer = %self.connection.remote_address(), %error, "bad frame, connection closed");
-        self.connection.close((CloseCode::BadFrame as u32).into(), error.to_string().as_bytes());
+        congestion::close(&self.connection, CloseCode::BadFrame, &error.to_string());
         error.into()
     }
 }

@@ -59,6 +59,7 @@ mod archive;
 mod authority;
 mod bulk;
 mod close;
+mod congestion;
 mod connection;
 mod credentials;
 mod endpoint;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::congestion;
 use crate::frame::FRAME_HEAD;
 use crate::{Admission, MAX_EXTENSION, MAX_PAYLOAD, Result, RoleFingerprint, WireError};
 
@@ -137,6 +138,7 @@ impl TransportOptions {
             .receive_window(VarInt::from_u32(self.connection_window))
             .send_window(u64::from(self.send_window))
             .mtu_discovery_config(Some(discovery))
+            .congestion_controller_factory(Arc::new(congestion::Factory::new()))
             .keep_alive_interval(Some(self.keep_alive))
             .max_idle_timeout(Some(idle))
             // One more: the lane.

@@ -147,3 +147,16 @@ async fn a_connection_says_what_it_is_for() {
     assert_eq!(pair.server.accept().await.unwrap().purpose(), Purpose::Bulk);
     assert_eq!(pair.called.purpose(), Purpose::Lane);
 }
+
+#[tokio::test]
+async fn l3_a_peer_that_closes_in_the_midst_of_its_sending_is_still_heard() {
+    let pair = pair().await;
+    let (mut sender, _receiver) = pair.calling.open_bulk(b"much").await.unwrap();
+    // More than any window takes, and nobody reads it.
+    let much = vec![1; 100 << 20];
+    let sending = tokio::time::timeout(std::time::Duration::from_millis(200), sender.write(&much)).await;
+    assert!(sending.is_err(), "it is in the midst");
+    pair.calling.close(CloseCode::Protocol, "rank 3 is lost");
+    let expected = CloseReason::ByPeer { code: Some(CloseCode::Protocol), reason: "rank 3 is lost".into() };
+    assert_eq!(pair.called.closed().await, expected);
+}
