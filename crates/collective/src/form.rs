@@ -7,7 +7,7 @@ use crate::epoch::Epoch;
 use crate::gang::Topology;
 use crate::host::HostCommunicator;
 use crate::shared::meet;
-use crate::{CollectiveError, Communicator, Gang, Seat, SoloCommunicator};
+use crate::{CollectiveError, Communicator, Gang, Seat, SoloCommunicator, nccl};
 
 /// Brings the members of `gang` together, each calling this with its own `rank`, and gives the communicator that fits
 /// where they are:
@@ -15,7 +15,7 @@ use crate::{CollectiveError, Communicator, Gang, Seat, SoloCommunicator};
 /// | members | communicator |
 /// |---|---|
 /// | one | [`SoloCommunicator`] |
-/// | all on CUDA devices | [`nccl::NcclCommunicator`] |
+/// | all on CUDA devices | NCCL: the library is found and checked; its communicator is not there yet |
 /// | on one host | shared memory |
 /// | on several hosts | shared memory within each, QUIC between them |
 ///
@@ -35,12 +35,24 @@ pub fn form(
     match (gang.members.len(), on_device) {
         (1, 0) => Ok(Box::new(SoloCommunicator::in_epoch(gang.epoch))),
         (_, 0) => Ok(Box::new(form_on_hosts(gang, rank, seat, timeout)?)),
+        (all, some) if all == some => Err(on_devices(rank)),
         (all, some) => Err(CollectiveError::Unavailable {
             rank,
             what: "form its gang".into(),
             reason: format!("{some} of {all} ranks are on CUDA devices: all or none must be"),
         }),
     }
+}
+
+/// What a gang on CUDA devices is told: whether NCCL can be had here at all, and that no communicator runs on it yet.
+fn on_devices(rank: usize) -> CollectiveError {
+    let reason = match nccl::NcclLibrary::find(&[]) {
+        Ok(library) => format!(
+            "{library:?} is there, but gangs of several GPUs are not built yet: train on one GPU, or leave `device` out"
+        ),
+        Err(error) => error.to_string(),
+    };
+    CollectiveError::Unavailable { rank, what: "form its gang over NCCL".into(), reason }
 }
 
 /// Forms the gang in host memory, wherever its members compute.

@@ -4,14 +4,19 @@
 //! change between look and sleep is missed, and nobody spins.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::*};
+use std::time::{Duration, Instant};
 
 use rustix::thread::futex;
+use rustix::time::Timespec;
 
 use crate::failure::{self, MAX_FAILURE};
 use crate::{CollectiveError, Element, Operation};
 
 /// Ranks that one host can have.
 pub(crate) const MAX_LOCAL: usize = 64;
+
+/// A rank that has claimed the failure and not written it after this long has died in between.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 const MAGIC: u64 = 0x4c59_4345_554d_0001;
 
@@ -166,17 +171,22 @@ impl Control {
     pub(crate) fn failure(&self) -> Option<CollectiveError> {
         let claimant = self.claimed.load(Acquire).checked_sub(1)? as usize;
         let epoch = self.epoch.load(Relaxed);
-        Some(match self.written.load(Acquire).checked_sub(1) {
-            Some(len) => {
+        let begun = Instant::now();
+        loop {
+            let heard = self.bell.load(Acquire);
+            if let Some(len) = self.written.load(Acquire).checked_sub(1) {
                 let len = (len as usize).min(MAX_FAILURE);
                 let bytes: Vec<u8> = self.failure[..len].iter().map(|byte| byte.load(Relaxed)).collect();
-                failure::decode(&bytes, claimant, epoch)
+                return Some(failure::decode(&bytes, claimant, epoch));
             }
-            None => {
-                let reason = "it failed and has not said why".into();
-                CollectiveError::Aborted { rank: claimant, epoch, reason }
-            }
-        })
+            let Some(left) = LAST_WORDS.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else {
+                let reason = "it failed and died before it could say why".into();
+                return Some(CollectiveError::Lost { rank: claimant, epoch, reason });
+            };
+            let left = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+            // Rung, interrupted or too late to sleep: look again in each case.
+            let _ = futex::wait(&self.bell, futex::Flags::empty(), heard, Some(&left));
+        }
     }
 
     /// Sleeps until `ready` gives something or the epoch has failed.
