@@ -155,9 +155,9 @@ async fn look(probe: &ActorRef<Probe>, variables: &[&str]) -> Sight {
 
 async fn next_end(job: &mut Job) -> (DeathReport, bool) {
     loop {
-        match within(job.next_event()).await.expect("the job goes on") {
-            JobEvent::Ended { report, expected } => return (report, expected),
-            _ => {}
+        let event = within(job.next_event()).await.expect("the job goes on");
+        if let JobEvent::Ended { report, expected } = event {
+            return (report, expected);
         }
     }
 }
@@ -504,6 +504,22 @@ async fn workers_spawn_and_call_each_other_across_nodes_with_large_messages() {
     assert_eq!(within(a.ask(ask(Question::Echo(3 << 20)))).await.unwrap().as_str(), "true");
     let child = within(a.ask(SpawnAnother { node: "b".into() })).await.unwrap();
     assert_eq!(child.as_str(), "a child");
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_stop_is_killed_after_the_grace() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
+    let (mut job, system) = testbed.job().await;
+    let probe = within(job.cluster(&system).spawn::<Probe>("deaf".into()).into_future()).await.unwrap();
+    let pid = look(&probe, &[]).await.pid;
+    let spinning = tokio::spawn(probe.ask(Misbehave::Spin(3_600_000)).into_future());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    within(job.end("the test")).await.unwrap();
+    assert!(!lives(pid));
+    let (report, expected) = next_end(&mut job).await;
+    assert_eq!((report.cause, expected), (Cause::OrderedBy("the test".into()), true));
+    assert!(matches!(within(spinning).await.unwrap(), Err(CallError::Dead(_))));
     testbed.down().await;
 }
 

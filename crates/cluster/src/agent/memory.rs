@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use crate::host::ProcessMark;
 use crate::units::Bytes;
 
 /// How this node enforces memory limits.
@@ -39,9 +40,10 @@ impl fmt::Display for MemoryGuard {
 impl MemoryGuard {
     /// Uses cgroups if a group with a limit can be made below this process's own.
     pub(super) fn new(cluster: &str, node: &str) -> MemoryGuard {
-        let name = format!("lyceum-{cluster}-{node}-{}", std::process::id());
+        let prefix = format!("lyceum-{cluster}-{node}-");
         let group = own_group().and_then(|(version, parent)| {
-            let group = Group { version, path: parent.join(&name) };
+            remove_stale(&parent, &prefix);
+            let group = Group { version, path: parent.join(format!("{prefix}{}", std::process::id())) };
             fs::create_dir(&group.path).ok()?;
             if version == Version::V2 {
                 // Lets the groups below have a memory controller; refused where this process's group is not its own.
@@ -74,6 +76,21 @@ impl MemoryGuard {
             }
         });
         MemoryLimit { bytes, cgroup }
+    }
+}
+
+/// Removes the groups of agents that were killed; a group with processes in it cannot be removed, and stays.
+fn remove_stale(parent: &Path, prefix: &str) {
+    let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    for stale in folders(parent) {
+        let name = stale.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let owner = name.strip_prefix(prefix).and_then(|pid| pid.parse().ok());
+        if owner.is_some_and(|pid| ProcessMark::of(pid).is_none()) {
+            for worker in folders(&stale).filter(|path| path.is_dir()) {
+                let _ = fs::remove_dir(worker);
+            }
+            let _ = fs::remove_dir(&stale);
+        }
     }
 }
 
