@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
 use futures_util::stream::FuturesUnordered;
 use lyceum_actor::{Accepts, ActorRef, CallError, Cluster, Message, ReplyOf};
+use lyceum_collective::Token;
 use lyceum_corpus::chain::Accounts;
 
 use crate::autoscale::{Autoscaler, Decision, Limits, Signal};
@@ -114,33 +115,36 @@ impl Gang {
         cluster: &Cluster,
         controller: ActorRef<Controller>,
     ) -> Result<Self> {
-        let trainers = (0..run.trainer.world_size).map(|rank| {
-            let args = TrainerArgs { settings: settings.clone(), rank, controller: controller.clone() };
+        let trainers = (0..run.trainer.world_size).map(|number| {
+            let args = TrainerArgs { settings: settings.clone(), controller: controller.clone() };
             let spawn = cluster
                 .spawn::<Trainer>(args)
                 .program(TORCH_PROGRAM)
                 .cpus(run.trainer.cpus)
                 .gpus(run.trainer.gpus)
-                .named(&format!("trainer-{rank}"));
-            async move { spawn.await.with_context(|| format!("starting trainer {rank}")) }
+                .named(&format!("trainer-{number}"));
+            async move { spawn.await.with_context(|| format!("starting trainer {number}")) }
         });
-        Ok(Self { trainers: try_join_all(trainers).await? })
+        let mut trainers = try_join_all(trainers).await?;
+        // Ranks of one node follow one another, so that they reduce in its memory first.
+        trainers.sort_by_key(|trainer| trainer.address().process.node.clone());
+        Ok(Self { trainers })
     }
 
     /// Makes the ranks known to each other and has them load what they go on from.
     async fn form(&self, epoch: u64) -> Result<Beginning> {
-        let members = self.all("joining the gang", |trainer| ask(trainer, Join)).await?;
-        let token = secret().context("the gang's secret")?;
+        let members = self.all("joining the gang", |_, trainer| ask(trainer, Join)).await?;
+        let gang =
+            lyceum_collective::Gang { epoch, members, token: Token::random().context("the gang's token")? };
         let formed = self
-            .all("forming the gang", |trainer| ask(trainer, Form { members: members.clone(), epoch, token }))
+            .all("forming the gang", |rank, trainer| ask(trainer, Form { gang: gang.clone(), rank }))
             .await?;
         let first = formed.first().context("a gang has at least one rank")?;
         for (rank, other) in formed.iter().enumerate() {
             if (other.step, other.log_position) != (first.step, first.log_position) {
+                let (here, there) = (other.step, first.step);
                 bail!(
-                    "trainer {rank} begins at step {}, trainer 0 at step {}: they read different checkpoints",
-                    other.step,
-                    first.step
+                    "trainer {rank} begins at step {here}, trainer 0 at step {there}: they read different checkpoints"
                 );
             }
         }
@@ -148,12 +152,12 @@ impl Gang {
     }
 
     /// Asks every rank the same; the first that fails is named.
-    async fn all<T, F>(&self, doing: &str, ask: impl Fn(&ActorRef<Trainer>) -> F) -> Result<Vec<T>>
+    async fn all<T, F>(&self, doing: &str, ask: impl Fn(u32, &ActorRef<Trainer>) -> F) -> Result<Vec<T>>
     where
         F: Future<Output = Result<T, CallError<()>>>,
     {
-        let asks = self.trainers.iter().enumerate().map(|(rank, trainer)| {
-            let answer = ask(trainer);
+        let asks = (0..).zip(&self.trainers).map(|(rank, trainer)| {
+            let answer = ask(rank, trainer);
             async move { answer.await.with_context(|| format!("trainer {rank}, {doing}")) }
         });
         try_join_all(asks).await
@@ -161,7 +165,7 @@ impl Gang {
 
     /// The means over all ranks' shares.
     async fn evaluate(&self) -> Result<(Option<f64>, Option<f64>)> {
-        let shares = self.all("measuring", |trainer| ask(trainer, Evaluate)).await?;
+        let shares = self.all("measuring", |_, trainer| ask(trainer, Evaluate)).await?;
         let sum = shares.iter().fold(Evaluation::default(), |sum, share| Evaluation {
             heldout_loss: sum.heldout_loss + share.heldout_loss,
             heldout_tokens: sum.heldout_tokens + share.heldout_tokens,
@@ -171,14 +175,6 @@ impl Gang {
         let mean = |total: f64, count: u64| (count > 0).then(|| total / count as f64);
         Ok((mean(sum.heldout_loss, sum.heldout_tokens), mean(sum.choices_right as f64, sum.choices)))
     }
-}
-
-/// 64 random bits from the operating system.
-fn secret() -> std::io::Result<u64> {
-    use std::io::Read as _;
-    let mut bytes = [0; 8];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 /// From the first step to the last.
@@ -238,8 +234,10 @@ impl Course<'_> {
             });
         }
         self.board.set_phase("training");
-        let trained: Vec<Trained> =
-            self.gang.all("training", |trainer| ask(trainer, Train { packer: self.packer.clone() })).await?;
+        let trained: Vec<Trained> = self
+            .gang
+            .all("training", |_, trainer| ask(trainer, Train { packer: self.packer.clone() }))
+            .await?;
         let step = trained.first().map_or(0, |trained| trained.step);
         if !self.board.stopped() || step >= self.run.trainer.steps {
             self.board.set_phase("measuring after");
@@ -356,12 +354,7 @@ impl<'a> Pool<'a> {
                 self.present.remove(&id);
                 match outcome {
                     Ok(report) => {
-                        tracing::info!(
-                            synthesizer = id,
-                            chains = report.chains,
-                            tokens = report.generated_tokens,
-                            "done"
-                        );
+                        tracing::info!(synthesizer = id, chains = report.chains, "done");
                     }
                     Err(_) if drained => {}
                     Err(error) => self.take_death(id, &error, board).await?,

@@ -7,6 +7,7 @@
 pub mod actors;
 pub mod autoscale;
 pub mod board;
+pub mod demand;
 pub mod feed;
 pub mod gang;
 pub mod metrics;

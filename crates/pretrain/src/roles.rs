@@ -11,6 +11,7 @@
 //! *horizon*: no chain of a source may be offered whose number is not below it (L2).
 
 use lyceum_actor::{Accepts, ActorRef, Role};
+use lyceum_collective::{Gang, Member};
 use lyceum_corpus::chain::{Accounts, Chain, ChainId, ChainRecord};
 use lyceum_store::ObjectRef;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -157,7 +158,7 @@ pub struct Synthesizer;
 impl Role for Synthesizer {
     const NAME: &'static str = "synthesizer";
     type Args = SynthesizerArgs;
-    type Messages = (Synthesize, Drain);
+    type Messages = (Synthesize, Turn, Drain);
 }
 
 /// What a synthesizer is started with.
@@ -180,12 +181,18 @@ pub struct Synthesize;
 pub struct SynthesisReport {
     /// Chains answered.
     pub chains: u64,
-    /// Tokens generated.
-    pub generated_tokens: u64,
 }
 
 impl Accepts<Synthesize> for Synthesizer {
     type Reply = SynthesisReport;
+}
+
+/// What a synthesizer tells itself: take the next chains. Between two turns it hears [`Drain`].
+#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+pub struct Turn;
+
+impl Accepts<Turn> for Synthesizer {
+    type Reply = ();
 }
 
 /// Ends the work after the chains in hand.
@@ -332,8 +339,6 @@ impl Role for Trainer {
 pub struct TrainerArgs {
     /// The run.
     pub settings: Settings,
-    /// This trainer's rank.
-    pub rank: u32,
     /// Who is told of every step.
     pub controller: ActorRef<Controller>,
 }
@@ -341,19 +346,6 @@ pub struct TrainerArgs {
 /// Asks a trainer where its gang can reach it.
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
 pub struct Join;
-
-/// A member of a gang.
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct Member {
-    /// Its rank.
-    pub rank: u32,
-    /// The node it runs on: ranks of one node share memory.
-    pub node: String,
-    /// Number of its process, as its certificate says.
-    pub process: u64,
-    /// Socket address of its collective endpoint.
-    pub address: String,
-}
 
 impl Accepts<Join> for Trainer {
     type Reply = Member;
@@ -363,11 +355,9 @@ impl Accepts<Join> for Trainer {
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
 pub struct Form {
     /// All members, in rank order.
-    pub members: Vec<Member>,
-    /// The membership's number.
-    pub epoch: u64,
-    /// Secret that members of this gang know.
-    pub token: u64,
+    pub gang: Gang,
+    /// The trainer's own rank.
+    pub rank: u32,
 }
 
 /// Where a gang begins.

@@ -30,11 +30,20 @@ pub enum SynthesisError {
     Tokenizer(#[from] TokenizerError),
 }
 
+/// The two vocabularies of a conversion, which need not be the same.
+#[derive(Clone)]
+pub struct Tokenizers {
+    /// Of the engine: prompts and answers.
+    pub engine: Tokenizer,
+    /// Of the model that learns from the texts.
+    pub learner: Tokenizer,
+}
+
 /// Converts chains together: each round of all of them is one call to the engine. `seed` decides about the formats.
 pub fn synthesize(
     engine: &mut dyn Engine,
     sampling: &Sampling,
-    tokenizer: &Tokenizer,
+    tokenizers: &Tokenizers,
     seed: u64,
     chains: Vec<Chain>,
 ) -> Result<Vec<ChainRecord>, SynthesisError> {
@@ -42,7 +51,7 @@ pub fn synthesize(
     let mut running = Vec::with_capacity(chains.len());
     for mut chain in chains {
         let documents = std::mem::take(&mut chain.documents);
-        running.push((chain, Rounds::new(tokenizer.clone(), room, documents)));
+        running.push((chain, Rounds::new(tokenizers.engine.clone(), room, documents)));
     }
     loop {
         let mut prompts = Vec::new();
@@ -64,7 +73,7 @@ pub fn synthesize(
             running[index].1.answer(answer)?;
         }
     }
-    let records = running.into_iter().map(|(chain, rounds)| record(tokenizer, seed, &chain, rounds.finish()));
+    let records = running.into_iter().map(|(chain, rounds)| record(&tokenizers.learner, seed, &chain, rounds.finish()));
     Ok(records.collect::<Result<_, _>>()?)
 }
 

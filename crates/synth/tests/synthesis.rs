@@ -8,7 +8,7 @@ use lyceum_synth::engine::{Engine, EngineError, Finish, Generation, Prompt, Samp
 use lyceum_synth::pair::Pair;
 use lyceum_synth::prompt;
 use lyceum_synth::rounds::{DOES_NOT_FIT, NO_PAIR, Room, Rounds, Segment};
-use lyceum_synth::synthesize::{raw_record, synthesize, tuning_record};
+use lyceum_synth::synthesize::{Tokenizers, raw_record, synthesize, tuning_record};
 use lyceum_synth::tuning::{TuningExample, group, tuning_text};
 use proptest::prelude::*;
 
@@ -69,6 +69,10 @@ impl Engine for Scripted {
 
 const GOOD: &str = "<QUE> What? <ANS> This. </END>";
 
+fn both(tokenizer: &Tokenizer) -> Tokenizers {
+    Tokenizers { engine: tokenizer.clone(), learner: tokenizer.clone() }
+}
+
 #[test]
 fn a_prompt_is_exactly_the_papers_with_examples_and_without() {
     for marks_as_tokens in [true, false] {
@@ -103,7 +107,7 @@ fn a_text_without_pairs_cuts_the_chain_and_stays_raw() {
     let tokenizer = tokenizer(true);
     let mut engine = Scripted(tokenizer.clone(), 4096, vec![GOOD, "nothing here", GOOD, GOOD]);
     let chains = vec![chain(0, &["One.", "Two.", "Three.", "Four."])];
-    let records = synthesize(&mut engine, &Sampling::default(), &tokenizer, 3, chains).unwrap();
+    let records = synthesize(&mut engine, &Sampling::default(), &both(&tokenizer), 3, chains).unwrap();
     let states: Vec<_> = records[0].documents.iter().map(|(id, state)| (id.ordinal, state.clone())).collect();
     use FinalState::{Augmented, Raw};
     assert_eq!(states, [(0, Augmented), (1, Raw), (2, Augmented), (3, Augmented)]);
@@ -122,7 +126,7 @@ fn a_chain_of_pairless_texts_emits_no_empty_document() {
     let tokenizer = tokenizer(true);
     let mut engine = Scripted(tokenizer.clone(), 4096, vec!["", ""]);
     let record =
-        synthesize(&mut engine, &Sampling::default(), &tokenizer, 3, vec![chain(0, &["One.", "Two."])]);
+        synthesize(&mut engine, &Sampling::default(), &both(&tokenizer), 3, vec![chain(0, &["One.", "Two."])]);
     let record = record.unwrap().remove(0);
     assert_eq!(record.texts.len(), 2);
     assert!(record.texts.iter().all(|text| text.tokens.len() > 2));
@@ -210,7 +214,7 @@ fn the_deterministic_engine_answers_the_same_prompt_alike_and_makes_every_kind()
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let chains = texts.chunks(2).zip(0..).map(|(pair, number)| chain(number, pair)).collect();
         let sampling = Sampling { max_new_tokens: 1500, ..Sampling::default() };
-        synthesize(&mut engine, &sampling, &tokenizer, 5, chains).unwrap()
+        synthesize(&mut engine, &sampling, &both(&tokenizer), 5, chains).unwrap()
     };
     assert_eq!(ask(30), ask(30));
     let clean = ask(0);
@@ -238,7 +242,7 @@ proptest! {
         let mut engine = DeterministicEngine::new(tokenizer.clone(), positions, seed, 40);
         let sampling = Sampling { max_new_tokens: 60, ..Sampling::default() };
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let record = synthesize(&mut engine, &sampling, &tokenizer, seed, vec![chain(0, &texts)]).unwrap().remove(0);
+        let record = synthesize(&mut engine, &sampling, &both(&tokenizer), seed, vec![chain(0, &texts)]).unwrap().remove(0);
         let ordinals: Vec<u64> = record.documents.iter().map(|(id, _)| id.ordinal).collect();
         prop_assert_eq!(ordinals, (0..texts.len() as u64).collect::<Vec<_>>());
         prop_assert_eq!(record.accounts().read(), texts.len() as u64);

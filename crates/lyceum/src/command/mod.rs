@@ -2,8 +2,11 @@
 
 mod daemons;
 mod down;
+mod progress;
+mod run;
 mod status;
 mod table;
+mod tokenizer;
 mod up;
 
 use std::future::Future;
@@ -15,6 +18,10 @@ use lyceum_cluster::state::StateDir;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Train: synthesizers augment, trainers learn, a checkpoint comes out
+    Run(run::RunCommand),
+    /// Make a tokenizer
+    Tokenizer(tokenizer::TokenizerCommand),
     /// Start the cluster that a manifest describes, or find it running
     Up(up::Up),
     /// End a cluster; nothing of it is left running
@@ -43,6 +50,8 @@ impl Command {
 
     pub fn run(self) -> Result<ExitCode> {
         match self {
+            Command::Run(run) => run.run(),
+            Command::Tokenizer(tokenizer) => tokenizer.run(),
             Command::Up(up) => up.run(),
             Command::Down(down) => down.run(),
             Command::Status(status) => status.run(),

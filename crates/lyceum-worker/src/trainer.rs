@@ -1,0 +1,229 @@
+//! One rank of the gang, as an actor with a thread of its own: all its tensor work is there.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use lyceum_actor::{Accepts, Actor, ActorRef, CallError, Context, Handler, Incoming, Result};
+use lyceum_cluster::worker;
+use lyceum_collective::{Member, Seat, form};
+use lyceum_corpus::batch::BatchView;
+use lyceum_corpus::tokenizer::Tokenizer;
+use lyceum_model::Placement;
+use lyceum_pretrain::roles::{
+    Committed, Controller, Evaluate, Evaluation, Form, Formed, Grant, Join, NextBatch, Packer, StepDone,
+    Train, Trained, Trainer, TrainerArgs,
+};
+use lyceum_pretrain::run_directory::RunDirectory;
+use lyceum_pretrain::run_file::RunFile;
+use lyceum_store::{Object, StoreClient};
+use lyceum_train::checkpoint::CheckpointDirectory;
+use lyceum_train::{Batch, Row, keep_freed_memory};
+
+use crate::heldout;
+use crate::training::{checkpoint_directory, start_trainer, tokenizer_path};
+
+/// How long ranks wait for each other when the gang forms: one of them may be loading libtorch still.
+const FORMING: Duration = Duration::from_secs(120);
+
+/// The actor; see the module.
+pub struct TrainerActor {
+    run: RunFile,
+    directory: RunDirectory,
+    epoch: u64,
+    controller: ActorRef<Controller>,
+    store: StoreClient,
+    placement: Placement,
+    seat: Seat,
+    gang: Option<InGang>,
+}
+
+/// What a trainer has once its gang is formed.
+struct InGang {
+    rank: u32,
+    world_size: u32,
+    trainer: lyceum_train::Trainer,
+    checkpoints: CheckpointDirectory,
+}
+
+impl TrainerActor {
+    fn gang(&mut self) -> Result<&mut InGang> {
+        self.gang.as_mut().context("the gang is not formed yet")
+    }
+
+    /// Asks the Packer for batch `position` ahead of time; `None` is the end of the data.
+    fn request(
+        &self,
+        packer: &ActorRef<Packer>,
+        position: u64,
+        rank: u32,
+    ) -> impl Future<Output = Result<Option<Object>>> + use<> {
+        let asked = packer.ask(NextBatch { position, rank }).into_future();
+        let store = self.store.clone();
+        async move {
+            let granted =
+                asked.await.map_err(CallError::erase).with_context(|| format!("batch {position}"))?;
+            match granted.read()? {
+                Grant::Batch(object) => Ok(Some(store.open(&object).await?)),
+                Grant::End => Ok(None),
+            }
+        }
+    }
+
+    async fn train(&mut self, packer: &ActorRef<Packer>) -> Result<Trained> {
+        let gang = self.gang()?;
+        let (rank, world_size) = (gang.rank, gang.world_size);
+        let (mut position, mut step) = (gang.trainer.progress().log_position, gang.trainer.progress().step);
+        let mut saved = step;
+        let tokenizer = tokenizer_path(&self.run);
+        let mut next = tokio::spawn(self.request(packer, position, rank));
+        let mut begun = Instant::now();
+        while step < self.run.trainer.steps {
+            let object = (&mut next).await.context("the request for a batch")??;
+            let waited = begun.elapsed().as_secs_f64();
+            let Some(object) = object else { break };
+            position += 1;
+            if step + 1 < self.run.trainer.steps {
+                // The next batch travels while this one is trained.
+                next = tokio::spawn(self.request(packer, position, rank));
+            }
+            let report = self.gang()?.step(&object)?;
+            step += 1;
+            let done = StepDone {
+                rank,
+                step,
+                loss: report.loss,
+                gradient_norm: report.gradient_norm,
+                learning_rate: report.learning_rate,
+                tokens: report.tokens,
+                waited,
+                seconds: begun.elapsed().as_secs_f64(),
+            };
+            begun = Instant::now();
+            tell(&self.controller, done).await?;
+            if step.is_multiple_of(self.run.checkpoint.every) {
+                self.save(&tokenizer).await?;
+                saved = step;
+            }
+        }
+        if step > saved {
+            self.save(&tokenizer).await?;
+        }
+        tracing::info!(rank, world_size, step, "trained");
+        Ok(Trained { step })
+    }
+
+    /// Writes a checkpoint, all ranks together.
+    async fn save(&mut self, tokenizer: &Path) -> Result<()> {
+        let gang = self.gang()?;
+        let path = gang.trainer.save_checkpoint(&gang.checkpoints, Some(tokenizer))?;
+        if gang.rank == 0 {
+            let committed =
+                Committed { step: gang.trainer.progress().step, path: path.display().to_string() };
+            tell(&self.controller, committed).await?;
+        }
+        Ok(())
+    }
+}
+
+impl InGang {
+    /// One step over memory that the Packer sealed: this rank's rows become tensors where they lie (L4).
+    fn step(&mut self, object: &Object) -> Result<lyceum_train::StepReport> {
+        let view = BatchView::open(object)?;
+        let rows: Vec<Row<'_>> = (0..view.rows()).map(|row| Row::from(view.row(row))).collect();
+        let batch =
+            Batch { log_position: view.log_position(), target_tokens: view.target_tokens(), rows: &rows };
+        Ok(self.trainer.step(&batch)?)
+    }
+}
+
+async fn tell<M>(controller: &ActorRef<Controller>, message: M) -> Result<()>
+where
+    Controller: Accepts<M>,
+    M: lyceum_actor::Message,
+{
+    controller.tell(message).await.map_err(CallError::erase).context("the controller")
+}
+
+impl Actor for TrainerActor {
+    type Role = Trainer;
+    const DEDICATED_THREAD: bool = true;
+
+    async fn start(args: TrainerArgs, _: &mut Context<Self>) -> Result<Self> {
+        keep_freed_memory();
+        tch::set_num_threads(crate::threads());
+        let (Some(store), Some(place)) = (worker::store(), worker::place()) else {
+            bail!("a trainer runs in a worker only");
+        };
+        Ok(Self {
+            run: args.settings.run_file()?,
+            directory: RunDirectory::at(PathBuf::from(&args.settings.directory)),
+            epoch: args.settings.epoch,
+            controller: args.controller,
+            store: store.clone(),
+            placement: Placement::choose()?,
+            seat: Seat::open(place.credentials.clone(), place.bind)?,
+            gang: None,
+        })
+    }
+}
+
+impl Handler<Join> for TrainerActor {
+    async fn handle(&mut self, _: Incoming<Join>, ctx: &mut Context<Self>) -> Result<Member> {
+        let process = &ctx.address().process;
+        let mut addr = self.seat.addr();
+        if let Some(advertise) = worker::place().and_then(|place| place.advertise) {
+            addr.set_ip(advertise);
+        }
+        let device = match self.placement.device {
+            tch::Device::Cuda(ordinal) => Some(u32::try_from(ordinal)?),
+            _ => None,
+        };
+        Ok(Member { node: process.node.clone(), incarnation: process.process, addr: Some(addr), device })
+    }
+}
+
+impl Handler<Form> for TrainerActor {
+    async fn handle(&mut self, message: Incoming<Form>, _: &mut Context<Self>) -> Result<Formed> {
+        let Form { gang, rank } = message.read()?;
+        let world_size = gang.members.len() as u32;
+        // Rank 0 claims the folder before it comes to the meeting, so that nobody reads it unclaimed.
+        let checkpoints =
+            checkpoint_directory(&self.run, &self.directory.checkpoints(), self.epoch, rank as usize)?;
+        let communicator = match (world_size, self.placement.device) {
+            (1, device) => Box::new(lyceum_train::solo_communicator(device, gang.epoch)),
+            _ => form(&gang, rank as usize, Some(&self.seat), FORMING)?,
+        };
+        let trainer = start_trainer(&self.run, &checkpoints, communicator)?;
+        let progress = trainer.progress();
+        self.gang = Some(InGang { rank, world_size, trainer, checkpoints });
+        Ok(Formed { step: progress.step, log_position: progress.log_position })
+    }
+}
+
+impl Handler<Evaluate> for TrainerActor {
+    async fn handle(&mut self, _: Incoming<Evaluate>, _: &mut Context<Self>) -> Result<Evaluation> {
+        let (evaluation, tokenizer) = (self.run.evaluation.clone(), tokenizer_path(&self.run));
+        let length = self.run.trainer.sequence_length as usize;
+        let gang = self.gang()?;
+        let share = heldout::Share { rank: gang.rank as usize, world_size: gang.world_size as usize };
+        if evaluation.heldout.is_none() && evaluation.multiple_choice.is_none() {
+            return Ok(Evaluation::default());
+        }
+        let tokenizer = Tokenizer::load(tokenizer)?;
+        heldout::measure(gang.trainer.llama(), &tokenizer, &evaluation, length, share)
+    }
+}
+
+impl Handler<Train> for TrainerActor {
+    async fn handle(&mut self, message: Incoming<Train>, _: &mut Context<Self>) -> Result<Trained> {
+        let Train { packer } = message.read()?;
+        let abort = self.gang()?.trainer.communicator().abort_handle();
+        let trained = self.train(&packer).await;
+        if let Err(error) = &trained {
+            // The others must not wait in a collective for a rank that has left (L3).
+            abort.abort(&format!("{error:#}"));
+        }
+        trained
+    }
+}

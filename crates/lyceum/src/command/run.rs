@@ -1,0 +1,154 @@
+//! `lyceum run RUN --cluster MANIFEST`: from two files to a trained checkpoint.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use lyceum_actor::{ActorRef, CallError, Registry};
+use lyceum_cluster::launch::local::{self, Up, UpOptions};
+use lyceum_cluster::manifest::Manifest;
+use lyceum_cluster::{Job, JobEvent};
+use lyceum_pretrain::demand;
+use lyceum_pretrain::roles::{Controller, ControllerArgs, ReadProgress, Run, Settings, Stop};
+use lyceum_pretrain::run_directory::RunDirectory;
+use lyceum_pretrain::run_file::RunFile;
+use lyceum_pretrain::summary::Summary;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::block_on;
+use super::progress::Display;
+
+/// How often the Controller is asked how far it is.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How long an answer to that may take before the next question.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// What a shell takes for "ended by Ctrl-C".
+const INTERRUPTED: u8 = 130;
+
+#[derive(Debug, Args)]
+pub struct RunCommand {
+    /// The run file
+    run: PathBuf,
+    /// The cluster manifest; the cluster is started if it does not run, and then ends with this command
+    #[arg(long)]
+    cluster: PathBuf,
+    /// Folder of the run: records, checkpoints, summary.json [default: runs/NAME]. An interrupted run there goes on
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// How a run came to its end.
+enum End {
+    Finished(Summary),
+    Interrupted(Summary),
+    GivenUp,
+}
+
+impl RunCommand {
+    pub fn run(self) -> Result<ExitCode> {
+        let run = RunFile::load(&self.run)?;
+        let manifest = Manifest::load(&self.cluster)?;
+        if let Some(unmet) = demand::unmet(&run, &manifest) {
+            bail!("{} does not fit {}: {unmet}", self.run.display(), self.cluster.display());
+        }
+        let out = self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&run.name));
+        let directory = RunDirectory::at(std::path::absolute(out)?);
+        let lock = directory.claim(&run)?;
+        let settings = Settings::new(&run, directory.root(), lock.epoch())?;
+        block_on(async {
+            let options = UpOptions { owned: true, ..UpOptions::standing(&manifest)? };
+            let up = local::up(&manifest, options).await?;
+            let end = conduct(&up, &run.name, settings).await;
+            let closed = if up.is_owned() { up.down().await } else { Ok(()) };
+            let (summary, code) = match end? {
+                End::Finished(summary) => (summary, ExitCode::SUCCESS),
+                End::Interrupted(summary) => (summary, ExitCode::from(INTERRUPTED)),
+                End::GivenUp => return Ok(ExitCode::from(INTERRUPTED)),
+            };
+            closed?;
+            summary.write(directory.root()).context("cannot write summary.json")?;
+            print!("\n{}", summary.table());
+            Ok(code)
+        })
+    }
+}
+
+/// Runs the job on a cluster that is up.
+async fn conduct(up: &Up, name: &str, settings: Settings) -> Result<End> {
+    let mut job = up.client.begin_job(name, true).await?;
+    let end = watch(up, &mut job, settings).await;
+    // A lost head has ended the job already; what is said of the run's end says more.
+    let ended = job.end("lyceum run").await;
+    let end = end?;
+    ended.context("ending the job")?;
+    Ok(end)
+}
+
+/// Starts the Controller and shows what it says until the run ends.
+async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    let system = up.client.start_system(job.id(), Registry::new()).await?;
+    let starting =
+        job.cluster(&system).spawn::<Controller>(ControllerArgs { settings }).cpus(0.1).named("controller");
+    let controller = tokio::select! {
+        started = starting.into_future() => started.context("starting the controller")?,
+        _ = interrupts.recv() => return Ok(End::GivenUp),
+        _ = terminations.recv() => return Ok(End::GivenUp),
+    };
+    let display = Display::new();
+    let mut outcome = std::pin::pin!(controller.ask(Run).into_future());
+    let mut tick = tokio::time::interval(ASK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stopping = false;
+    let summary = loop {
+        tokio::select! {
+            finished = &mut outcome => break finished.map_err(CallError::erase)?.read()?,
+            reason = up.client.closed() => bail!("the cluster's head is lost: {reason}"),
+            event = job.next_event() => match event {
+                Some(event) => display.event(&describe(&event)),
+                None => bail!("the job has ended"),
+            },
+            _ = tick.tick() => {
+                if let Ok(progress) = controller.ask(ReadProgress).deadline(ANSWER_WITHIN).await {
+                    display.show(&progress.read()?);
+                }
+            }
+            () = either(&mut interrupts, &mut terminations) => {
+                if stopping {
+                    return Ok(End::GivenUp);
+                }
+                stopping = true;
+                display.event("stopping after this step, with a checkpoint; once more to end at once");
+                stop(&controller).await?;
+            }
+        }
+    };
+    display.finish();
+    let summary: Summary = serde_json::from_str(&summary).context("the controller's summary")?;
+    Ok(if stopping { End::Interrupted(summary) } else { End::Finished(summary) })
+}
+
+async fn either(one: &mut tokio::signal::unix::Signal, other: &mut tokio::signal::unix::Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+async fn stop(controller: &ActorRef<Controller>) -> Result<()> {
+    controller.tell(Stop).await.map_err(CallError::erase).context("the controller")
+}
+
+/// What a person wants to read of an event; empty for what goes without saying.
+fn describe(event: &JobEvent) -> String {
+    match event {
+        JobEvent::Restarting { report, restarts_left } => {
+            format!("{report}\nit is started again ({restarts_left} times more at most)")
+        }
+        JobEvent::Ended { report, expected: false } => report.to_string(),
+        JobEvent::Started { .. } | JobEvent::Ended { .. } | JobEvent::JobEnded { .. } => String::new(),
+    }
+}
