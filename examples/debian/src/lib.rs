@@ -14,7 +14,9 @@
 //!    questions which a model chose can be judged too;
 //! 5. [`choices`] makes the domain's multiple-choice items;
 //! 6. [`prepare`] ties it together and writes the files, [`statistics`] counts them;
-//! 7. [`report`] judges generated pairs against the texts.
+//! 7. [`report`] judges generated pairs against the texts;
+//! 8. [`models`] is the recipe of the demo's models, [`demo`] the demo itself. Both run Lyceum's other programs
+//!    ([`program`]), which [`installation`] finds in a checkout or a bundle.
 //!
 //! Every decision is a function of (seed, document, decision): see [`draw`].
 
@@ -22,13 +24,16 @@ pub mod attribution;
 pub mod choices;
 pub mod clean;
 pub mod control;
+pub mod demo;
 pub mod draw;
 pub mod duplicate;
+pub mod installation;
 pub mod lists;
+pub mod models;
 pub mod output;
 pub mod prepare;
+pub mod program;
 pub mod report;
-
 pub mod split;
 pub mod statistics;
 pub mod tasks;

@@ -351,7 +351,14 @@ pub fn prepare(options: &Options, lists: &Lists) -> Result<String> {
         let contexts = corpus.documents(Set::TuningHeldout);
         let contexts = &contexts[..contexts.len().min(REPORT_CONTEXTS)];
         let mut sizes = Vec::new();
-        for (name, documents) in [("demo", demo), ("heldout", heldout), ("contexts", contexts)] {
+        let (raw, to_augment) = halves(options.seed, demo);
+        let sets = [
+            ("domain-raw", &raw[..]),
+            ("domain-to-augment", &to_augment[..]),
+            ("heldout", heldout),
+            ("contexts", contexts),
+        ];
+        for (name, documents) in sets {
             let name = format!("{name}.jsonl.zst");
             sizes.push((output::write(&sample.join(&name), documents)?, name));
         }
@@ -372,6 +379,13 @@ pub fn prepare(options: &Options, lists: &Lists) -> Result<String> {
     }
     output::write_bytes(&options.out.join("stats.txt"), statistics.as_bytes())?;
     Ok(statistics)
+}
+
+/// The domain's documents that the demo trains on as they are, and those that it augments: drawn by source package, so
+/// that what is said in one half is not said again in the other. Both keep the order of `documents`.
+pub fn halves(seed: u64, documents: &[Document]) -> (Vec<Document>, Vec<Document>) {
+    let raw = |document: &Document| draw::below(seed, &document.source, "half", 2) == 0;
+    documents.iter().cloned().partition(raw)
 }
 
 /// Finds the lists under `out/apt`, or fetches them.

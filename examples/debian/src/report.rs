@@ -6,10 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
+use std::path::Path;
 
+use anyhow::Result;
 use lyceum_synth::pair::Pair;
 use lyceum_synth::parse::parse;
+use serde::Deserialize;
 
+use crate::output::{self, Document};
 use crate::tasks::{Category, judge, read_question};
 use crate::text::Text;
 
@@ -57,7 +61,29 @@ struct Tally {
     places: BTreeMap<usize, usize>,
 }
 
+/// What a synthesizer wrote about one text.
+#[derive(Deserialize)]
+struct Output {
+    id: String,
+    output: String,
+}
+
 impl Judgement {
+    /// Judges the `outputs` (JSON lines with `id` and `output`) about the `contexts` (with `id` and `text`). A text without
+    /// an output counts as one that gave nothing.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn of_files(contexts: &Path, outputs: &Path) -> Result<Self> {
+        let outputs: BTreeMap<String, String> =
+            output::read(outputs)?.into_iter().map(|row: Output| (row.id, row.output)).collect();
+        let mut judgement = Self::default();
+        for context in output::read::<Document>(contexts)? {
+            judgement.add(&context.text, outputs.get(&context.id).map(String::as_str).unwrap_or_default());
+        }
+        Ok(judgement)
+    }
+
     /// Judges what a synthesizer wrote about `context` (all after `</CON>\n\n`, without `</s>`).
     pub fn add(&mut self, context: &str, output: &str) {
         let parsed = parse(output);

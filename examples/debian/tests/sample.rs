@@ -9,6 +9,8 @@ use lyceum_debian::report::{Gate, Judgement};
 use lyceum_debian::tasks::{self, Category, judge, read_question};
 use lyceum_debian::text::Text;
 
+const SETS: [&str; 4] = ["domain-raw", "domain-to-augment", "heldout", "contexts"];
+
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
 }
@@ -20,7 +22,7 @@ fn documents(set: &str) -> Vec<Document> {
 #[test]
 fn the_sets_share_no_source_package() {
     let mut set_of: BTreeMap<String, &str> = BTreeMap::new();
-    for set in ["demo", "heldout", "contexts"] {
+    for set in SETS {
         for document in documents(set) {
             let known = set_of.insert(document.source.clone(), set);
             assert!(known.is_none_or(|known| known == set), "{} is in {set} and {known:?}", document.source);
@@ -29,10 +31,20 @@ fn the_sets_share_no_source_package() {
 }
 
 #[test]
+fn the_domain_is_halved_as_prepare_halves_it() {
+    let (raw, to_augment) = (documents("domain-raw"), documents("domain-to-augment"));
+    let bytes = |half: &[Document]| half.iter().map(|document| document.text.len()).sum::<usize>();
+    let share = bytes(&raw) as f64 / (bytes(&raw) + bytes(&to_augment)) as f64;
+    assert!((0.4..0.6).contains(&share), "{share}");
+    let both = [raw.clone(), to_augment.clone()].concat();
+    assert_eq!(lyceum_debian::prepare::halves(lyceum_debian::prepare::SEED, &both), (raw, to_augment));
+}
+
+#[test]
 fn each_source_package_is_attributed() {
     let attribution = std::fs::read_to_string(data("ATTRIBUTION")).expect("it is there");
     let credited: BTreeSet<&str> = attribution.lines().filter_map(|line| line.split('\t').next()).collect();
-    for set in ["demo", "heldout", "contexts"] {
+    for set in SETS {
         for document in documents(set) {
             assert!(credited.contains(document.source.as_str()), "{}", document.source);
         }

@@ -1,0 +1,138 @@
+//! The demo: continual pre-training on a domain, half of it augmented, and what it taught.
+//!
+//! [`attempt`] takes one run file to its end, [`gallery`] shows what the synthesizers made of the texts,
+//! [`comparison`] what the model learnt. [`probe`] judges the synthesizer before.
+
+pub mod attempt;
+pub mod comparison;
+pub mod gallery;
+pub mod probe;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use lyceum_pretrain::run_file::RunFile;
+
+use crate::installation::Installation;
+use crate::output;
+use attempt::Attempt;
+use comparison::Comparison;
+
+/// Augmented texts that are shown.
+const SHOWN: usize = 3;
+/// Files without which a model cannot be used.
+const MODEL_FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+
+/// What the demo does.
+#[derive(Debug, Clone)]
+pub struct Demo {
+    /// The folder that gets runs and report.
+    pub out: PathBuf,
+    /// Judge the synthesizer first, on texts that it never saw.
+    pub report: bool,
+    /// Train on as many raw tokens too.
+    pub compare: bool,
+    /// Another seed than the run files'.
+    pub seed: Option<u64>,
+}
+
+impl Demo {
+    /// Does it, in this terminal.
+    ///
+    /// # Errors
+    /// When models are missing, the synthesizer is below the report's fatal gates, or a run fails.
+    pub fn run(&self, installation: &Installation) -> Result<()> {
+        let example = installation.example();
+        require_models(&example.join("models"))?;
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("cannot create {}", self.out.display()))?;
+        if self.report {
+            probe::run(installation, &self.out.join("report"))?;
+        }
+        let augmented = self.attempt(&example.join("run.toml"), "run")?;
+        let summary = augmented.finish(installation)?;
+        for shown in gallery::first(&augmented.run, &augmented.directory, SHOWN)? {
+            println!("\n{shown}");
+        }
+        let mut comparison = Comparison::default();
+        comparison.add("augmented", summary);
+        if self.compare {
+            let vanilla = self.attempt(&example.join("vanilla.toml"), "vanilla")?;
+            comparison.add("vanilla", vanilla.finish(installation)?);
+        }
+        println!("\n{comparison}");
+        Ok(())
+    }
+
+    fn attempt(&self, file: &Path, name: &str) -> Result<Attempt> {
+        let file = match self.seed {
+            Some(seed) => {
+                let path = self.out.join(format!("{name}-seed-{seed}.toml"));
+                write_seeded(file, seed, &path)?;
+                path
+            }
+            None => file.to_path_buf(),
+        };
+        Attempt::new(&file, &self.out.join(name))
+    }
+}
+
+/// Refuses to begin without both models.
+fn require_models(models: &Path) -> Result<()> {
+    for model in ["base", "synthesizer"] {
+        for file in MODEL_FILES {
+            let path = models.join(model).join(file);
+            ensure!(
+                path.is_file(),
+                "{} is missing: `lyceum-debian models` (in a checkout: `cargo xtask models`) makes the demo's models, \
+                 in up to two hours on 2 cores",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Writes the run of `file` with another seed, its paths made absolute, as the run file `path`.
+fn write_seeded(file: &Path, seed: u64, path: &Path) -> Result<()> {
+    let mut run = RunFile::load(file)?;
+    run.seed = seed;
+    let text = toml::to_string(&run).context("a run file is a table")?;
+    output::write_bytes(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_models_are_named_with_the_command_that_makes_them() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in MODEL_FILES {
+            let path = folder.path().join("base").join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let error = require_models(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("synthesizer/config.json is missing: `lyceum-debian models`"), "{error}");
+    }
+
+    #[test]
+    fn a_run_with_another_seed_is_else_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        for name in ["config.json", "tokenizer.json", "a.jsonl"] {
+            write(name, "");
+        }
+        write(
+            "run.toml",
+            "name = \"x\"\n[model]\ndirectory = \".\"\n[[source]]\nname = \"a\"\npaths = [\"a.jsonl\"]\n\
+             [trainer]\nsteps = 1\nsequence_length = 8\nbatch_rows = 1\nlearning_rate = 1e-3\n",
+        );
+        let seeded = folder.path().join("out/seeded.toml");
+        std::fs::create_dir(folder.path().join("out")).unwrap();
+        write_seeded(&folder.path().join("run.toml"), 7, &seeded).unwrap();
+        let before = RunFile::load(folder.path().join("run.toml")).unwrap();
+        assert_eq!(RunFile::load(seeded).unwrap(), RunFile { seed: 7, ..before });
+    }
+}

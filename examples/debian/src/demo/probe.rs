@@ -1,0 +1,50 @@
+//! The synthesizer's report, made afresh: it generates for texts of source packages that it never saw.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::installation::Installation;
+use crate::output::{self, Document};
+use crate::program;
+use crate::report::{Gate, Judgement};
+
+/// A text to generate for, as `lyceum-worker synthesize` reads it.
+#[derive(Serialize)]
+struct Asked<'a> {
+    id: &'a str,
+    context: &'a str,
+}
+
+/// Generates into `folder`, prints the report, and fails below the gates without which a demo makes no sense.
+///
+/// # Errors
+/// Below those gates, or when nothing can be generated.
+pub fn run(installation: &Installation, folder: &Path) -> Result<()> {
+    let example = installation.example();
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let sample = example.join("data/contexts.jsonl.zst");
+    let documents: Vec<Document> = output::read(&sample)?;
+    let rows: Vec<Asked<'_>> =
+        documents.iter().map(|document| Asked { id: &document.id, context: &document.text }).collect();
+    let (contexts, outputs) = (folder.join("contexts.jsonl"), folder.join("outputs.jsonl"));
+    output::write(&contexts, &rows)?;
+    println!("report: the synthesizer generates for {} texts", rows.len());
+    let mut command = Command::new(installation.program("lyceum-worker")?);
+    command.arg("synthesize").arg("--model").arg(example.join("models/synthesizer"));
+    command.arg("--contexts").arg(&contexts).arg("--out").arg(&outputs);
+    program::run(command)?;
+    let report = Judgement::of_files(&sample, &outputs)?.report();
+    print!("{report}");
+    let gate = Gate::default();
+    for shortfall in report.shortfalls(&gate) {
+        println!("below the gate: {shortfall}");
+    }
+    let fatal = report.fatal_shortfalls(&gate);
+    if !fatal.is_empty() {
+        bail!("the synthesizer is below the demo's gate: {}", fatal.join("; "));
+    }
+    Ok(())
+}
