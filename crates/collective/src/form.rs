@@ -48,7 +48,7 @@ pub fn form(
 fn on_devices(rank: usize) -> CollectiveError {
     let reason = match nccl::NcclLibrary::find(&[]) {
         Ok(library) => format!(
-            "{library:?} is there, but gangs of several GPUs are not built yet: train on one GPU, or leave `device` out"
+            "{library:?} is there, but gangs of several GPUs are not built yet: one rank on one GPU uses SoloCommunicator::with_allocator"
         ),
         Err(error) => error.to_string(),
     };

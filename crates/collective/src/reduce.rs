@@ -3,8 +3,6 @@
 //! f32: `((r0 + r1) + r2) + ..`, each sum rounded. bf16: the same in f32, rounded to bf16 once at the end. The order is
 //! part of the result, so it is the same for every transport and every way in which ranks are spread over nodes.
 
-use half::bf16;
-
 use crate::Element;
 
 /// Elements summed at a time: the accumulators stay in the first-level cache.
@@ -37,26 +35,30 @@ impl Accumulator {
 
     /// Adds the next rank's elements.
     pub(crate) fn add(&mut self, element: Element, bytes: &[u8]) {
-        let values = bytes.chunks_exact(element.size());
-        debug_assert_eq!(values.len(), self.sums.len());
-        // The first is taken as it is: 0 + -0 would be 0.
+        debug_assert_eq!(bytes.len(), self.sums.len() * element.size());
+        // The first is taken as it is: 0 + -0 would be 0. Arrays of a known size are what the compiler vectorises.
         match (element, self.started) {
-            (Element::F32, false) => each(&mut self.sums, values, |_, v| f32_of(v)),
-            (Element::F32, true) => each(&mut self.sums, values, |sum, v| sum + f32_of(v)),
-            (Element::Bf16, false) => each(&mut self.sums, values, |_, v| widened(v)),
-            (Element::Bf16, true) => each(&mut self.sums, values, |sum, v| sum + widened(v)),
+            (Element::F32, false) => each(&mut self.sums, bytes, |_, v| f32::from_le_bytes(v)),
+            (Element::F32, true) => each(&mut self.sums, bytes, |sum, v| sum + f32::from_le_bytes(v)),
+            (Element::Bf16, false) => each(&mut self.sums, bytes, |_, v| widened(v)),
+            (Element::Bf16, true) => each(&mut self.sums, bytes, |sum, v| sum + widened(v)),
         }
         self.started = true;
     }
 
     /// Writes the sum as `element`s.
     pub(crate) fn write(&self, element: Element, bytes: &mut [u8]) {
-        let values = bytes.chunks_exact_mut(element.size());
         match element {
-            Element::F32 => values.zip(&self.sums).for_each(|(v, sum)| v.copy_from_slice(&sum.to_le_bytes())),
+            Element::F32 => {
+                bytes
+                    .as_chunks_mut()
+                    .0
+                    .iter_mut()
+                    .zip(&self.sums)
+                    .for_each(|(v, sum)| *v = sum.to_le_bytes());
+            }
             Element::Bf16 => {
-                let rounded = self.sums.iter().map(|sum| bf16::from_f32(*sum).to_le_bytes());
-                values.zip(rounded).for_each(|(v, sum)| v.copy_from_slice(&sum));
+                bytes.as_chunks_mut().0.iter_mut().zip(&self.sums).for_each(|(v, sum)| *v = rounded(*sum));
             }
         }
     }
@@ -67,24 +69,37 @@ impl Accumulator {
     }
 }
 
-fn each<'a>(sums: &mut [f32], values: impl Iterator<Item = &'a [u8]>, combine: impl Fn(f32, &[u8]) -> f32) {
-    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = combine(*sum, value));
+fn each<const N: usize>(sums: &mut [f32], values: &[u8], combine: impl Fn(f32, [u8; N]) -> f32) {
+    sums.iter_mut().zip(values.as_chunks::<N>().0).for_each(|(sum, value)| *sum = combine(*sum, *value));
 }
 
-fn f32_of(bytes: &[u8]) -> f32 {
-    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+fn widened(value: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(value)) << 16)
 }
 
-fn widened(bytes: &[u8]) -> f32 {
-    f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16)
+/// To the nearest bf16, ties to even, as `bf16::from_f32` does it, without a branch.
+fn rounded(value: f32) -> [u8; 2] {
+    let bits = value.to_bits();
+    // At most half a unit is added, and only NaNs overflow by it: theirs are set apart.
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let quiet = bits >> 16 | 0x40;
+    let bits = if value.is_nan() { quiet } else { nearest };
+    (bits as u16).to_le_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn rounding_is_that_of_bf16(bits: u32) {
+            let value = f32::from_bits(bits);
+            prop_assert_eq!(rounded(value), bf16::from_f32(value).to_le_bytes());
+        }
+
         #[test]
         fn l5_f32_sums_are_those_of_rank_order(ranks in prop::collection::vec(any::<[f32; 5]>(), 1..6), cut in 0usize..6) {
             let cut = cut.min(ranks.len());

@@ -245,9 +245,10 @@ impl Place<'_> {
                 }
                 match after {
                     Some(_) => accumulator.sums_into(&mut sums),
-                    // SAFETY: as above; the values of this range have been summed.
                     None => {
-                        accumulator.write(element, unsafe { self.region.bytes_mut(0, piece.from + at, len) })
+                        // SAFETY: as above; the values of this range have been summed.
+                        let results = unsafe { self.region.bytes_mut(0, piece.from + at, len) };
+                        accumulator.write(element, results);
                     }
                 }
             }

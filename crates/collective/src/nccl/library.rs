@@ -20,9 +20,13 @@ const OLDEST: i32 = 21_400;
 pub struct NcclLibrary {
     path: PathBuf,
     version: i32,
-    get_unique_id: unsafe extern "C" fn(*mut ncclUniqueId) -> ncclResult_t,
-    get_error_string: unsafe extern "C" fn(ncclResult_t) -> *const c_char,
+    get_unique_id: GetUniqueId,
+    get_error_string: GetErrorString,
 }
+
+type GetVersion = unsafe extern "C" fn(*mut c_int) -> ncclResult_t;
+type GetUniqueId = unsafe extern "C" fn(*mut ncclUniqueId) -> ncclResult_t;
+type GetErrorString = unsafe extern "C" fn(ncclResult_t) -> *const c_char;
 
 /// Why NCCL cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -127,14 +131,13 @@ impl NcclLibrary {
         let mut version = 0;
         // SAFETY: the functions' types are those of nccl.h, the same in every version since 2.0.
         let library = unsafe {
-            let get_version: unsafe extern "C" fn(*mut c_int) -> ncclResult_t =
-                std::mem::transmute(get_version);
+            let get_version = std::mem::transmute::<*mut c_void, GetVersion>(get_version);
             let result = get_version(&mut version);
             let library = Self {
                 path,
                 version,
-                get_unique_id: std::mem::transmute::<*mut c_void, _>(get_unique_id),
-                get_error_string: std::mem::transmute::<*mut c_void, _>(get_error_string),
+                get_unique_id: std::mem::transmute::<*mut c_void, GetUniqueId>(get_unique_id),
+                get_error_string: std::mem::transmute::<*mut c_void, GetErrorString>(get_error_string),
             };
             library.check("ncclGetVersion", result)?;
             library
