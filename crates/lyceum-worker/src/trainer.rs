@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use lyceum_actor::{Accepts, Actor, ActorRef, CallError, Context, Handler, Incoming, Result};
 use lyceum_cluster::worker;
-use lyceum_collective::{Member, Seat, form};
+use lyceum_collective::{Communicator, Gang, Member, Seat, form};
 use lyceum_corpus::batch::BatchView;
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_model::Placement;
@@ -137,6 +137,12 @@ impl InGang {
     }
 }
 
+/// Forms the gang on a thread of its own: it blocks, which a thread that drives futures must not.
+fn meet(gang: &Gang, rank: usize, seat: &Seat) -> Result<Box<dyn Communicator>> {
+    let met = std::thread::scope(|scope| scope.spawn(|| form(gang, rank, Some(seat), FORMING)).join());
+    met.map_err(|_| anyhow::anyhow!("rank {rank}: forming the gang panicked"))?.map_err(Into::into)
+}
+
 async fn tell<M>(controller: &ActorRef<Controller>, message: M) -> Result<()>
 where
     Controller: Accepts<M>,
@@ -192,7 +198,7 @@ impl Handler<Form> for TrainerActor {
             checkpoint_directory(&self.run, &self.directory.checkpoints(), self.epoch, rank as usize)?;
         let communicator = match (world_size, self.placement.device) {
             (1, device) => Box::new(lyceum_train::solo_communicator(device, gang.epoch)),
-            _ => form(&gang, rank as usize, Some(&self.seat), FORMING)?,
+            _ => meet(&gang, rank as usize, &self.seat)?,
         };
         let trainer = start_trainer(&self.run, &checkpoints, communicator)?;
         let progress = trainer.progress();
