@@ -82,7 +82,10 @@ impl Board {
 
     /// The metrics, from here on.
     pub fn set_metrics(&self, metrics: Metrics) {
-        self.state().metrics = Some(metrics);
+        let mut state = self.state();
+        // Of a resumed run, until its next step.
+        state.loss = metrics.loss().last.unwrap_or_default();
+        state.metrics = Some(metrics);
     }
 
     /// Reads or changes the metrics, once they are there.
