@@ -23,6 +23,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
 use crate::strict::{self, Document, StrictError};
 use crate::units::{Bytes, Milli};
 
@@ -284,6 +285,10 @@ fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {
         let at = |key: &str| format!("nodes[{index}].{key}");
         if !is_name(&node.name) {
             return Err(document.refuse(&at("name"), format!("node name `{}`: {NAME_RULE}", node.name)));
+        }
+        if [CLIENT_NODE, HEAD_NODE].contains(&node.name.as_str()) {
+            let text = format!("node name `{}` is taken by the cluster itself, expected another", node.name);
+            return Err(document.refuse(&at("name"), text));
         }
         if !seen.insert(&node.name) {
             let text = format!("node name `{}` is used twice, expected a unique one", node.name);

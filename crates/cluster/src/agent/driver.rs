@@ -378,7 +378,6 @@ impl Driver {
         let Some(worker) = self.workers.remove(&process) else { return };
         let cause = worker.cause(status);
         let log_tail = log_tail(&worker.log, TAIL_LINES);
-        worker.memory.release();
         self.questions.retain(|(asker, _)| *asker != process);
         self.store.release_holder(process);
         self.apply(AgentEvent::Ended { process, cause, log_tail });

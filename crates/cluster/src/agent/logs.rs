@@ -44,3 +44,32 @@ fn drop_oldest(folder: &Path) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_grows_too_long_is_cut_and_its_writer_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut file) = open(folder.path(), 7, "a/role").unwrap();
+        assert!(path.ends_with("00000007-a_role.log"), "{}", path.display());
+        file.write_all(&vec![b'x'; MAX_BYTES as usize + 1]).unwrap();
+        cap(&path);
+        file.write_all(b"after").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"after");
+        assert_eq!(fs::metadata(path.with_extension("log.old")).unwrap().len(), MAX_BYTES + 1);
+    }
+
+    #[test]
+    fn only_the_newest_logs_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for process in 0..MAX_KEPT as u64 + 5 {
+            open(folder.path(), process, "role").unwrap();
+        }
+        assert!(fs::read_dir(folder.path()).unwrap().count() <= MAX_KEPT + 1);
+        assert!(!folder.path().join("00000000-role.log").exists());
+    }
+}

@@ -157,9 +157,11 @@ impl MemoryLimit {
         let kills: u64 = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()?;
         (kills > 0).then(|| format!("the kernel ended it at its limit of {}", Bytes(self.bytes)))
     }
+}
 
-    /// Its processes have ended.
-    pub(super) fn release(&self) {
+impl Drop for MemoryLimit {
+    /// Its processes have ended, or never began.
+    fn drop(&mut self) {
         if let Some((_, path)) = &self.cgroup {
             let _ = fs::remove_dir(path);
         }
@@ -194,4 +196,19 @@ fn own_group() -> Option<(Version, PathBuf)> {
     let root = Path::new("/sys/fs/cgroup");
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     root.join("cgroup.controllers").exists().then(|| (Version::V2, root.join(relative(path))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watched_process_above_its_limit_is_named_with_both_figures() {
+        let own = std::process::id();
+        let limit = |bytes| MemoryLimit { bytes, cgroup: None };
+        let evidence = limit(1 << 16).exceeded(own).expect("this test holds more than 64 KiB");
+        assert!(evidence.contains("of 64 KiB allowed"), "{evidence}");
+        assert_eq!(limit(1 << 40).exceeded(own), None);
+        assert!(!limit(0).watched(), "no limit, nothing to watch");
+    }
 }

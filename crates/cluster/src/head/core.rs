@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::VALIDITY;
 use super::database::Records;
-use crate::control::vocabulary::{Answer, CLIENT_NODE, Command, Origin, Running};
+use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Origin, Running};
 use crate::control::{Head, HeadEffect, HeadEvent};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
@@ -29,9 +29,25 @@ const FAREWELL: Duration = Duration::from_millis(300);
 pub(super) enum Input {
     Machine(HeadEvent),
     AgentJoined(Box<Joining>),
-    AgentLeft { node: String, incarnation: u64, session: u64 },
-    ClientJoined { client: u64, lane: LaneSender },
-    ClientLeft { client: u64 },
+    AgentLeft {
+        node: String,
+        incarnation: u64,
+        session: u64,
+    },
+    /// A worker asks, through the agent of `node`.
+    WorkerAsked {
+        node: String,
+        process: u64,
+        request: u64,
+        ask: Ask,
+    },
+    ClientJoined {
+        client: u64,
+        lane: LaneSender,
+    },
+    ClientLeft {
+        client: u64,
+    },
 }
 
 /// An agent that has said its first words.
@@ -135,6 +151,9 @@ impl Core {
                 }
                 current.then_some(HeadEvent::Disconnected { node, incarnation })
             }
+            Input::WorkerAsked { node, process, request, ask } => {
+                self.worker_asked(&node, process, request, ask)
+            }
             Input::ClientJoined { client, lane } => {
                 self.clients.insert(client, lane);
                 None
@@ -164,6 +183,19 @@ impl Core {
             link.connection.close(CloseCode::NotAdmitted, "a newer incarnation of this node has joined");
         }
         HeadEvent::Joined { node, incarnation, address, pid, running, ended }
+    }
+
+    /// An agent speaks for the workers of its own node only.
+    fn worker_asked(&self, node: &str, process: u64, request: u64, ask: Ask) -> Option<HeadEvent> {
+        if self.head.node_of(process).as_deref() == Some(node) {
+            return Some(HeadEvent::Asked { origin: Origin::Worker(process), request, ask });
+        }
+        let why = format!("process {process} is not one of node `{node}`, or was given up");
+        let answer = Answer::Error(ControlError::Refused(why));
+        if let Some(link) = self.agents.get(node) {
+            self.tell_agent(link, &HeadToAgent::Answer { process, request, answer });
+        }
+        None
     }
 
     /// An agent on this machine: its end is seen at once.

@@ -12,7 +12,7 @@ use crate::control::vocabulary::{Origin, StoreUse};
 use crate::message::{self, AgentToHead, ClientToHead};
 
 /// Heartbeats are this far apart, in both directions.
-pub(crate) const BEAT: Duration = Duration::from_millis(500);
+const BEAT: Duration = Duration::from_millis(500);
 
 /// Numbers sessions and clients of this term.
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
@@ -70,16 +70,15 @@ async fn read_agent(
     events: &Sender<Input>,
 ) -> Result<(), WireError> {
     while let Some(frame) = frames.recv().await? {
-        let event = match message::from_frame(&frame)? {
-            AgentToHead::Report(report) => HeadEvent::Reported { node: node.to_owned(), incarnation, report },
-            AgentToHead::Ask { process, request, ask } => {
-                HeadEvent::Asked { origin: Origin::Worker(process), request, ask }
-            }
+        let node = node.to_owned();
+        let input = match message::from_frame(&frame)? {
+            AgentToHead::Report(report) => Input::Machine(HeadEvent::Reported { node, incarnation, report }),
+            AgentToHead::Ask { process, request, ask } => Input::WorkerAsked { node, process, request, ask },
             AgentToHead::Join { .. } => {
                 return Err(WireError::Archive("an agent joins once per connection".into()));
             }
         };
-        if events.send(Input::Machine(event)).await.is_err() {
+        if events.send(input).await.is_err() {
             return Ok(());
         }
     }

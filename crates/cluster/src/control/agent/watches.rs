@@ -1,0 +1,95 @@
+//! Who is told when a process is gone.
+
+use std::collections::BTreeSet;
+
+use lyceum_actor::{Cause, ProcessAddress, ProcessDeath, ProcessKind};
+
+use super::{Agent, AgentEffect, Watch, Watcher};
+
+impl Agent {
+    pub(super) fn watch(&mut self, watcher: Watcher, target: ProcessAddress) {
+        let here = target.kind == ProcessKind::Worker && target.node == self.options.node;
+        if here && !self.processes.contains_key(&target.process) {
+            let death = self.death_of(&target);
+            return self.tell(&watcher, death);
+        }
+        if let Some((before, reason)) = self.lost.get(&target.node)
+            && target.process < *before
+        {
+            let cause = Cause::NodeLost(reason.clone());
+            let (process, node) = (target.process, target.node);
+            let death = ProcessDeath { process, node, cause, log_tail: Vec::new() };
+            return self.tell(&watcher, death);
+        }
+        let entry = self
+            .watches
+            .entry(target.process)
+            .or_insert_with(|| Watch { target: target.clone(), watchers: BTreeSet::new() });
+        let first = entry.watchers.is_empty();
+        let news = entry.watchers.insert(watcher.clone());
+        match watcher {
+            Watcher::Worker(watcher) if target.kind == ProcessKind::Client && news => {
+                self.effects.push(AgentEffect::WatchAtHead { watcher, target });
+            }
+            Watcher::Worker(_)
+                if target.kind != ProcessKind::Client && target.node != self.options.node && first =>
+            {
+                self.effects.push(AgentEffect::WatchAt(target));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn watch_at_head_again(&mut self) {
+        for watch in self.watches.values().filter(|watch| watch.target.kind == ProcessKind::Client) {
+            let worker = watch.watchers.iter().find_map(|watcher| match watcher {
+                Watcher::Worker(process) => Some(*process),
+                Watcher::Agent(_) => None,
+            });
+            if let Some(watcher) = worker {
+                self.effects.push(AgentEffect::WatchAtHead { watcher, target: watch.target.clone() });
+            }
+        }
+    }
+
+    pub(super) fn death_of(&self, target: &ProcessAddress) -> ProcessDeath {
+        let known = self.deaths.iter().rev().find(|death| death.process == target.process);
+        known.cloned().unwrap_or_else(|| ProcessDeath {
+            process: target.process,
+            node: target.node.clone(),
+            cause: Cause::Unknown("its agent knows of no such process; it ended long ago".into()),
+            log_tail: Vec::new(),
+        })
+    }
+
+    pub(super) fn tell_watchers(&mut self, death: &ProcessDeath) {
+        let Some(watch) = self.watches.remove(&death.process) else { return };
+        for watcher in watch.watchers {
+            self.tell(&watcher, death.clone());
+        }
+    }
+
+    pub(super) fn tell(&mut self, watcher: &Watcher, death: ProcessDeath) {
+        self.effects.push(match watcher {
+            Watcher::Worker(process) => AgentEffect::TellWorker { process: *process, death },
+            Watcher::Agent(node) => AgentEffect::TellAgent { node: node.clone(), death },
+        });
+    }
+
+    pub(super) fn node_lost(&mut self, node: String, before: u64, reason: String) {
+        if node == self.options.node {
+            return;
+        }
+        let gone: Vec<u64> = self
+            .watches
+            .iter()
+            .filter(|(process, watch)| watch.target.node == node && **process < before)
+            .map(|(process, _)| *process)
+            .collect();
+        for process in gone {
+            let cause = Cause::NodeLost(reason.clone());
+            self.tell_watchers(&ProcessDeath { process, node: node.clone(), cause, log_tail: Vec::new() });
+        }
+        self.lost.insert(node, (before, reason));
+    }
+}
