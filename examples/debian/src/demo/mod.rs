@@ -46,10 +46,10 @@ impl Demo {
         require_models(&example.join("models"))?;
         std::fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot create {}", self.out.display()))?;
-        if self.report {
-            probe::run(installation, &self.out.join("report"))?;
-        }
         let augmented = self.attempt(&example.join("run.toml"), "run")?;
+        if self.report {
+            probe::run(installation, &augmented.run, &self.out.join("report"))?;
+        }
         let summary = augmented.finish(installation)?;
         for shown in gallery::first(&augmented.run, &augmented.directory, SHOWN)? {
             println!("\n{shown}");
