@@ -1,0 +1,127 @@
+//! The folder of a test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lyceum_corpus::tokenizer::{Tokenizer, TrainOptions};
+
+use crate::output::Output;
+use crate::running::Running;
+use crate::settings::{self, RunText, SEED};
+use crate::{documents, processes, programs};
+
+/// A folder with everything that a run needs:
+///
+/// ```text
+/// raw.jsonl converted.jsonl heldout.jsonl   generated documents
+/// model/                                    config.json and tokenizer.json
+/// cluster.toml                              two nodes
+/// state/                                    LYCEUM_STATE_DIR of what is started here
+/// ```
+#[derive(Debug)]
+pub struct Bed {
+    folder: tempfile::TempDir,
+    logs: AtomicU32,
+}
+
+impl Bed {
+    /// A bed whose two training sources have 600 documents each.
+    pub fn new() -> Self {
+        Self::with_documents(600)
+    }
+
+    /// A bed whose two training sources have `count` documents each.
+    pub fn with_documents(count: u64) -> Self {
+        let folder = tempfile::Builder::new().prefix("lyceum-test-").tempdir().unwrap();
+        let bed = Self { folder, logs: AtomicU32::new(0) };
+        bed.write("raw.jsonl", documents(SEED, count));
+        bed.write("converted.jsonl", documents(SEED + 1, count));
+        bed.write("heldout.jsonl", documents(SEED + 2, 20));
+        // The cluster's name need not be unique: each bed has a state folder of its own.
+        bed.write("cluster.toml", settings::manifest("test"));
+        let texts: Vec<String> = (0..200).map(|number| crate::document(SEED, number)).collect();
+        let options = TrainOptions { vocabulary: 320, min_frequency: 2, marks_as_tokens: true };
+        let tokenizer = Tokenizer::train(texts.iter(), options).unwrap();
+        bed.write("model/config.json", settings::model(tokenizer.vocabulary()));
+        tokenizer.save(bed.path("model/tokenizer.json")).unwrap();
+        bed
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file of the folder.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+
+    /// Starts `lyceum run` of these settings into the folder `out`.
+    pub fn run(&self, run: &RunText, out: &str) -> Running {
+        // One file a folder: the settings of a test's runs differ.
+        let file = format!("{out}.toml");
+        self.write(&file, run.to_string());
+        self.run_files(&file, "cluster.toml", out)
+    }
+
+    /// Starts `lyceum run` of a run file and a manifest of this folder.
+    pub fn run_files(&self, run: &str, manifest: &str, out: &str) -> Running {
+        let mut command = Command::new(programs::folder().join("lyceum"));
+        command.arg("run").arg(self.path(run)).arg("--cluster").arg(self.path(manifest));
+        command.arg("--out").arg(self.path(out));
+        self.start(command, out)
+    }
+
+    /// Starts `lyceum-worker local` of these settings into the folder `out`.
+    pub fn local(&self, run: &RunText, out: &str) -> Running {
+        let file = format!("{out}.toml");
+        self.write(&file, run.to_string());
+        let mut command = Command::new(programs::folder().join("lyceum-worker"));
+        command.arg("local").arg(self.path(&file)).arg("--out").arg(self.path(out));
+        self.start(command, out)
+    }
+
+    fn start(&self, command: Command, out: &str) -> Running {
+        let number = self.logs.fetch_add(1, Ordering::Relaxed);
+        let log = self.path(&format!("{out}-{number}.log"));
+        Running::start(command, self.state(), log, Output::at(self.path(out)))
+    }
+
+    /// `LYCEUM_STATE_DIR` of what is started here.
+    pub fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    /// Whether any process of this bed runs.
+    pub fn is_quiet(&self) -> bool {
+        processes::of(&self.state()).is_empty()
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Default for Bed {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let left = processes::of(&self.state());
+        for process in &left {
+            process.kill();
+        }
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "{left:?} were left running");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A `lyceum run` under way.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::output::Output;
+use crate::processes::{self, Process};
+
+/// Clusters of one test program that run at a time.
+pub const CLUSTERS: usize = 2;
+
+/// The longest that any run or wait of these tests may take before it counts as hanging.
+pub const HANGING: Duration = Duration::from_secs(120);
+
+const POLL: Duration = Duration::from_millis(5);
+
+static FREE: (Mutex<usize>, Condvar) = (Mutex::new(CLUSTERS), Condvar::new());
+
+/// The right to have a cluster.
+#[derive(Debug)]
+pub struct Slot(());
+
+impl Slot {
+    pub fn take() -> Self {
+        let free = FREE.0.lock().unwrap();
+        *FREE.1.wait_while(free, |free| *free == 0).unwrap() -= 1;
+        Self(())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *FREE.0.lock().unwrap() += 1;
+        FREE.1.notify_one();
+    }
+}
+
+/// A command that was started and not waited for.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    state: PathBuf,
+    /// Where its output goes: a file, never a pipe that could fill up.
+    log: PathBuf,
+    /// What is in the run's folder.
+    pub output: Output,
+    begun: Instant,
+    _slot: Slot,
+}
+
+impl Running {
+    /// Starts `command` in a process group of its own, with `state` as the folder of its clusters.
+    pub(crate) fn start(mut command: Command, state: PathBuf, log: PathBuf, output: Output) -> Self {
+        let slot = Slot::take();
+        let stdout = File::create(&log).unwrap();
+        command.env("LYCEUM_STATE_DIR", &state).process_group(0);
+        command.stderr(stdout.try_clone().unwrap()).stdout(stdout);
+        let child = command.spawn().expect("the program under test starts");
+        Self { child, state, log, output, begun: Instant::now(), _slot: slot }
+    }
+
+    /// Waits until step `step` is done; that the command ends before is a failure.
+    pub fn until_step(&mut self, step: u64) {
+        let steps = self.output.clone();
+        self.until(&format!("step {step}"), || steps.losses().len() as u64 >= step);
+    }
+
+    /// Waits until `done`; that the command ends before is a failure.
+    pub fn until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("ended ({status}) before {what}:\n{}", self.said());
+            }
+            assert!(begun.elapsed() < HANGING, "never came to {what}:\n{}", self.said());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Whether the command has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Processes of the cluster that have this role now.
+    pub fn processes(&self, role: &str) -> Vec<Process> {
+        processes::of(&self.state).into_iter().filter(|process| process.role == role).collect()
+    }
+
+    /// Kills the first process of this role as soon as there is one.
+    pub fn kill(&mut self, role: &str) {
+        let mut found = Vec::new();
+        let state = self.state.clone();
+        self.until(&format!("a process of role {role}"), || {
+            found = processes::of(&state);
+            found.retain(|process| process.role == role);
+            !found.is_empty()
+        });
+        found[0].kill();
+    }
+
+    /// Presses Ctrl-C.
+    pub fn interrupt(&self) {
+        Process { pid: self.child.id() as i32, role: "run".into() }.signal(libc::SIGINT);
+    }
+
+    /// Waits for the end, after which no process of the cluster may be left.
+    pub fn end(mut self) -> Ended {
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begun.elapsed() < HANGING, "does not end:\n{}", self.said());
+            std::thread::sleep(POLL);
+        };
+        let left = processes::of(&self.state);
+        assert!(left.is_empty(), "{left:?} are left running after:\n{}", self.said());
+        Ended {
+            code: status.code(),
+            said: self.said(),
+            waited: begun.elapsed(),
+            took: self.begun.elapsed(),
+            output: self.output.clone(),
+        }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// All that it wrote.
+    pub said: String,
+    /// Time from when its end was waited for.
+    pub waited: Duration,
+    /// Time from its start.
+    pub took: Duration,
+    /// What it left in the run's folder.
+    pub output: Output,
+}
+
+impl Ended {
+    /// It ended well.
+    pub fn well(self) -> Output {
+        assert_eq!(self.code, Some(0), "{}", self.said);
+        self.output
+    }
+
+    /// It was refused or failed, and said each of `words` in one error.
+    pub fn failed(self, words: &[&str]) -> Output {
+        assert_eq!(self.code, Some(1), "{}", self.said);
+        assert_eq!(self.said.matches("error: ").count(), 1, "one error is expected:\n{}", self.said);
+        for word in words {
+            assert!(self.said.contains(word), "`{word}` is expected in:\n{}", self.said);
+        }
+        self.output
+    }
+}

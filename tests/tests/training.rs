@@ -1,0 +1,82 @@
+//! From two files to a checkpoint: what comes out, and that the same files give the same numbers.
+
+use std::fs;
+
+use lyceum_tests::{Bed, RunText};
+
+/// The greatest relative difference of two runs' losses.
+fn difference(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn l1_a_manifest_and_a_run_file_give_a_trained_model_and_accounts_that_add_up() {
+    let bed = Bed::new();
+    let run = RunText { steps: 60, heldout: Some("heldout.jsonl"), world_size: 2, ..RunText::default() };
+    let output = bed.run(&run, "out").end().well();
+
+    let summary = output.summary();
+    assert_eq!((summary.steps, summary.world_size), (60, 2));
+    assert!(summary.tokens > 60 * 4 * 60, "{summary:?}");
+    assert!(summary.documents.adds_up(), "{summary:?}");
+    assert!(summary.documents.raw > 0 && summary.documents.augmented > 0, "{summary:?}");
+    assert!(summary.pairs.kept >= summary.documents.augmented, "{summary:?}");
+    assert_eq!(summary.restarts, 0);
+    let (documents, accounts) = output.documents();
+    assert_eq!(documents.len() as u64, accounts.read());
+    assert!(accounts.read() >= summary.documents.read, "the Packer runs ahead of its summary at most");
+
+    let (first, last) = (summary.loss.first.unwrap(), summary.loss.last.unwrap());
+    assert!(last < 0.8 * first, "the loss falls: {first} to {last}");
+    let (before, after) = (summary.heldout.before.unwrap(), summary.heldout.after.unwrap());
+    assert!(after < 0.8 * before, "the held-out loss falls: {before} to {after}");
+    assert_eq!(output.losses().len(), 60);
+
+    let (checkpoint, step) = output.whole_checkpoint();
+    assert_eq!(step, 60);
+    assert_eq!(summary.checkpoint.as_deref(), Some(checkpoint.as_path()));
+    let model = checkpoint.join("model");
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"][0], "LlamaForCausalLM");
+    assert_eq!(config["hidden_size"], 32);
+    assert_eq!(
+        fs::read(model.join("tokenizer.json")).unwrap(),
+        fs::read(bed.path("model/tokenizer.json")).unwrap()
+    );
+    assert!(fs::metadata(model.join("model.safetensors")).unwrap().len() > 20_000);
+
+    // The model that came out is one to go on from.
+    let again = fs::read_to_string(bed.path("out.toml")).unwrap();
+    let again = again.replace("directory = \"model\"", &format!("directory = \"{}\"", model.display()));
+    bed.write("again.toml", again.replace("start = \"random\"", "").replace("steps = 60", "steps = 5"));
+    let summary = bed.run_files("again.toml", "cluster.toml", "again").end().well().summary();
+    assert!((summary.heldout.before.unwrap() - after).abs() < 1e-3, "{summary:?} after {after}");
+}
+
+#[test]
+fn l5_two_ranks_have_the_losses_of_one_and_the_same_batches() {
+    let bed = Bed::new();
+    let outputs =
+        [1, 2].map(|world_size| {
+            let run = RunText { world_size, ..RunText::default() };
+            bed.run(&run, &format!("world-{world_size}")).end().well()
+        });
+    let [one, two] = outputs.each_ref().map(|output| output.losses());
+    assert_eq!(one.len(), 40);
+    assert!(difference(&two, &one) < 1e-4, "{two:?} for {one:?}");
+    let [one, two] = outputs.each_ref().map(|output| output.batches());
+    assert_eq!(one[..40], two[..40]);
+}
+
+#[test]
+fn l5_a_run_without_a_cluster_has_the_losses_of_one_with_it_bit_for_bit() {
+    let bed = Bed::new();
+    let run = RunText { converted: None, ..RunText::default() };
+    let alone = bed.local(&run, "alone").end().well();
+    let gang = bed.run(&run, "gang").end().well();
+    assert_eq!(alone.losses().len(), 40);
+    assert_eq!(alone.losses(), gang.losses());
+    assert_eq!(alone.batches()[..40], gang.batches()[..40]);
+}
