@@ -373,14 +373,14 @@ impl RunFile {
             require(value > 0, key, "0: expected at least 1".into())?;
         }
         let length = trainer.sequence_length;
-        let fits = length > 0 && length % 8 == 0 && length <= 1 << 20;
+        let fits = length > 0 && length.is_multiple_of(8) && length <= 1 << 20;
         require(
             fits,
             "trainer.sequence_length",
             format!("{length}: expected a multiple of 8 up to 1,048,576"),
         )?;
         require(
-            trainer.batch_rows % trainer.world_size == 0,
+            trainer.batch_rows.is_multiple_of(trainer.world_size),
             "trainer.batch_rows",
             format!(
                 "{} rows cannot be shared out evenly to {} ranks",

@@ -1,4 +1,5 @@
 //! A run file is refused at once, with its place and what was meant.
+#![allow(clippy::unwrap_used)]
 
 mod bed;
 

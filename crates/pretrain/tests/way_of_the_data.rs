@@ -1,4 +1,5 @@
 //! Reader and packing together, without actors: nothing is lost, nothing comes twice, the same bytes come again.
+#![allow(clippy::unwrap_used)]
 
 mod bed;
 

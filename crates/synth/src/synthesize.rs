@@ -73,7 +73,8 @@ pub fn synthesize(
             running[index].1.answer(answer)?;
         }
     }
-    let records = running.into_iter().map(|(chain, rounds)| record(&tokenizers.learner, seed, &chain, rounds.finish()));
+    let records =
+        running.into_iter().map(|(chain, rounds)| record(&tokenizers.learner, seed, &chain, rounds.finish()));
     Ok(records.collect::<Result<_, _>>()?)
 }
 

@@ -125,8 +125,13 @@ fn a_text_without_pairs_cuts_the_chain_and_stays_raw() {
 fn a_chain_of_pairless_texts_emits_no_empty_document() {
     let tokenizer = tokenizer(true);
     let mut engine = Scripted(tokenizer.clone(), 4096, vec!["", ""]);
-    let record =
-        synthesize(&mut engine, &Sampling::default(), &both(&tokenizer), 3, vec![chain(0, &["One.", "Two."])]);
+    let record = synthesize(
+        &mut engine,
+        &Sampling::default(),
+        &both(&tokenizer),
+        3,
+        vec![chain(0, &["One.", "Two."])],
+    );
     let record = record.unwrap().remove(0);
     assert_eq!(record.texts.len(), 2);
     assert!(record.texts.iter().all(|text| text.tokens.len() > 2));

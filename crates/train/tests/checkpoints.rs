@@ -1,4 +1,5 @@
 //! What a checkpoint promises.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
