@@ -280,6 +280,7 @@ impl Driver {
 
     fn start(&mut self, launch: Launch, cores: Vec<u32>, port: u16) {
         let process = launch.process;
+        tracing::info!(process, role = launch.request.role, job = launch.request.job, "a process is started");
         let credentials = self.credentials.remove(&process).unwrap_or_default();
         if let Err(why) = self.try_start(&launch, cores, port, credentials) {
             tracing::warn!(process, why, "a process could not be started");
@@ -349,6 +350,7 @@ impl Driver {
         match message {
             WorkerToAgent::Ready { address } => {
                 let pid = self.workers.get(&process).and_then(|worker| worker.pid).unwrap_or_default();
+                tracing::info!(process, pid, %address, "an actor has started");
                 self.apply(AgentEvent::Ready { process, address, pid });
             }
             WorkerToAgent::Ended { cause } => {

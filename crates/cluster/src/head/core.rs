@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::VALIDITY;
 use super::database::Records;
-use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Origin, Running};
+use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
 use crate::control::{Head, HeadEffect, HeadEvent};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
@@ -86,6 +86,11 @@ struct AgentLink {
     connection: Connection,
 }
 
+/// Tells an effect of what was seen, and of nothing that was decided?
+fn is_news(effect: &HeadEffect) -> bool {
+    matches!(effect, HeadEffect::Notify { notice: Notice::Died(_) | Notice::Suspect { .. }, .. })
+}
+
 impl Core {
     pub(super) fn new(
         head: Head,
@@ -122,6 +127,11 @@ impl Core {
                     records.extend(written);
                     effects.extend(wanted);
                 }
+            }
+            // What has happened to others is a fact, not a decision: whoever waits on the dead hears of it at once (L3).
+            let (news, effects): (Vec<_>, Vec<_>) = effects.into_iter().partition(is_news);
+            for effect in news {
+                self.release(effect);
             }
             if !records.is_empty() {
                 self.records.commit(&records)?;
