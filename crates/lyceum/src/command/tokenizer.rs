@@ -37,7 +37,7 @@ struct Train {
     /// A pair seen less often is not merged
     #[arg(long, default_value_t = 2)]
     min_frequency: u64,
-    /// Leave the synthesizer's marks (<CON>, <QUE> ...) ordinary text instead of one token each
+    /// Leave the synthesizer's marks (CON, QUE, ANS, END) ordinary text instead of one token each
     #[arg(long)]
     plain_marks: bool,
 }
