@@ -199,16 +199,19 @@ mod tests {
             write(work.join(name), "");
         }
         write(work.join("tuning.jsonl"), "");
-        // The last steps of the committed run files, which `lay_out` copies.
-        for (stage, step) in [("base", 1300), ("synthesizer-text", 240), ("synthesizer-tuning", 1900)] {
-            let model = weights(&RunDirectory::at(work.join("runs").join(stage)), step);
+        let installation = Installation::find().unwrap();
+        for stage in Model::ALL.into_iter().flat_map(Model::stages) {
+            let file = installation.example().join("recipe").join(format!("{stage}.toml"));
+            let run: toml::Table = fs::read_to_string(file).unwrap().parse().unwrap();
+            let last = run["trainer"]["steps"].as_integer().unwrap().try_into().unwrap();
+            let model = weights(&RunDirectory::at(work.join("runs").join(stage)), last);
             for name in MODEL_FILES {
                 write(model.join(name), stage);
             }
         }
         let out = folder.path().join("out");
         let recipe = Recipe { work, out: out.clone(), models: Model::ALL.to_vec() };
-        recipe.run(&Installation::find().unwrap()).unwrap();
+        recipe.run(&installation).unwrap();
         let weights = |model: &str| fs::read_to_string(out.join(model).join("model.safetensors")).unwrap();
         assert_eq!((weights("base"), weights("synthesizer")), ("base".into(), "synthesizer-tuning".into()));
     }
