@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use lyceum_corpus::tokenizer::{Tokenizer, TrainOptions};
 
 use crate::output::Output;
+use crate::processes::{self, Process};
 use crate::running::Running;
 use crate::settings::{self, RunText, SEED};
-use crate::{documents, processes, programs};
+use crate::{documents, programs};
 
 /// A folder with everything that a run needs:
 ///
@@ -97,9 +98,9 @@ impl Bed {
         self.path("state")
     }
 
-    /// Whether any process of this bed runs.
-    pub fn is_quiet(&self) -> bool {
-        processes::of(&self.state()).is_empty()
+    /// The processes of this role that run now.
+    pub fn processes(&self, role: &str) -> Vec<Process> {
+        processes::of(&self.state()).into_iter().filter(|process| process.role == role).collect()
     }
 
     /// The folder.

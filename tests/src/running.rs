@@ -81,16 +81,6 @@ impl Running {
         }
     }
 
-    /// Whether the command has ended.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
-    /// Processes of the cluster that have this role now.
-    pub fn processes(&self, role: &str) -> Vec<Process> {
-        processes::of(&self.state).into_iter().filter(|process| process.role == role).collect()
-    }
-
     /// Kills the first process of this role as soon as there is one.
     pub fn kill(&mut self, role: &str) {
         let mut found = Vec::new();
@@ -118,7 +108,13 @@ impl Running {
             assert!(begun.elapsed() < HANGING, "does not end:\n{}", self.said());
             std::thread::sleep(POLL);
         };
-        let left = processes::of(&self.state);
+        let over = Instant::now();
+        let mut left = processes::of(&self.state);
+        // What is killed takes a moment to be gone.
+        while !left.is_empty() && over.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(POLL);
+            left = processes::of(&self.state);
+        }
         assert!(left.is_empty(), "{left:?} are left running after:\n{}", self.said());
         Ended {
             code: status.code(),

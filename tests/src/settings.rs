@@ -49,7 +49,10 @@ impl fmt::Display for RunText {
         let mut extra = self.source_extra;
         for (path, name, converted) in sources {
             if let Some(path) = path {
-                writeln!(out, "[[source]]\nname = \"{name}\"\npaths = [\"{path}\"]\nconverted = {converted:?}")?;
+                writeln!(
+                    out,
+                    "[[source]]\nname = \"{name}\"\npaths = [\"{path}\"]\nconverted = {converted:?}"
+                )?;
                 writeln!(out, "{}", std::mem::take(&mut extra))?;
             }
         }
@@ -71,7 +74,8 @@ impl fmt::Display for RunText {
 
 /// The manifest of a cluster named `cluster`: two nodes, small stores, and quick verdicts.
 pub fn manifest(cluster: &str) -> String {
-    let node = |name| format!("\n[[nodes]]\nname = \"{name}\"\nresources = {{ cpus = 4, memory = \"4 GiB\" }}\n");
+    let node =
+        |name| format!("\n[[nodes]]\nname = \"{name}\"\nresources = {{ cpus = 4, memory = \"4 GiB\" }}\n");
     format!(
         "name = \"{cluster}\"\noversubscribe = true\n\n[store]\ncapacity = \"16 MiB\"\nsegment = \"8 MiB\"\n\n\
          [health]\nunreachable = 1.0\nverdict = 3.0\nstop = 3.0\n{}{}",

@@ -58,11 +58,10 @@ fn l1_a_manifest_and_a_run_file_give_a_trained_model_and_accounts_that_add_up() 
 #[test]
 fn l5_two_ranks_have_the_losses_of_one_and_the_same_batches() {
     let bed = Bed::new();
-    let outputs =
-        [1, 2].map(|world_size| {
-            let run = RunText { world_size, ..RunText::default() };
-            bed.run(&run, &format!("world-{world_size}")).end().well()
-        });
+    let outputs = [1, 2].map(|world_size| {
+        let run = RunText { world_size, ..RunText::default() };
+        bed.run(&run, &format!("world-{world_size}")).end().well()
+    });
     let [one, two] = outputs.each_ref().map(|output| output.losses());
     assert_eq!(one.len(), 40);
     assert!(difference(&two, &one) < 1e-4, "{two:?} for {one:?}");

@@ -1,0 +1,175 @@
+//! What an interruption does: Ctrl-C, and `kill -9` of every process there is.
+//!
+//! The run of these tests takes 200 steps from two sources, one of them converted, and is compared with the same run
+//! left alone.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use lyceum_corpus::batch_log::Entry;
+use lyceum_tests::{Bed, Dice, Output, RunText, SEED};
+
+const STEPS: u64 = 200;
+
+/// Steps after which something happens: the first checkpoint is there, and most is yet to do.
+const MIDDLE: u64 = 75;
+
+/// The verdict on a silent node comes after 3 s of the manifest; 5 s later the command has ended. The rest is for a
+/// machine that has other things to do.
+const WITHIN: Duration = Duration::from_secs(30);
+
+fn run_text() -> RunText {
+    RunText { steps: STEPS, checkpoint_every: 50, world_size: 2, ..RunText::default() }
+}
+
+fn bed() -> Bed {
+    Bed::with_documents(2000)
+}
+
+/// Losses and batches of the run when nothing happens.
+fn undisturbed() -> &'static (Vec<f64>, Vec<Entry>) {
+    static RUN: OnceLock<(Vec<f64>, Vec<Entry>)> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let bed = bed();
+        let output = bed.run(&run_text(), "out").end().well();
+        (output.losses(), output.batches())
+    })
+}
+
+/// Takes the run in `out` up again; it must come to the end of one that was left alone (L5).
+fn resume(bed: &Bed, before: u64) {
+    let resumed = bed.run(&run_text(), "out");
+    let output = resumed.end().well();
+    assert!(before < STEPS, "the run was disturbed at step {before}");
+    let (losses, batches) = undisturbed();
+    assert_eq!(losses.len() as u64, STEPS);
+    assert_eq!(&output.losses(), losses);
+    assert_eq!(output.batches()[..STEPS as usize], batches[..STEPS as usize]);
+    let summary = output.summary();
+    assert_eq!(summary.steps, STEPS);
+    assert!(summary.documents.adds_up(), "{summary:?}");
+    output.documents();
+}
+
+#[test]
+fn l5_ctrl_c_leaves_a_checkpoint_and_nothing_running_and_a_second_run_goes_on_to_the_same_losses() {
+    let bed = bed();
+    let mut run = bed.run(&run_text(), "out");
+    run.until_step(MIDDLE);
+    run.interrupt();
+    let ended = run.end();
+    assert_eq!(ended.code, Some(130), "{}", ended.said);
+    let (_, step) = ended.output.whole_checkpoint();
+    assert!(step >= MIDDLE, "the checkpoint of step {step} has what was trained");
+    let summary = ended.output.summary();
+    assert_eq!(summary.steps, step);
+    assert!(summary.documents.adds_up(), "{summary:?}");
+    resume(&bed, step);
+}
+
+#[test]
+fn a_second_ctrl_c_ends_at_once_and_leaves_nothing_running() {
+    let bed = bed();
+    let mut run = bed.run(&run_text(), "out");
+    run.until_step(1);
+    run.interrupt();
+    std::thread::sleep(Duration::from_millis(5));
+    run.interrupt();
+    let ended = run.end();
+    assert_eq!(ended.code, Some(130), "{}", ended.said);
+    resume(&bed, ended.output.losses().len() as u64);
+}
+
+/// Kills a process of `role` in the middle of the run, which then must end with an error that has `words`, and go on
+/// when it is run again.
+fn killed(role: &str, words: &[&str]) {
+    let bed = bed();
+    let mut run = bed.run(&run_text(), "out");
+    run.until_step(MIDDLE);
+    run.kill(role);
+    let ended = run.end();
+    assert!(ended.waited < WITHIN, "{:?}", ended.waited);
+    let output = ended.failed(words);
+    let (_, step) = output.whole_checkpoint();
+    assert!(step >= 50 && step.is_multiple_of(50), "{step}");
+    resume(&bed, step);
+}
+
+#[test]
+fn l3_a_killed_trainer_ends_the_run_with_one_error_and_it_can_be_resumed() {
+    killed("trainer", &["error: trainer", "training: trainer", "on node", "SIGKILL"]);
+}
+
+#[test]
+fn l3_a_killed_packer_ends_the_run_with_one_error_and_it_can_be_resumed() {
+    killed("packer", &["error: the packer: packer", "on node", "SIGKILL"]);
+}
+
+#[test]
+fn l3_a_killed_corpus_reader_ends_the_run_with_one_error_and_it_can_be_resumed() {
+    killed("corpus-reader", &["error: the corpus reader: corpus-reader", "on node", "SIGKILL"]);
+}
+
+#[test]
+fn l3_a_killed_controller_ends_the_run_with_one_error_and_it_can_be_resumed() {
+    killed("controller", &["error: controller", "on node", "SIGKILL", "checkpoint step=50"]);
+}
+
+#[test]
+fn l3_a_killed_agent_ends_the_run_with_one_error_and_it_can_be_resumed() {
+    killed("agent", &["on node a", "node lost: its agent"]);
+}
+
+#[test]
+fn l3_a_killed_head_ends_the_run_with_one_error_and_it_can_be_resumed() {
+    killed("head", &["error: the head, process"]);
+}
+
+#[test]
+fn l1_synthesizers_killed_at_twenty_random_moments_lose_no_document_and_double_none() {
+    const KILLS: u32 = 20;
+    const DOCUMENTS: u64 = 4000;
+    let bed = Bed::with_documents(DOCUMENTS);
+    // More steps than there is data: the run ends when every document has been trained.
+    let run = RunText { steps: 100_000, raw: None, synthesizers: (2, 3), ..RunText::default() };
+    let mut running = bed.run(&run, "out");
+    running.until_step(1);
+    let mut dice = Dice::new(SEED);
+    let mut killed = BTreeSet::new();
+    while killed.len() < KILLS as usize {
+        let mut found = Vec::new();
+        let step = running.output.losses().len();
+        std::thread::sleep(Duration::from_millis(dice.below(800)));
+        if killed.len() % 3 == 2 {
+            // The run gives up when five die in a row and no document is done meanwhile.
+            running.until_step(step as u64 + 2);
+        }
+        running.until("another synthesizer to kill", || {
+            found = bed.processes("synthesizer");
+            found.retain(|process| !killed.contains(&process.pid));
+            !found.is_empty()
+        });
+        let unlucky = &found[dice.below(found.len() as u64) as usize];
+        println!("at step {step}: kill -9 {}", unlucky.pid);
+        unlucky.kill();
+        killed.insert(unlucky.pid);
+    }
+    let output = running.end().well();
+    let summary = output.summary();
+    assert!(summary.documents.adds_up(), "L1: {summary:?}");
+    assert_eq!(summary.documents.read, DOCUMENTS, "L1, seed {SEED}: {summary:?}");
+    assert!(summary.restarts >= KILLS / 2 && summary.restarts <= KILLS, "{summary:?}");
+    every_document_once(&output, DOCUMENTS);
+}
+
+/// Each of the documents of source 0 has exactly one final state (L1).
+fn every_document_once(output: &Output, count: u64) {
+    let (documents, accounts) = output.documents();
+    let ordinals: Vec<u64> = documents.keys().map(|document| document.ordinal).collect();
+    assert_eq!(ordinals, (0..count).collect::<Vec<_>>(), "L1, seed {SEED}");
+    let summary = output.summary();
+    assert_eq!(summary.documents.augmented, accounts.augmented);
+    assert_eq!(summary.pairs.kept, accounts.pairs_kept);
+    assert!(accounts.augmented > count / 2, "{accounts:?}");
+}
