@@ -11,8 +11,8 @@ use lyceum_corpus::batch::BatchView;
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_model::Placement;
 use lyceum_pretrain::roles::{
-    Committed, Controller, Evaluate, Evaluation, Form, Formed, Grant, Join, NextBatch, Packer, StepDone,
-    Train, Trained, Trainer, TrainerArgs,
+    Committed, Controller, Evaluate, Evaluation, Form, Formed, Grant, Join, NextBatch, Packer, ReadProgress,
+    StepDone, Train, Trained, Trainer, TrainerArgs,
 };
 use lyceum_pretrain::run_directory::RunDirectory;
 use lyceum_pretrain::run_file::RunFile;
@@ -115,6 +115,9 @@ impl TrainerActor {
 
     /// Writes a checkpoint, all ranks together.
     async fn save(&mut self, tokenizer: &Path) -> Result<()> {
+        // Answered in order: the steps that were told before are written down then, so that whenever somebody is
+        // killed, no checkpoint is ahead of the metrics.
+        self.controller.ask(ReadProgress).await.map_err(CallError::erase).context("the controller")?;
         let gang = self.gang()?;
         let path = gang.trainer.save_checkpoint(&gang.checkpoints, Some(tokenizer))?;
         if gang.rank == 0 {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
 use futures_util::stream::FuturesUnordered;
-use lyceum_actor::{Accepts, ActorRef, CallError, Cluster, Message, ReplyOf};
+use lyceum_actor::{Accepts, ActorRef, CallError, Cause, Cluster, ControlError, Message, ReplyOf};
 use lyceum_collective::Token;
 use lyceum_corpus::chain::Accounts;
 
@@ -272,6 +272,8 @@ fn told(lost: Result<(), CallError<()>>) -> String {
     }
 }
 
+type Started = Result<ActorRef<Synthesizer>, ControlError>;
+
 type End = (u64, Result<SynthesisReport, CallError<()>>);
 
 /// The elastic pool of synthesizers.
@@ -284,7 +286,7 @@ struct Pool<'a> {
     present: BTreeMap<u64, ActorRef<Synthesizer>>,
     draining: BTreeMap<u64, ActorRef<Synthesizer>>,
     work: FuturesUnordered<BoxFuture<'static, End>>,
-    starting: FuturesUnordered<BoxFuture<'static, Result<ActorRef<Synthesizer>>>>,
+    starting: FuturesUnordered<BoxFuture<'static, Started>>,
     autoscaler: Autoscaler,
     begun: Instant,
     fruitless: u32,
@@ -294,7 +296,7 @@ struct Pool<'a> {
 
 /// What ended in the pool.
 enum Ended {
-    Started(Result<ActorRef<Synthesizer>>),
+    Started(Started),
     Stopped(End),
 }
 
@@ -342,8 +344,11 @@ impl<'a> Pool<'a> {
 
     async fn take_end(&mut self, ended: Ended, board: &Board) -> Result<()> {
         match ended {
-            Ended::Started(synthesizer) => {
-                let synthesizer = synthesizer?;
+            Ended::Started(Err(ControlError::Died(report))) if was_killed(&report.cause) => {
+                self.take_death(&report, board).await?;
+            }
+            Ended::Started(started) => {
+                let synthesizer = started.context("starting a synthesizer")?;
                 let id = synthesizer.address().actor.0;
                 let answer = ask(&synthesizer, Synthesize);
                 self.work.push(async move { (id, answer.await) }.boxed());
@@ -357,7 +362,7 @@ impl<'a> Pool<'a> {
                         tracing::info!(synthesizer = id, chains = report.chains, "done");
                     }
                     Err(_) if drained => {}
-                    Err(error) => self.take_death(id, &error, board).await?,
+                    Err(error) => self.take_death(&error, board).await?,
                 }
                 // It may still be there when its handler failed; its chains must not wait for it.
                 ask(&self.reader, ReleaseHolder { holder: id }).await.context("the corpus reader")?;
@@ -368,8 +373,8 @@ impl<'a> Pool<'a> {
     }
 
     /// A synthesizer is lost: the run goes on, unless they all die before they do anything.
-    async fn take_death(&mut self, id: u64, error: &CallError<()>, board: &Board) -> Result<()> {
-        tracing::warn!(synthesizer = id, %error, "a synthesizer is lost: its chains go to others");
+    async fn take_death(&mut self, error: &impl std::fmt::Display, board: &Board) -> Result<()> {
+        tracing::warn!(%error, "a synthesizer is lost: its chains go to others");
         let recorded = ask(&self.packer, PackerState).await.context("the packer")?.accounts.read();
         self.fruitless = if recorded > self.records_at_death { 1 } else { self.fruitless + 1 };
         self.records_at_death = recorded;
@@ -416,8 +421,14 @@ impl<'a> Pool<'a> {
             packer: self.packer.clone(),
         };
         let spawn = self.cluster.spawn::<Synthesizer>(args).program(TORCH_PROGRAM).cpus(cpus).gpus(gpus);
-        self.starting.push(async move { spawn.await.context("starting a synthesizer") }.boxed());
+        self.starting.push(spawn.into_future().boxed());
     }
+}
+
+/// Whether a process that died while it started may do better when it is started again: not when it said itself what
+/// is wrong.
+fn was_killed(cause: &Cause) -> bool {
+    matches!(cause, Cause::Signal(_) | Cause::Unknown(_))
 }
 
 fn summarise(run: &RunFile, board: &Board, accounts: Accounts, settings: &Settings) -> Result<Summary> {

@@ -65,6 +65,8 @@ pub struct Up {
     pub state: StateDir,
     /// Was any of its processes started now, or did all run before?
     pub started: bool,
+    /// The head's process.
+    head: Option<ProcessMark>,
     /// For an owned cluster: at its end the cluster ends.
     tether: Option<OwnedFd>,
 }
@@ -73,6 +75,13 @@ impl Up {
     /// Does the cluster end with this process?
     pub fn is_owned(&self) -> bool {
         self.tether.is_some()
+    }
+
+    /// The end of the head's process, if it has ended: seen at once, long before its silence tells of it.
+    pub fn head_loss(&self) -> Option<ClusterError> {
+        let head = self.head.filter(|head| !head.lives())?;
+        let what = format!("the head, process {} of this machine, has ended", head.pid);
+        Some(ClusterError::Process { what, log: log_tail(&self.state.head_log(), TAIL_LINES) })
     }
 
     /// Ends the cluster; returns when nothing of it runs any more.
@@ -103,8 +112,8 @@ pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterEr
     let mut launch = Launch { manifest, options, record, tether, started: false };
     match launch.start(&shares).await {
         Ok(client) => {
-            let (tether, started) = (launch.tether.map(|(_, ours)| ours), launch.started);
-            Ok(Up { client, state, started, tether })
+            let Launch { record, tether, started, .. } = launch;
+            Ok(Up { client, state, started, head: record.head, tether: tether.map(|(_, ours)| ours) })
         }
         Err(error) => {
             if !found {

@@ -79,6 +79,10 @@ impl RunCommand {
 async fn conduct(up: &Up, name: &str, settings: Settings) -> Result<End> {
     let mut job = up.client.begin_job(name, true).await?;
     let end = watch(up, &mut job, settings).await;
+    if let Some(loss) = up.head_loss() {
+        // Nobody is left to end the job; whatever failed, failed for this.
+        return end.map_err(|_| loss.into());
+    }
     // A lost head has ended the job already; what is said of the run's end says more.
     let ended = job.end("lyceum run").await;
     let end = end?;
@@ -112,6 +116,9 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
                 None => bail!("the job has ended"),
             },
             _ = tick.tick() => {
+                if let Some(loss) = up.head_loss() {
+                    return Err(loss.into());
+                }
                 if let Ok(progress) = controller.ask(ReadProgress).deadline(ANSWER_WITHIN).await {
                     display.show(&progress.read()?);
                 }

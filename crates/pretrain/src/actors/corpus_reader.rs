@@ -1,6 +1,6 @@
 //! The CorpusReader as an actor: raw chains are pushed to the Packer, the others wait to be leased.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use lyceum_actor::{Actor, ActorRef, Context, Handler, Incoming, Responder, Result};
 
@@ -15,6 +15,8 @@ pub struct CorpusReaderActor {
     reader: Reader,
     packer: ActorRef<Packer>,
     asking: VecDeque<Asking>,
+    /// Holders that are released: what they asked before their end may arrive after it.
+    gone: BTreeSet<u64>,
     attending: Vec<Responder<()>>,
     failed: Option<String>,
 }
@@ -71,7 +73,14 @@ impl Actor for CorpusReaderActor {
 
     async fn start(args: CorpusReaderArgs, _: &mut Context<Self>) -> Result<Self> {
         let reader = Reader::open(&args.settings.run_file()?, args.recorded)?;
-        Ok(Self { reader, packer: args.packer, asking: VecDeque::new(), attending: Vec::new(), failed: None })
+        Ok(Self {
+            reader,
+            packer: args.packer,
+            asking: VecDeque::new(),
+            gone: BTreeSet::new(),
+            attending: Vec::new(),
+            failed: None,
+        })
     }
 }
 
@@ -89,6 +98,7 @@ impl Handler<Attend> for CorpusReaderActor {
 impl Handler<LeaseChains> for CorpusReaderActor {
     async fn handle(&mut self, asked: Incoming<LeaseChains>, ctx: &mut Context<Self>) -> Result<Leases> {
         let LeaseChains { holder, most } = asked.read()?;
+        anyhow::ensure!(!self.gone.contains(&holder), "synthesizer {holder} was taken for lost");
         let later = ctx.reply_later(|responder| {
             self.asking.push_back(Asking { holder, most: most as usize, responder });
         });
@@ -118,6 +128,7 @@ impl Handler<Extend> for CorpusReaderActor {
 impl Handler<ReleaseHolder> for CorpusReaderActor {
     async fn handle(&mut self, gone: Incoming<ReleaseHolder>, _: &mut Context<Self>) -> Result<()> {
         let ReleaseHolder { holder } = gone.read()?;
+        self.gone.insert(holder);
         self.asking.retain(|asking| asking.holder != holder);
         let released = self.reader.release(holder);
         tracing::info!(holder, released, "a synthesizer is gone: its chains go to others");
