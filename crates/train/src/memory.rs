@@ -94,7 +94,27 @@ impl<'a> RowTensor<'a> {
 
     /// The tensor, to be read.
     pub fn tensor(&self) -> &Tensor {
+        #[cfg(test)]
+        witness::saw(&self.tensor);
         &self.tensor
+    }
+}
+
+/// Where the rows were that this thread handed to embedding and loss: for the test of L4.
+#[cfg(test)]
+pub mod witness {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static SEEN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub fn saw(tensor: &tch::Tensor) {
+        SEEN.with_borrow_mut(|seen| seen.push(tensor.data_ptr() as usize));
+    }
+
+    pub fn take() -> Vec<usize> {
+        SEEN.take()
     }
 }
 
