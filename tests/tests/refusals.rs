@@ -7,7 +7,7 @@ use lyceum_tests::{Bed, RunText, documents};
 /// Runs these files, which must be refused with `words` before any process or state comes into being.
 fn refused(run: impl Fn(String) -> String, manifest: impl Fn(String) -> String, words: &[&str]) {
     let bed = Bed::with_documents(20);
-    let text = fs::read_to_string(bed.path("cluster.toml")).unwrap();
+    let text = fs::read_to_string(bed.path("cluster.toml")).expect("the bed wrote it");
     bed.write("cluster.toml", manifest(text));
     bed.write("out.toml", run(RunText::default().to_string()));
     let output = bed.run_files("out.toml", "cluster.toml", "out").end().failed(words);
