@@ -39,11 +39,12 @@ pub fn run(run: &RunFile, out: &Path) -> Result<()> {
     let mut saved = trainer.progress().step;
     let mut begun = Instant::now();
     while trainer.progress().step < run.trainer.steps {
+        let asked = Instant::now();
         let Some((position, plan)) = feed.next_batch()? else { break };
         let mut memory = AlignedVec::<64>::new();
         memory.resize(batch::encoded_len(&plan)?, 0);
         batch::write(&plan, position, &mut memory)?;
-        let waited = begun.elapsed().as_secs_f64();
+        let waited = asked.elapsed().as_secs_f64();
         let view = BatchView::open(&memory).context("a batch that was just written")?;
         let rows: Vec<Row<'_>> = (0..view.rows()).map(|row| Row::from(view.row(row))).collect();
         let batch = Batch { log_position: position, target_tokens: view.target_tokens(), rows: &rows };

@@ -105,11 +105,13 @@ impl Handler<Turn> for SynthesizerActor {
                 if let Some(responder) = self.asked.take() {
                     responder.reply(self.report.clone());
                 }
+                ctx.stop();
             }
             Err(error) => {
                 if let Some(responder) = self.asked.take() {
                     responder.fail(error);
                 }
+                ctx.stop();
             }
         }
         Ok(())

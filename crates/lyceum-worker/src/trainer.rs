@@ -79,8 +79,9 @@ impl TrainerActor {
         let mut next = tokio::spawn(self.request(packer, position, rank));
         let mut begun = Instant::now();
         while step < self.run.trainer.steps {
+            let asked = Instant::now();
             let object = (&mut next).await.context("the request for a batch")??;
-            let waited = begun.elapsed().as_secs_f64();
+            let waited = asked.elapsed().as_secs_f64();
             let Some(object) = object else { break };
             position += 1;
             if step + 1 < self.run.trainer.steps {

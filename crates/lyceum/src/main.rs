@@ -9,7 +9,7 @@ mod command;
 
 /// A cluster of actors, for instruction pre-training.
 #[derive(Debug, Parser)]
-#[command(name = "lyceum", version, about, disable_help_subcommand = true)]
+#[command(name = "lyceum", version, about = "An actor cluster for instruction pre-training")]
 struct Arguments {
     #[command(subcommand)]
     command: command::Command,

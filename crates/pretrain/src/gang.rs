@@ -18,10 +18,11 @@ use lyceum_corpus::chain::Accounts;
 use crate::autoscale::{Autoscaler, Decision, Limits, Signal};
 use crate::board::Board;
 use crate::metrics::Metrics;
+use crate::packing::Packing;
 use crate::roles::{
-    Attach, Attend, Close, Controller, CorpusReader, CorpusReaderArgs, Drain, Evaluate, Evaluation, Form,
-    Join, Opened, Packer, PackerArgs, PackerState, ReaderState, ReleaseHolder, Settings, SynthesisReport,
-    Synthesize, Synthesizer, SynthesizerArgs, Train, Trained, Trainer, TrainerArgs,
+    AccountsBelow, Attach, Attend, Close, Controller, CorpusReader, CorpusReaderArgs, Drain, Evaluate,
+    Evaluation, Form, Join, Opened, Packer, PackerArgs, PackerState, ReaderState, ReleaseHolder, Settings,
+    SynthesisReport, Synthesize, Synthesizer, SynthesizerArgs, Train, Trained, Trainer, TrainerArgs,
 };
 use crate::run_directory::RunDirectory;
 use crate::run_file::RunFile;
@@ -53,7 +54,14 @@ pub async fn conduct(
         Metrics::open(Path::new(&settings.directory), formed.step).context("the run's metrics")?,
     );
     if formed.step >= run.trainer.steps {
-        return summarise(&run, board, Accounts::default(), &settings);
+        // All steps are done: what may be missing is the measure after them.
+        let missing = board.with_metrics(|metrics| metrics.progress.heldout.after.is_none()).unwrap_or(false);
+        if missing {
+            gang.measure_after(board).await?;
+        }
+        let records = RunDirectory::at(&settings.directory).records();
+        let packing = Packing::open(&run, &records, settings.epoch, formed.log_position)?;
+        return summarise(&run, board, packing.accounts_below(formed.log_position)?, &settings);
     }
 
     let packer = cluster
@@ -163,6 +171,18 @@ impl Gang {
         try_join_all(asks).await
     }
 
+    /// Measures after the last step, and writes it down.
+    async fn measure_after(&self, board: &Board) -> Result<()> {
+        board.set_phase("measuring after");
+        let (heldout, choices) = self.evaluate().await?;
+        let saved = board.with_metrics(|metrics| {
+            metrics.progress.heldout.after = heldout;
+            metrics.progress.multiple_choice.after = choices;
+            metrics.save_progress()
+        });
+        saved.unwrap_or(Ok(())).context("the run's progress")
+    }
+
     /// The means over all ranks' shares.
     async fn evaluate(&self) -> Result<(Option<f64>, Option<f64>)> {
         let shares = self.all("measuring", |_, trainer| ask(trainer, Evaluate)).await?;
@@ -219,8 +239,9 @@ impl Course<'_> {
                 _ = tick.tick() => self.look(pool).await?,
             }
         }
-        let packed = ask(self.packer, PackerState).await.context("the packer's accounts")?;
-        Ok(packed.accounts)
+        // A batch's number is the step that trains it.
+        let position = self.board.with_metrics(|metrics| metrics.step()).unwrap_or(0);
+        ask(self.packer, AccountsBelow { position }).await.context("the packer's accounts")
     }
 
     /// The gang's work: measure, train, measure.
@@ -240,15 +261,7 @@ impl Course<'_> {
             .await?;
         let step = trained.first().map_or(0, |trained| trained.step);
         if !self.board.stopped() || step >= self.run.trainer.steps {
-            self.board.set_phase("measuring after");
-            let (heldout, choices) = self.gang.evaluate().await?;
-            self.board.with_metrics(|metrics| {
-                metrics.progress.heldout.after = heldout;
-                metrics.progress.multiple_choice.after = choices;
-            });
-        }
-        if let Some(saved) = self.board.with_metrics(|metrics| metrics.save_progress()) {
-            saved.context("the run's progress")?;
+            self.gang.measure_after(self.board).await?;
         }
         self.board.set_phase("done");
         Ok(())
@@ -362,6 +375,8 @@ impl<'a> Pool<'a> {
                         tracing::info!(synthesizer = id, chains = report.chains, "done");
                     }
                     Err(_) if drained => {}
+                    // Its last word was lost on the way.
+                    Err(error) if error.death().is_some_and(|report| report.cause == Cause::Finished) => {}
                     Err(error) => self.take_death(&error, board).await?,
                 }
                 // It may still be there when its handler failed; its chains must not wait for it.

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use lyceum_corpus::assembly::{Assembly, AssemblyError, AssemblyOptions, Next};
-use lyceum_corpus::chain::{ChainId, ChainRecord};
+use lyceum_corpus::chain::{Accounts, ChainId, ChainRecord};
 use lyceum_corpus::pack::{BatchShape, ShapeError};
 use lyceum_corpus::tokenizer::{Tokenizer, TokenizerError};
 
@@ -58,6 +58,8 @@ pub enum PackingError {
 pub struct Packing {
     assembly: Assembly,
     shape: BatchShape,
+    /// For each source, whether synthesizers convert it.
+    converted: Vec<bool>,
     sources: u16,
     next: u64,
 }
@@ -82,7 +84,8 @@ impl Packing {
             return Err(PackingError::BeyondLog { position: from, length });
         }
         // The run file was checked to have fewer sources than ids.
-        Ok(Self { assembly, shape, sources: run.sources.len() as u16, next: from })
+        let converted = run.sources.iter().map(|source| source.converted > 0.0).collect();
+        Ok(Self { assembly, shape, converted, sources: run.sources.len() as u16, next: from })
     }
 
     /// How many sources there are.
@@ -151,14 +154,27 @@ impl Packing {
         self.shape
     }
 
+    /// Accounts of the chains that batches below `position` drew from.
+    pub fn accounts_below(&self, position: u64) -> Result<Accounts, PackingError> {
+        let log = self.assembly.log();
+        if position >= log.len() {
+            return Ok(self.assembly.accounts());
+        }
+        let mut accounts = Accounts::default();
+        for entry in 0..position {
+            accounts.add(&log.read(entry).map_err(AssemblyError::from)?.accounts);
+        }
+        Ok(accounts)
+    }
+
     /// How it stands; `ready` is the caller's to fill in.
     pub fn report(&self) -> PackerReport {
         PackerReport {
             logged: self.assembly.log().len(),
             ready: 0,
-            saturated: (0..self.sources).any(|source| {
+            saturated: (0..).zip(&self.converted).any(|(source, &converted)| {
                 let last = ChainId { source, number: self.horizon(source) - 1 };
-                self.assembly.is_recorded(last)
+                converted && self.assembly.is_recorded(last)
             }),
             accounts: self.assembly.accounts(),
         }

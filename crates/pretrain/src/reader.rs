@@ -61,6 +61,7 @@ struct Source {
     kind: SourceKind,
     shots: usize,
     recorded: RecordedChains,
+    converted: bool,
     ended: bool,
 }
 
@@ -95,6 +96,7 @@ impl Reader {
                 kind: source.kind,
                 shots: source.shots as usize,
                 recorded,
+                converted: source.converted > 0.0,
                 ended: false,
             });
         }
@@ -184,7 +186,7 @@ impl Reader {
 
     /// Whether chains to convert wait, are held, or may still come.
     pub fn work_left(&self) -> bool {
-        !self.open.is_empty() || self.sources.iter().any(|source| !source.ended)
+        !self.open.is_empty() || self.sources.iter().any(|source| source.converted && !source.ended)
     }
 
     /// How it stands.

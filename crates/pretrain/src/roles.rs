@@ -210,7 +210,7 @@ pub struct Packer;
 impl Role for Packer {
     const NAME: &'static str = "packer";
     type Args = PackerArgs;
-    type Messages = (Attend, Opened, Attach, Offer, SourceEnd, NextBatch, Close, PackerState);
+    type Messages = (Attend, Opened, Attach, Offer, SourceEnd, NextBatch, Close, PackerState, AccountsBelow);
 }
 
 /// What the Packer is started with.
@@ -322,6 +322,17 @@ pub struct PackerReport {
 
 impl Accepts<PackerState> for Packer {
     type Reply = PackerReport;
+}
+
+/// Asks for the accounts of what was trained: of the chains that batches below this position drew from.
+#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+pub struct AccountsBelow {
+    /// Number of the first batch that was not trained.
+    pub position: u64,
+}
+
+impl Accepts<AccountsBelow> for Packer {
+    type Reply = Accounts;
 }
 
 /// One rank of the gang that trains.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! DIR/run.json       the run file as it was checked, paths absolute
-//! DIR/lock           held by the run that writes here; the number of the attempt
+//! DIR/lock           held by the run that writes here
+//! DIR/attempt        the number of the attempt
 //! DIR/records/       recorded texts, and the batch log that says which of them are in which batch
 //! DIR/checkpoints/   step-000120/ ...
 //! DIR/metrics.jsonl  one line a step
@@ -11,7 +12,7 @@
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::run_file::RunFile;
@@ -62,15 +63,19 @@ impl RunLock {
         self.epoch
     }
 
-    /// Takes the next number; it stands in the lock's own file.
-    fn take(mut file: File) -> io::Result<Self> {
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
-        let epoch = text.trim().parse::<u64>().unwrap_or(0) + 1;
-        file.set_len(0)?;
-        file.rewind()?;
-        write!(file, "{epoch}")?;
-        file.sync_all()?;
+    /// Takes the next number. It is replaced whole: a kill leaves the old one or the new one.
+    fn take(file: File, folder: &Path) -> io::Result<Self> {
+        let (path, partial) = (folder.join("attempt"), folder.join("attempt.partial"));
+        let before = match fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse::<u64>().map_err(|_| io::Error::other("attempt: not a number"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let epoch = before + 1;
+        let mut next = File::create(&partial)?;
+        write!(next, "{epoch}")?;
+        next.sync_all()?;
+        fs::rename(partial, path)?;
         Ok(Self { _file: file, epoch })
     }
 }
@@ -123,7 +128,7 @@ impl RunDirectory {
             }
             Err(error) => return Err(io(&path)(error)),
         }
-        RunLock::take(file).map_err(io(&self.root.join("lock")))
+        RunLock::take(file, &self.root).map_err(io(&self.root.join("attempt")))
     }
 
     /// The folder itself.
@@ -142,10 +147,18 @@ impl RunDirectory {
     }
 }
 
+/// Window and rounds of a run that has no synthesizer.
+const UNSYNTHESIZED: (u32, u32) = (4096, 1);
+
 /// The first setting that decides what is trained and is not the same.
 fn first_difference(before: &RunFile, now: &RunFile) -> Option<&'static str> {
     let shape = |run: &RunFile| (run.trainer.sequence_length, run.trainer.batch_rows);
+    // Window and rounds decide which documents a chain's number means.
+    let chains = |run: &RunFile| {
+        run.synthesizer.as_ref().map_or(UNSYNTHESIZED, |synthesizer| (synthesizer.window, synthesizer.rounds))
+    };
     let differences = [
+        ("synthesizer.window or synthesizer.rounds", chains(before) != chains(now)),
         ("seed", before.seed != now.seed),
         ("model", before.model != now.model),
         ("source", before.sources != now.sources),

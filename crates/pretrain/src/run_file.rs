@@ -379,6 +379,14 @@ impl RunFile {
             "trainer.sequence_length",
             format!("{length}: expected a multiple of 8 up to 1,048,576"),
         )?;
+        if let Some(positions) = positions_of(&self.model.directory) {
+            let directory = self.model.directory.display();
+            require(
+                u64::from(length) <= positions,
+                "trainer.sequence_length",
+                format!("{length}: the model in {directory} has {positions} positions"),
+            )?;
+        }
         require(
             trainer.batch_rows.is_multiple_of(trainer.world_size),
             "trainer.batch_rows",
@@ -412,6 +420,13 @@ impl RunFile {
         let gpus = trainer.gpus;
         require(gpus == 0.0 || gpus == 1.0, "trainer.gpus", format!("{gpus}: a rank has no GPU or one"))
     }
+}
+
+/// Positions that a model's `config.json` names; what else is wrong with it is told by who loads it.
+fn positions_of(directory: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(directory.join("config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    config.get("max_position_embeddings")?.as_u64()
 }
 
 type Require<'a> = dyn Fn(bool, &str, String) -> Result<(), StrictError> + 'a;

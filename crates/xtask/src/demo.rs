@@ -10,7 +10,10 @@ use crate::libtorch;
 
 /// The main job on Debian package descriptions, into `target/demo/`.
 pub fn run(arguments: &[String]) -> Result<()> {
-    example("demo", &["--out", &cargo::target_directory().join("demo").to_string_lossy()], arguments)
+    let out = cargo::target_directory().join("demo");
+    let out = ["--out", &out.to_string_lossy()];
+    let chosen = arguments.iter().any(|argument| argument == "--out" || argument.starts_with("--out="));
+    example("demo", if chosen { &[] } else { &out }, arguments)
 }
 
 /// Makes the demo's tokenizer, base model and synthesizer again, by the recipe in `examples/debian/`.

@@ -67,8 +67,8 @@ impl RunCommand {
                 End::Interrupted(summary) => (summary, ExitCode::from(INTERRUPTED)),
                 End::GivenUp => return Ok(ExitCode::from(INTERRUPTED)),
             };
-            closed?;
             summary.write(directory.root()).context("cannot write summary.json")?;
+            closed?;
             print!("\n{}", summary.table());
             Ok(code)
         })

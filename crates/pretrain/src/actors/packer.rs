@@ -7,14 +7,14 @@ use anyhow::Context as _;
 use lyceum_actor::{Actor, ActorRef, Context, Handler, Incoming, Responder, Result};
 use lyceum_corpus::assembly::Next;
 use lyceum_corpus::batch;
-use lyceum_corpus::chain::ChainRecord;
+use lyceum_corpus::chain::{Accounts, ChainRecord};
 use lyceum_corpus::pack::BatchPlan;
 use lyceum_store::{Object, StoreClient};
 
 use crate::packing::{Packing, PackingError};
 use crate::roles::{
-    Attach, Attend, Close, CorpusReader, Extend, Grant, NextBatch, Offer, Opened, OpenedReport, Packer,
-    PackerArgs, PackerReport, PackerState, Recorded, SourceEnd,
+    AccountsBelow, Attach, Attend, Close, CorpusReader, Extend, Grant, NextBatch, Offer, Opened,
+    OpenedReport, Packer, PackerArgs, PackerReport, PackerState, Recorded, SourceEnd,
 };
 use crate::run_directory::RunDirectory;
 
@@ -229,6 +229,12 @@ impl Handler<Close> for PackerActor {
         self.end = Some(end);
         self.grant().await?;
         Ok(end)
+    }
+}
+
+impl Handler<AccountsBelow> for PackerActor {
+    async fn handle(&mut self, asked: Incoming<AccountsBelow>, _: &mut Context<Self>) -> Result<Accounts> {
+        Ok(self.packing.accounts_below(asked.read()?.position)?)
     }
 }
 
