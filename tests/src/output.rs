@@ -102,6 +102,6 @@ impl Output {
     }
 
     fn epoch(&self) -> u64 {
-        fs::read_to_string(self.root.join("lock")).unwrap().trim().parse().unwrap()
+        fs::read_to_string(self.root.join("attempt")).unwrap().trim().parse().unwrap()
     }
 }

@@ -105,6 +105,12 @@ impl Metrics {
         let mut line = serde_json::to_string(&metric).map_err(io::Error::other)?;
         line.push('\n');
         self.file.write_all(line.as_bytes())?;
+        self.count(&metric);
+        Ok(())
+    }
+
+    /// Takes a step into the sums.
+    fn count(&mut self, metric: &StepMetrics) {
         if self.first.len() < MEAN_OVER {
             self.first.push(metric.loss);
         }
@@ -116,7 +122,6 @@ impl Metrics {
         self.tokens += metric.tokens;
         self.seconds += metric.seconds;
         self.waited += metric.waited;
-        Ok(())
     }
 
     /// Writes what stays beside the steps.
