@@ -31,6 +31,9 @@ use crate::summary::{Documents, Pairs, Summary};
 /// How often the pool is looked at.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How long a failed rank's error is held back for the death that caused it.
+const ROOT_CAUSE_WITHIN: Duration = Duration::from_millis(500);
+
 /// Synthesizers that may die one after the other without any of them having answered a chain.
 const FRUITLESS_DEATHS: u32 = 5;
 
@@ -218,8 +221,13 @@ impl Course<'_> {
             tokio::select! {
                 biased;
                 done = &mut work => {
-                    done?;
-                    break;
+                    let Err(error) = done else { break };
+                    // A trainer that lost its packer fails too, perhaps first: who died is named before who noticed.
+                    tokio::select! {
+                        lost = &mut reader_lost => bail!("the corpus reader: {}", told(lost)),
+                        lost = &mut packer_lost => bail!("the packer: {}", told(lost)),
+                        () = tokio::time::sleep(ROOT_CAUSE_WITHIN) => return Err(error),
+                    }
                 }
                 lost = &mut reader_lost => bail!("the corpus reader: {}", told(lost)),
                 lost = &mut packer_lost => bail!("the packer: {}", told(lost)),
