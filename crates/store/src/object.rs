@@ -35,8 +35,9 @@ impl fmt::Display for ObjectId {
 ///
 /// It comes from [`Object::share`](crate::Object::share) and is worth one [`open`](crate::StoreClient::open): its
 /// ticket is a lease in transit, which keeps the copy on `node` alive until the receiver's agent has acknowledged a
-/// lease of its own. A reference that will not be delivered is taken back with
-/// [`revoke`](crate::StoreClient::revoke); one that is forgotten expires by the rules of
+/// lease of its own. A reference that will not be delivered is taken back by its sender with
+/// [`revoke`](crate::StoreClient::revoke), one that came and will not be opened is given up by its receiver with
+/// [`discard`](crate::StoreClient::discard); one that is forgotten expires by the rules of
 /// [`TransitRules`](crate::TransitRules).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct ObjectRef {

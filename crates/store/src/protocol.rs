@@ -7,7 +7,7 @@ use crate::object::{ObjectId, ObjectRef};
 use crate::pool::Place;
 
 /// Changes with every change of the messages below.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Bytes of the longest packet. All messages are small: names, numbers and one bounded reason.
 pub(crate) const MAX_PACKET: usize = 4096;
@@ -41,6 +41,8 @@ pub(crate) enum Tell {
     Release { id: ObjectId },
     /// The reference will not be delivered.
     Revoke { id: ObjectId, ticket: u64 },
+    /// The reference was delivered and will not be opened.
+    Discard { reference: ObjectRef },
     /// Nobody waits for this ask any more. It is still answered.
     Cancel { number: u64 },
 }

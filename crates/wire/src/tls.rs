@@ -6,22 +6,50 @@
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, DistinguishedName, Error, RootCertStore};
 
 use crate::{Credentials, Expect, PeerIdentity, Result, WireError};
 
-const ALPN: &[u8] = b"lyceum";
+pub(crate) const ALPN: &[u8] = b"lyceum";
 
 /// TLS asks for a name; ours are in the certificates' URIs.
 pub(crate) const SERVER_NAME: &str = "lyceum.invalid";
+
+/// The part of a verifier that is about signatures, the same on both sides: TLS 1.3 only, by `self.provider`.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Err(rustls::Error::General("only TLS 1.3 is spoken here".into()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signature: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &self.provider.signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            self.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+#[cfg(feature = "testing")]
+pub(crate) use signatures;
 
 /// What both directions share.
 #[derive(Debug)]
@@ -43,7 +71,8 @@ impl Tls {
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), Arc::clone(&self.provider))
                 .build()
                 .map_err(|error| WireError::Certificate(error.to_string()))?;
-        let verifier = Members { chain, cluster: self.credentials.identity().cluster().to_owned() };
+        let cluster = self.credentials.identity().cluster().to_owned();
+        let verifier = Members { chain, provider: Arc::clone(&self.provider), cluster };
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(tls_error)?
@@ -89,6 +118,7 @@ pub(crate) fn proven_identity(connection: &quinn::Connection) -> Result<PeerIden
 #[derive(Debug)]
 struct Members {
     chain: Arc<dyn ClientCertVerifier>,
+    provider: Arc<CryptoProvider>,
     cluster: String,
 }
 
@@ -111,27 +141,7 @@ impl ClientCertVerifier for Members {
         Ok(verified)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
+    signatures!();
 }
 
 /// Client side: the peer that the caller means, signed by this cluster's authority.
@@ -163,37 +173,12 @@ impl ServerCertVerifier for Expected {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
 fn identity_of(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, Error> {
     PeerIdentity::from_certificate(certificate)
         .map_err(|_| CertificateError::ApplicationVerificationFailure.into())
-}
-
-fn only_tls13() -> Error {
-    Error::General("only TLS 1.3 is spoken here".into())
 }
 
 fn tls_error(error: Error) -> WireError {

@@ -5,14 +5,11 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
+use lyceum_wire::testing::{Rogue, hostile_datagrams, oversized_frame, sound_hello};
 use lyceum_wire::*;
-use quinn::crypto::rustls::QuicClientConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A head that lets in agents and workers, and the authority behind it.
 fn school() -> (Authority, Endpoint) {
@@ -37,118 +34,25 @@ async fn assert_lives(authority: &Authority, head: &Endpoint) {
     assert_eq!(called.lane().unwrap().1.recv().await.unwrap().unwrap().payload[..], *b"still there?");
 }
 
-/// QUIC under the cluster's TLS, and no more: what a member does that follows no rule of ours.
-struct Rogue {
-    _endpoint: quinn::Endpoint,
-    connection: quinn::Connection,
+/// A member that follows no rule of ours beyond TLS.
+async fn rogue(authority: &Authority, addr: SocketAddr) -> Rogue {
+    Rogue::call(&credentials(authority, PeerRole::Agent, "n1", 66), addr).await.unwrap()
 }
 
-impl Rogue {
-    async fn connect(authority: &Authority, addr: SocketAddr) -> Self {
-        let pem = credentials(authority, PeerRole::Agent, "n1", 66).to_bytes();
-        let chain: Vec<CertificateDer> = CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
-        let mut tls = careless_client().with_client_auth_cert(chain[..1].to_vec(), key).unwrap();
-        tls.alpn_protocols = vec![b"lyceum".to_vec()];
-        Self::open(tls, addr).await.unwrap()
+/// TLS itself refuses the caller, in the handshake or right after the caller's side of it.
+async fn assert_refused_by_tls(called: Result<Rogue>) {
+    if let Ok(rogue) = called {
+        let (code, told) = rogue.told().await;
+        assert_eq!(code, None, "it is TLS that refuses: {told}");
     }
-
-    async fn open(tls: rustls::ClientConfig, addr: SocketAddr) -> Result<Self, quinn::ConnectionError> {
-        let endpoint = quinn::Endpoint::client(loopback()).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        let connection = endpoint.connect_with(config, addr, "whatever").unwrap().await?;
-        Ok(Self { _endpoint: endpoint, connection })
-    }
-
-    /// Opens the first stream and says `bytes` on it.
-    async fn say(&self, bytes: &[u8]) -> (quinn::SendStream, quinn::RecvStream) {
-        let (mut sender, receiver) = self.connection.open_bi().await.unwrap();
-        // The other end may have closed by then, which is what the tests want to see.
-        let _ = sender.write_all(bytes).await;
-        (sender, receiver)
-    }
-
-    async fn told(&self) -> (Option<u64>, String) {
-        match self.connection.closed().await {
-            quinn::ConnectionError::ApplicationClosed(close) => {
-                (Some(close.error_code.into_inner()), String::from_utf8(close.reason.to_vec()).unwrap())
-            }
-            other => (None, other.to_string()),
-        }
-    }
-}
-
-fn careless_client() -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
-    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustsAnybody))
-}
-
-#[derive(Debug)]
-struct TrustsAnybody;
-
-impl rustls::client::danger::ServerCertVerifier for TrustsAnybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// A sound hello on the wire, pinned byte by byte: version 1, lane, no roles.
-fn sound_hello() -> Vec<u8> {
-    let body = [&b"LYCM"[..], &[1, 0, 0, 0], &RKYV_FORMAT.to_le_bytes(), &[0, 0]].concat();
-    [&(body.len() as u32).to_le_bytes()[..], &body].concat()
 }
 
 #[tokio::test]
 async fn l6_garbage_datagrams_do_no_harm() {
     let (authority, head) = school();
     let socket = std::net::UdpSocket::bind(loopback()).unwrap();
-    let mut state = 88172645463325252u64;
-    for len in (0..1500).step_by(7) {
-        let garbage: Vec<u8> = (0..len)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state as u8
-            })
-            .collect();
-        socket.send_to(&garbage, head.local_addr()).unwrap();
-        // As if it were the first packet of a connection.
-        let mut initial = vec![0xc3, 0, 0, 0, 1, 8];
-        initial.extend(&garbage);
-        socket.send_to(&initial, head.local_addr()).unwrap();
+    for datagram in hostile_datagrams(1) {
+        socket.send_to(&datagram, head.local_addr()).unwrap();
     }
     assert_lives(&authority, &head).await;
 }
@@ -156,12 +60,7 @@ async fn l6_garbage_datagrams_do_no_harm() {
 #[tokio::test]
 async fn l6_a_caller_without_a_certificate_is_refused() {
     let (authority, head) = school();
-    let mut tls = careless_client().with_no_client_auth();
-    tls.alpn_protocols = vec![b"lyceum".to_vec()];
-    if let Ok(rogue) = Rogue::open(tls, head.local_addr()).await {
-        let (code, told) = rogue.told().await;
-        assert_eq!(code, None, "it is TLS that refuses: {told}");
-    }
+    assert_refused_by_tls(Rogue::call_without_certificate(head.local_addr()).await).await;
     assert_lives(&authority, &head).await;
     assert_eq!(head.statistics(), EndpointStatistics { accepted: 1, refused: 1 });
 }
@@ -175,15 +74,8 @@ async fn l6_a_cluster_of_the_same_name_with_another_authority_is_a_stranger_in_b
     assert!(matches!(error, WireError::Connect { .. }), "{error}");
 
     // The caller who checks nothing is refused by the callee all the same.
-    let pem = credentials(&double, PeerRole::Agent, "n1", 66).to_bytes();
-    let own = CertificateDer::from_pem_slice(&pem).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
-    let mut tls = careless_client().with_client_auth_cert(vec![own], key).unwrap();
-    tls.alpn_protocols = vec![b"lyceum".to_vec()];
-    if let Ok(rogue) = Rogue::open(tls, head.local_addr()).await {
-        let (code, told) = rogue.told().await;
-        assert_eq!(code, None, "it is TLS that refuses: {told}");
-    }
+    let credentials = credentials(&double, PeerRole::Agent, "n1", 66);
+    assert_refused_by_tls(Rogue::call(&credentials, head.local_addr()).await).await;
     assert_lives(&authority, &head).await;
     assert_eq!(head.statistics().accepted, 1);
 }
@@ -277,8 +169,8 @@ async fn bad_hellos_are_refused_with_the_reason() {
         (&sound_hello()[..9], "early"),
     ];
     for (bytes, why) in cases {
-        let rogue = Rogue::connect(&authority, head.local_addr()).await;
-        let (mut sender, _receiver) = rogue.say(bytes).await;
+        let rogue = rogue(&authority, head.local_addr()).await;
+        let (mut sender, _receiver) = rogue.say(bytes).await.unwrap();
         let _ = sender.finish();
         let (code, told) = rogue.told().await;
         assert_eq!(code, Some(CloseCode::BadHello as u64), "{told}");
@@ -291,9 +183,9 @@ async fn bad_hellos_are_refused_with_the_reason() {
 #[tokio::test]
 async fn a_hello_that_never_comes_holds_nobody_up() {
     let (authority, head) = school();
-    let mute = Rogue::connect(&authority, head.local_addr()).await;
-    let stutterer = Rogue::connect(&authority, head.local_addr()).await;
-    let _streams = stutterer.say(&sound_hello()[..5]).await;
+    let mute = rogue(&authority, head.local_addr()).await;
+    let stutterer = rogue(&authority, head.local_addr()).await;
+    let _streams = stutterer.say(&sound_hello()[..5]).await.unwrap();
     assert_lives(&authority, &head).await;
     for rogue in [mute, stutterer] {
         rogue.told().await;
@@ -307,8 +199,8 @@ async fn on_the_lane(
     head: &Endpoint,
     bytes: &[u8],
 ) -> (WireError, (Option<u64>, String)) {
-    let rogue = Rogue::connect(authority, head.local_addr()).await;
-    let (mut sender, _receiver) = rogue.say(&sound_hello()).await;
+    let rogue = rogue(authority, head.local_addr()).await;
+    let (mut sender, _receiver) = rogue.say(&sound_hello()).await.unwrap();
     let called = head.accept().await.unwrap();
     let (_sender, mut lane) = called.lane().unwrap();
     let _ = sender.write_all(bytes).await;
@@ -330,11 +222,10 @@ async fn bad_frames_close_that_connection_with_the_reason_and_no_other() {
     let calling = neighbour.connect(head.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap();
     let called = head.accept().await.unwrap();
 
-    let oversized = [&(MAX_PAYLOAD as u32 + 1).to_le_bytes()[..], &[0; 28]].concat();
     let long_extension = [&[0; 4][..], &5000u16.to_le_bytes(), &[0; 26]].concat();
     let truncated = [&100u32.to_le_bytes()[..], &[0; 28], &[1; 60]].concat();
     let cases: [(&[u8], &str); 5] = [
-        (&oversized, "a payload of 1048577 bytes"),
+        (&oversized_frame(), "a payload of 1048577 bytes"),
         (&long_extension, "an extension of 5000 bytes"),
         (&truncated, "ended within a frame"),
         (&[1; 7], "ended within a frame"),
@@ -355,16 +246,16 @@ async fn bad_frames_close_that_connection_with_the_reason_and_no_other() {
 #[tokio::test]
 async fn bad_bulk_headers_close_that_connection_or_pass_that_stream_over() {
     let (authority, head) = school();
-    let rogue = Rogue::connect(&authority, head.local_addr()).await;
-    let _lane = rogue.say(&sound_hello()).await;
+    let rogue = rogue(&authority, head.local_addr()).await;
+    let _lane = rogue.say(&sound_hello()).await.unwrap();
     let called = head.accept().await.unwrap();
 
-    let (mut short, _short) = rogue.say(&[9, 0, 1, 2]).await;
+    let (mut short, _short) = rogue.say(&[9, 0, 1, 2]).await.unwrap();
     short.finish().unwrap();
-    let _sound = rogue.say(&[2, 0, 7, 8]).await;
+    let _sound = rogue.say(&[2, 0, 7, 8]).await.unwrap();
     assert_eq!(called.accept_bulk().await.unwrap().0[..], [7, 8], "the stream given up is passed over");
 
-    let _long = rogue.say(&[0xff, 0xff]).await;
+    let _long = rogue.say(&[0xff, 0xff]).await.unwrap();
     assert!(matches!(called.accept_bulk().await, Err(WireError::BulkHeader { len: 65535, .. })));
     assert_eq!(rogue.told().await.0, Some(CloseCode::BadFrame as u64));
     assert_lives(&authority, &head).await;

@@ -115,6 +115,12 @@ impl StoreClient {
     pub fn revoke(&self, reference: &ObjectRef) {
         self.client.link.tell(Tell::Revoke { id: reference.id, ticket: reference.ticket });
     }
+
+    /// Gives up a reference that came in a message and will not be opened: its lease in transit ends, wherever it was
+    /// made.
+    pub fn discard(&self, reference: &ObjectRef) {
+        self.client.link.tell(Tell::Discard { reference: reference.clone() });
+    }
 }
 
 impl Granted {

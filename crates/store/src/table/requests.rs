@@ -61,6 +61,9 @@ impl Table {
                 effects.push(Effect::Condemn { holder, reason });
             }
             Tell::Revoke { id, ticket } => self.revoke(holder, id, ticket),
+            Tell::Discard { reference: ObjectRef { id, node, ticket, .. } } => {
+                self.settle(&node, id, ticket, effects);
+            }
             Tell::Cancel { number } => {
                 if let Some(&waits_for) = state.waiting.get(&number) {
                     self.stop_waiting(holder, number, waits_for, effects);

@@ -1,7 +1,8 @@
 //! Leases in transit: what keeps an object alive while a reference to it is in a message.
 //!
 //! The rules by which one ends, whichever comes first:
-//! 1. the receiver's agent has a lease of its own (locally in the same event, from another node by acknowledgement);
+//! 1. the receiver's agent has a lease of its own (locally in the same event, from another node by acknowledgement), or
+//!    the receiver says that it will never want one;
 //! 2. the sender takes it back;
 //! 3. the receiver it was made for has ended;
 //! 4. `TransitRules::orphaned` after the sender ended, or after a fetch on it broke off;

@@ -1,5 +1,9 @@
 //! Test doubles for this crate and those above it. Behind the feature `testing`.
 
 mod lossy;
+mod relay;
+mod rogue;
 
 pub use lossy::{Faults, LossySocket};
+pub use relay::LossyRelay;
+pub use rogue::{Rogue, hostile_datagrams, oversized_frame, sound_hello};

@@ -1,0 +1,201 @@
+//! The table against random histories.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::super::*;
+use super::world::World;
+use super::{PAGE, RULES};
+use crate::object::ObjectRef;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Attach(u64),
+    Gone(u64),
+    Create(u64, u64, u64),
+    Seal(Index),
+    Abandon(Index),
+    Share(Index, Option<u64>),
+    Open(u64, Index),
+    OpenRemote(u64, u64, u64),
+    Release(Index),
+    Revoke(u64, Index),
+    Discard(u64, Index),
+    Cancel(Index),
+    Land(Index),
+    Fail(Index),
+    Serve(Index),
+    ServeEnded(Index, bool),
+    Acknowledged(Index),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let holder = 1..5u64;
+    let index = any::<Index>;
+    let step = prop_oneof![
+        3 => holder.clone().prop_map(Step::Attach),
+        1 => holder.clone().prop_map(Step::Gone),
+        6 => (holder.clone(), 0..12 * PAGE, 0..3000u64).prop_map(|(h, l, w)| Step::Create(h, l, w)),
+        5 => index().prop_map(Step::Seal),
+        1 => index().prop_map(Step::Abandon),
+        4 => (index(), prop::option::of(1..7u64)).prop_map(|(i, r)| Step::Share(i, r)),
+        4 => (holder.clone(), index()).prop_map(|(h, i)| Step::Open(h, i)),
+        4 => (holder.clone(), 1..4u64, 1..5u64).prop_map(|(h, object, ticket)| Step::OpenRemote(h, object, ticket)),
+        4 => index().prop_map(Step::Release),
+        1 => (holder.clone(), index()).prop_map(|(h, i)| Step::Revoke(h, i)),
+        1 => (holder, index()).prop_map(|(h, i)| Step::Discard(h, i)),
+        1 => index().prop_map(Step::Cancel),
+        3 => index().prop_map(Step::Land),
+        2 => index().prop_map(Step::Fail),
+        2 => index().prop_map(Step::Serve),
+        2 => (index(), any::<bool>()).prop_map(|(i, a)| Step::ServeEnded(i, a)),
+        1 => index().prop_map(Step::Acknowledged),
+        2 => (0..5000u64).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 0..120)
+}
+
+fn take<T>(from: &mut Vec<T>, index: Index) -> Option<T> {
+    if from.is_empty() { None } else { Some(from.swap_remove(index.index(from.len()))) }
+}
+
+fn run(world: &mut World, step: Step) {
+    match step {
+        Step::Attach(holder) => world.attach(holder),
+        Step::Gone(holder) => world.gone(holder),
+        Step::Create(holder, len, wait_ms) => {
+            world.ask(holder, Ask::Create { len, wait_ms });
+        }
+        Step::Seal(index) => {
+            if let Some((holder, id)) = take(&mut world.writing, index) {
+                let number = world.ask(holder, Ask::Seal { id });
+                assert_eq!(world.reply(number), Some(Reply::Sealed));
+                world.leases.push((holder, id));
+            }
+        }
+        Step::Abandon(index) => {
+            if let Some((holder, id)) = take(&mut world.writing, index) {
+                world.apply(Event::Told { holder, tell: Tell::Abandon { id } });
+            }
+        }
+        Step::Share(index, receiver) => {
+            if !world.leases.is_empty() {
+                let (holder, id) = world.leases[index.index(world.leases.len())];
+                let reference = world.share(holder, id, receiver);
+                world.references.push(reference);
+            }
+        }
+        Step::Open(holder, index) => {
+            if let Some(reference) = take(&mut world.references, index)
+                && let Some(Reply::Opened { .. }) = world.open(holder, &reference)
+            {
+                world.leases.push((holder, reference.id));
+            }
+        }
+        Step::OpenRemote(holder, sequence, ticket) => {
+            let id = ObjectId { origin: 9, sequence };
+            let node = if ticket % 2 == 0 { "there" } else { "elsewhere" };
+            let reference = ObjectRef { id, node: node.into(), len: sequence * PAGE, ticket };
+            if let Some(Reply::Opened { .. }) = world.open(holder, &reference) {
+                world.leases.push((holder, id));
+            }
+        }
+        Step::Release(index) => {
+            if let Some((holder, id)) = take(&mut world.leases, index) {
+                world.apply(Event::Told { holder, tell: Tell::Release { id } });
+            }
+        }
+        Step::Revoke(holder, index) => {
+            if !world.references.is_empty() {
+                let reference = world.references[index.index(world.references.len())].clone();
+                let tell = Tell::Revoke { id: reference.id, ticket: reference.ticket };
+                world.apply(Event::Told { holder, tell });
+            }
+        }
+        Step::Discard(holder, index) => {
+            if let Some(reference) = take(&mut world.references, index) {
+                world.apply(Event::Told { holder, tell: Tell::Discard { reference } });
+            }
+        }
+        Step::Cancel(index) => {
+            let asks: Vec<_> = world.open_asks.iter().copied().collect();
+            if !asks.is_empty() {
+                let (holder, number) = asks[index.index(asks.len())];
+                world.apply(Event::Told { holder, tell: Tell::Cancel { number } });
+                assert_eq!(world.reply(number), Some(Reply::Failed(StoreError::Cancelled)));
+            }
+        }
+        Step::Land(index) | Step::Fail(index) => {
+            let running: Vec<_> = world.fetches.iter().map(|(&f, &id)| (f, id)).collect();
+            if running.is_empty() {
+                return;
+            }
+            let (fetch, id) = running[index.index(running.len())];
+            world.fetches.remove(&fetch);
+            world.stopped.remove(&fetch);
+            let answered = world.replies.len();
+            if matches!(step, Step::Land(_)) {
+                world.apply(Event::FetchLanded { fetch, id });
+                for (holder, _, reply) in &world.replies[answered..] {
+                    if matches!(reply, Reply::Opened { .. }) {
+                        world.leases.push((*holder, id));
+                    }
+                }
+            } else {
+                world.apply(Event::FetchFailed { fetch, id, reason: "by chance".into() });
+            }
+        }
+        Step::Serve(index) => {
+            if !world.references.is_empty() {
+                let reference = &world.references[index.index(world.references.len())];
+                let (id, ticket) = (reference.id, reference.ticket);
+                world.serves += 1;
+                world.servings.push((world.serves, ticket));
+                world.apply(Event::Serve { serve: world.serves, id });
+            }
+        }
+        Step::ServeEnded(index, acknowledged) => {
+            if let Some((serve, ticket)) = take(&mut world.servings, index) {
+                world.apply(Event::ServeEnded { serve, ticket, acknowledged });
+            }
+        }
+        Step::Acknowledged(index) => {
+            if let Some(reference) = take(&mut world.references, index) {
+                world.apply(Event::Acknowledged { id: reference.id, ticket: reference.ticket });
+            }
+        }
+        Step::Wait(milliseconds) => {
+            world.now += Duration::from_millis(milliseconds);
+            world.apply(Event::Tick);
+            assert!(world.table.next_deadline().is_none_or(|at| at > world.now), "nothing overdue is left");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn l1_l2_t4_nothing_is_left_in_use_whatever_the_history(steps in steps()) {
+        let mut world = World::new(8);
+        for step in steps {
+            run(&mut world, step);
+        }
+        for holder in 1..8 {
+            world.gone(holder);
+        }
+        while let Some((&fetch, &id)) = world.fetches.first_key_value() {
+            world.fetches.remove(&fetch);
+            world.apply(Event::FetchFailed { fetch, id, reason: "the end".into() });
+        }
+        while let Some((serve, ticket)) = world.servings.pop() {
+            world.apply(Event::ServeEnded { serve, ticket, acknowledged: false });
+        }
+        world.now += RULES.orphaned;
+        world.apply(Event::Tick);
+        let usage = world.table.usage();
+        prop_assert_eq!(usage, Usage { capacity_bytes: usage.capacity_bytes, ..Usage::default() }, "T4");
+        prop_assert!(world.open_asks.is_empty(), "T5");
+    }
+}

@@ -1,0 +1,211 @@
+//! The table by example, where a rule has a name.
+
+use std::time::Duration;
+
+use super::super::*;
+use super::world::World;
+use super::{PAGE, RULES};
+use crate::object::ObjectRef;
+
+#[test]
+fn the_senders_lease_ends_only_when_the_receiver_has_its_own() {
+    let mut world = World::new(4);
+    world.attach(1);
+    world.attach(2);
+    let id = world.object(1, PAGE);
+    let reference = world.share(1, id, None);
+    world.apply(Event::Told { holder: 1, tell: Tell::Release { id } });
+    assert_eq!(world.in_use(), PAGE, "in transit");
+    assert!(matches!(world.open(2, &reference), Some(Reply::Opened { .. })));
+    assert_eq!(world.table.usage().in_transit, 0);
+    world.apply(Event::Told { holder: 2, tell: Tell::Release { id } });
+    assert_eq!(world.in_use(), 0);
+    let lost = world.open(2, &reference);
+    assert!(matches!(lost, Some(Reply::Failed(StoreError::ObjectLost { .. }))), "{lost:?}");
+}
+
+#[test]
+fn a_dead_senders_reference_can_be_claimed_for_a_while_and_then_frees_itself() {
+    for claimed in [true, false] {
+        let mut world = World::new(4);
+        world.attach(1);
+        world.attach(2);
+        let id = world.object(1, PAGE);
+        let reference = world.share(1, id, None);
+        world.gone(1);
+        world.now += RULES.orphaned - Duration::from_millis(1);
+        if claimed {
+            assert!(matches!(world.open(2, &reference), Some(Reply::Opened { .. })));
+        }
+        world.now += Duration::from_millis(1);
+        world.apply(Event::Tick);
+        assert_eq!(world.in_use(), if claimed { PAGE } else { 0 });
+        world.gone(2);
+        assert_eq!(world.in_use(), 0);
+    }
+}
+
+#[test]
+fn a_dead_receiver_frees_what_was_in_transit_to_it_at_once() {
+    let mut world = World::new(4);
+    world.attach(1);
+    let id = world.object(1, PAGE);
+    world.share(1, id, Some(77));
+    world.apply(Event::Told { holder: 1, tell: Tell::Release { id } });
+    assert_eq!(world.in_use(), PAGE);
+    world.gone(77);
+    assert_eq!(world.in_use(), 0);
+}
+
+#[test]
+fn an_unclaimed_reference_expires_and_a_revoked_one_ends_but_only_by_its_sender() {
+    let mut world = World::new(4);
+    world.attach(1);
+    world.attach(2);
+    let id = world.object(1, PAGE);
+    let (first, second) = (world.share(1, id, None), world.share(1, id, None));
+    world.apply(Event::Told { holder: 2, tell: Tell::Revoke { id, ticket: first.ticket } });
+    assert_eq!(world.table.usage().in_transit, 2, "not its to revoke");
+    world.apply(Event::Told { holder: 1, tell: Tell::Revoke { id, ticket: first.ticket } });
+    assert_eq!(world.table.usage().in_transit, 1);
+    world.now += RULES.unclaimed;
+    world.apply(Event::Tick);
+    assert_eq!(world.table.usage().in_transit, 0);
+    assert_eq!(second.id, id);
+    assert_eq!(world.in_use(), PAGE, "the sender still holds it");
+}
+
+#[test]
+fn a_reference_that_is_discarded_unopened_frees_its_object_wherever_it_was_made() {
+    let mut world = World::new(4);
+    world.attach(1);
+    world.attach(2);
+    let id = world.object(1, PAGE);
+    let reference = world.share(1, id, Some(2));
+    world.apply(Event::Told { holder: 1, tell: Tell::Release { id } });
+    assert_eq!(world.in_use(), PAGE);
+    world.apply(Event::Told { holder: 2, tell: Tell::Discard { reference } });
+    assert_eq!(world.in_use(), 0);
+
+    let id = ObjectId { origin: 9, sequence: 1 };
+    let elsewhere = ObjectRef { id, node: "there".into(), len: 10, ticket: 4 };
+    world.apply(Event::Told { holder: 2, tell: Tell::Discard { reference: elsewhere } });
+    assert_eq!(world.effects.last(), Some(&Effect::Acknowledge { node: "there".into(), id, ticket: 4 }));
+    assert!(world.fetches.is_empty(), "nothing is fetched for it");
+}
+
+#[test]
+fn l2_creates_wait_in_turn_and_a_small_one_does_not_overtake() {
+    let mut world = World::new(4);
+    world.attach(1);
+    let (first, second) = (world.object(1, 4 * PAGE), world.object(1, 3 * PAGE));
+    let large = world.ask(1, Ask::Create { len: 4 * PAGE, wait_ms: 5000 });
+    let small = world.ask(1, Ask::Create { len: PAGE, wait_ms: 9000 });
+    assert_eq!(world.reply(small), None, "one page is free, but the large one came first");
+    world.apply(Event::Told { holder: 1, tell: Tell::Release { id: first } });
+    assert!(matches!(world.reply(large), Some(Reply::Created { .. })));
+    assert!(matches!(world.reply(small), Some(Reply::Created { .. })));
+    let late = world.ask(1, Ask::Create { len: PAGE, wait_ms: 5000 });
+    world.now += Duration::from_secs(5);
+    world.apply(Event::Tick);
+    let Some(Reply::Failed(StoreError::Full { in_use, waited_ms, .. })) = world.reply(late) else { panic!() };
+    assert_eq!((in_use, waited_ms), (8 * PAGE, 5000));
+    world.apply(Event::Told { holder: 1, tell: Tell::Release { id: second } });
+    let too_large = world.ask(1, Ask::Create { len: 4 * PAGE + 1, wait_ms: 5000 });
+    assert!(matches!(world.reply(too_large), Some(Reply::Failed(StoreError::TooLarge { .. }))), "at once");
+}
+
+#[test]
+fn one_fetch_serves_all_who_wait_and_every_ticket_is_acknowledged() {
+    let mut world = World::new(4);
+    world.attach(1);
+    world.attach(2);
+    let id = ObjectId { origin: 9, sequence: 1 };
+    let reference = |ticket| ObjectRef { id, node: "there".into(), len: 10, ticket };
+    assert_eq!(world.open(1, &reference(1)), None);
+    assert_eq!(world.open(2, &reference(2)), None);
+    assert_eq!(world.fetches.len(), 1);
+    let fetch = *world.fetches.keys().next().unwrap();
+    world.apply(Event::FetchLanded { fetch, id });
+    assert_eq!(world.table.usage().leases, 2);
+    let acknowledge = |ticket| Effect::Acknowledge { node: "there".into(), id, ticket };
+    assert!(world.effects.contains(&acknowledge(2)), "the fetch itself acknowledges the first");
+    assert!(!world.effects.contains(&acknowledge(1)));
+    assert!(matches!(world.open(1, &reference(3)), Some(Reply::Opened { .. })));
+    assert!(world.effects.contains(&acknowledge(3)), "already here: no second fetch");
+}
+
+#[test]
+fn a_fetch_nobody_waits_for_keeps_its_place_until_its_writer_has_let_go() {
+    let mut world = World::new(4);
+    world.attach(1);
+    let id = ObjectId { origin: 9, sequence: 1 };
+    assert_eq!(world.open(1, &ObjectRef { id, node: "there".into(), len: 10, ticket: 4 }), None);
+    let fetch = *world.fetches.keys().next().unwrap();
+    world.gone(1);
+    assert!(world.stopped.contains(&fetch));
+    assert!(world.effects.contains(&Effect::Acknowledge { node: "there".into(), id, ticket: 4 }));
+    assert_eq!(world.in_use(), PAGE);
+    world.apply(Event::FetchFailed { fetch, id, reason: "stopped".into() });
+    assert_eq!(world.in_use(), 0);
+}
+
+#[test]
+fn l3_a_failed_fetch_is_an_object_lost_that_names_the_node_and_another_node_is_tried() {
+    let mut world = World::new(4);
+    world.attach(1);
+    let id = ObjectId { origin: 9, sequence: 1 };
+    let reference = |node: &str| ObjectRef { id, node: node.into(), len: 10, ticket: 4 };
+    world.open(1, &reference("there"));
+    let there = world.last_number;
+    world.open(1, &reference("elsewhere"));
+    let elsewhere = world.last_number;
+    let fetch = *world.fetches.keys().next().unwrap();
+    world.fetches.remove(&fetch);
+    world.apply(Event::FetchFailed { fetch, id, reason: "it died".into() });
+    assert_eq!(world.reply(there), Some(Reply::Failed(StoreError::lost(id, "there", "it died"))));
+    assert_eq!(world.reply(elsewhere), None);
+    let (&fetch, _) = world.fetches.first_key_value().unwrap();
+    world.apply(Event::FetchLanded { fetch, id });
+    assert!(matches!(world.reply(elsewhere), Some(Reply::Opened { .. })));
+}
+
+#[test]
+fn a_process_frees_seals_and_shares_only_what_it_holds() {
+    let mut table = Table::new("here", 5, RULES, Pool::new(&[4 * PAGE], PAGE));
+    let mut apply = |event| table.apply(event, Duration::ZERO);
+    apply(Event::Attached { holder: 1 });
+    apply(Event::Attached { holder: 2 });
+    let created =
+        apply(Event::Asked { holder: 1, number: 1, ask: Ask::Create { len: 1, wait_ms: 0 }, fresh: 1 });
+    let [Effect::Reply { reply: Reply::Created { id, .. }, .. }] = created[..] else { panic!("{created:?}") };
+    for ask in [Ask::Seal { id }, Ask::Share { id, receiver: None }] {
+        let refused = apply(Event::Asked { holder: 2, number: 1, ask, fresh: 2 });
+        let [Effect::Reply { reply: Reply::Failed(StoreError::NotHeld { .. }), .. }] = refused[..] else {
+            panic!("{refused:?}")
+        };
+    }
+    for tell in [Tell::Abandon { id }, Tell::Release { id }] {
+        let condemned = apply(Event::Told { holder: 2, tell });
+        assert!(matches!(condemned[..], [Effect::Condemn { holder: 2, .. }]), "{condemned:?}");
+    }
+    let sealed = apply(Event::Asked { holder: 1, number: 2, ask: Ask::Seal { id }, fresh: 3 });
+    assert!(matches!(sealed[..], [Effect::Reply { reply: Reply::Sealed, .. }]));
+    assert!(matches!(
+        apply(Event::Told { holder: 1, tell: Tell::Abandon { id } })[..],
+        [Effect::Condemn { .. }]
+    ));
+}
+
+#[test]
+fn l2_a_process_with_too_many_asks_under_way_breaks_the_protocol() {
+    let mut table = Table::new("here", 5, RULES, Pool::new(&[PAGE], PAGE));
+    table.apply(Event::Attached { holder: 1 }, Duration::ZERO);
+    let mut condemned = false;
+    for number in 0..=crate::protocol::MAX_OUTSTANDING as u64 + 1 {
+        let ask = Ask::Create { len: 1, wait_ms: 1000 };
+        let effects = table.apply(Event::Asked { holder: 1, number, ask, fresh: number }, Duration::ZERO);
+        condemned |= matches!(effects[..], [Effect::Condemn { .. }]);
+    }
+    assert!(condemned);
+}
