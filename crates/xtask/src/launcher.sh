@@ -1,29 +1,29 @@
 #!/bin/sh
-# Starts @PROGRAM@ with the torch of this node's own Python (LYCEUM_PYTHON names another interpreter).
+# Starts @PROGRAM@ of this bundle. The first start on a node unpacks the programs into the user's cache.
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-python=${LYCEUM_PYTHON:-python3}
-# Importing torch takes seconds; finding it does not.
-found=$("$python" - <<'PYTHON'
-import glob, importlib.metadata, importlib.util, os, sys
-spec = importlib.util.find_spec("torch")
-if spec is None or not spec.submodule_search_locations:
-    sys.exit("torch is not installed")
-torch = spec.submodule_search_locations[0]
-version = importlib.metadata.version("torch")
-# CUDA libraries of the wheels lie beside torch; libtorch's own run path finds them, a plain dlopen does not.
-beside = sorted(glob.glob(os.path.join(os.path.dirname(torch), "nvidia", "*", "lib")))
-print(version)
-print(":".join([os.path.join(torch, "lib"), *beside]))
+archive=$here/@ARCHIVE@
+cache=${XDG_CACHE_HOME:-${HOME:?neither XDG_CACHE_HOME nor HOME is set}/.cache}/lyceum
+programs=$cache/bundle-@HASH@
+if [ ! -d "$programs" ]; then
+    mkdir -p "$cache"
+    partial=$(mktemp -d "$cache/bundle-@HASH@.XXXXXX")
+    trap 'rm -rf "$partial"' EXIT
+    trap 'exit 1' HUP INT TERM
+    "${LYCEUM_PYTHON:-python3}" - "$archive" "$partial" <<'PYTHON' || { echo "lyceum: cannot unpack $archive" >&2; exit 1; }
+import hashlib, sys, tarfile
+archive, folder = sys.argv[1:]
+with open(archive, "rb") as file:
+    found = hashlib.sha256(file.read()).hexdigest()
+if not found.startswith("@HASH@"):
+    sys.exit(f"{archive} is damaged: its hash is {found}, not @HASH@...")
+with tarfile.open(archive, "r:xz") as programs:
+    programs.extractall(folder)
 PYTHON
-) || { echo "lyceum: $python has no torch: install torch 2.11.0, or set LYCEUM_PYTHON" >&2; exit 1; }
-version=$(printf '%s\n' "$found" | sed -n 1p)
-libraries=$(printf '%s\n' "$found" | sed -n 2p)
-case $version in
-    2.11.0 | 2.11.0+*) ;;
-    *) echo "lyceum: $python has torch $version; torch 2.11.0 is needed" >&2; exit 1 ;;
-esac
-export LYCEUM_TORCH_LIB="${libraries%%:*}"
-export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    # Whoever comes first wins; the others have unpacked the same.
+    mv -T "$partial" "$programs" 2>/dev/null || [ -d "$programs" ]
+    rm -rf "$partial"
+    trap - EXIT HUP INT TERM
+fi
 export LYCEUM_HOME="$here"
-exec "$here/bin/@PROGRAM@" "$@"
+exec "$programs/@PROGRAM@" "$@"

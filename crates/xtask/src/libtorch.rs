@@ -171,7 +171,8 @@ fn damage(directory: &Path) -> Option<String> {
     (headers != HEADER_COUNT).then(|| format!("include/ has {headers} of {HEADER_COUNT} headers"))
 }
 
-fn sha256(path: &Path) -> std::io::Result<String> {
+/// SHA-256 of a file, in hexadecimal digits.
+pub fn sha256(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0_u8; 1 << 20];
