@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use lyceum_synth::pair::Kind;
+
 use crate::draw;
 use crate::output::{Document, Item};
 use crate::tasks::{Category, ask_one};
@@ -85,15 +87,11 @@ fn reading(seed: u64, document: &Document, stock: &Stock<'_>) -> Option<Item> {
     const ASKED: [Category; 4] = [Category::Name, Category::Role, Category::Language, Category::Mentioned];
     let text = Text::parse(&document.text).filter(|text| text.context.len() <= 1000)?;
     let first = draw::below(seed, &document.id, "reading", ASKED.len());
-    let category = ASKED.into_iter().cycle().skip(first).take(ASKED.len());
-    // The kind is drawn with the seed: the first seed that gives one without reasoning is taken.
-    let pair =
-        category.flat_map(|category| (0..8).map(move |n| (category, n))).find_map(|(category, n)| {
-            let task = ask_one(seed.wrapping_add(n), &document.id, &text, category)?;
-            let fits = category == Category::Name
-                || !task.pair.options().is_empty() && task.pair.reasoning().is_none();
-            fits.then_some(task.pair)
-        })?;
+    let mut category = ASKED.into_iter().cycle().skip(first).take(ASKED.len());
+    let pair = category.find_map(|category| {
+        let kind = if category == Category::Name { Kind::Plain } else { Kind::Options };
+        Some(ask_one(&text, category, kind)?.pair)
+    })?;
     let right = pair.answer();
     let wrong: Vec<&str> = match pair.options() {
         [] => wrong_choices(seed, document, "names", &stock.names)?,

@@ -35,11 +35,13 @@ pub struct Options {
     pub longest_context: usize,
     /// Pairs of one context are at most this long together, in bytes.
     pub pair_budget: usize,
-    /// Variants of each tuning context: the same text, other questions and phrasings.
-    pub variants: u32,
     /// Packages of one source that are tuned on, at most.
     pub per_source: usize,
 }
+
+/// Bytes of a text's questions and answers, at most: about 110 tokens, with their marks some 30 less than what the demo
+/// lets its synthesizer write.
+pub const PAIR_BUDGET: usize = 330;
 
 /// The demo's seed.
 pub const SEED: u64 = 20_240_620;
@@ -47,7 +49,7 @@ pub const SEED: u64 = 20_240_620;
 impl Options {
     /// The demo's own choices.
     pub fn demo(out: PathBuf, sample: Option<PathBuf>) -> Self {
-        Self { out, sample, seed: SEED, longest_context: 1000, pair_budget: 700, variants: 2, per_source: 3 }
+        Self { out, sample, seed: SEED, longest_context: 1000, pair_budget: PAIR_BUDGET, per_source: 3 }
     }
 }
 
@@ -226,9 +228,8 @@ pub fn build(options: &Options, packages: &[Package]) -> Result<Corpus> {
         draw::shuffle(options.seed, "order", set, |document| &document.id);
     }
     let of = |set: Set| documents.get(&set).map(Vec::as_slice).unwrap_or_default();
-    let tuning =
-        (0..options.variants).flat_map(|variant| examples(options, of(Set::Tuning), variant)).collect();
-    let tuning_heldout = examples(options, of(Set::TuningHeldout), 0);
+    let tuning = examples(options, of(Set::Tuning));
+    let tuning_heldout = examples(options, of(Set::TuningHeldout));
     Ok(Corpus { tuning, tuning_heldout, documents, notes })
 }
 
@@ -275,23 +276,22 @@ fn whole<'a>(
     packages.into_iter().map(|package| (package, package.description.paragraphs.clone())).collect()
 }
 
-/// Each document with its questions, in an order drawn for this variant.
-fn examples(options: &Options, documents: &[Document], variant: u32) -> Vec<Example> {
-    let seed = options.seed.wrapping_add(u64::from(variant));
+/// Each document with its questions, in a drawn order.
+fn examples(options: &Options, documents: &[Document]) -> Vec<Example> {
     let mut examples: Vec<Example> = documents
         .iter()
         .filter_map(|document| {
             let text = Text::parse(&document.text)?;
-            let tasks = tasks::ask(seed, &document.id, &text, options.pair_budget);
+            let tasks = tasks::ask(&text, options.pair_budget);
             (tasks.len() >= 2).then(|| Example {
-                id: format!("{}#{variant}", document.id),
+                id: document.id.clone(),
                 source: document.source.clone(),
                 context: document.text.clone(),
                 tasks,
             })
         })
         .collect();
-    draw::shuffle(seed, "example order", &mut examples, |example| &example.id);
+    draw::shuffle(options.seed, "example order", &mut examples, |example| &example.id);
     examples
 }
 

@@ -11,11 +11,8 @@ pub struct Text<'a> {
     pub summary: &'a str,
     /// All after the first line.
     pub body: &'a str,
-    /// The items of the text's only list, without end punctuation; empty when there is
-    /// no list, more than one, or a nested one.
-    pub items: Vec<&'a str>,
-    /// Whether any line is a list item.
-    pub has_list: bool,
+    /// What the first line that is a list item says, without end punctuation.
+    pub first_item: Option<&'a str>,
 }
 
 /// Writes a context.
@@ -35,13 +32,13 @@ impl<'a> Text<'a> {
         {
             return None;
         }
-        let has_list = body.lines().any(is_item);
-        Some(Self { context, name, summary, body, items: only_list(body), has_list })
+        let first_item = body.lines().find_map(item);
+        Some(Self { context, name, summary, body, first_item })
     }
 
     /// Lines of running text: no list items, nothing preformatted.
     pub fn prose(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.body.lines().filter(|line| !is_item(line) && !line.starts_with(' ') && !line.is_empty())
+        self.body.lines().filter(|line| item(line).is_none() && !line.starts_with(' ') && !line.is_empty())
     }
 
     /// The sentences of the running text, without their full stops.
@@ -50,22 +47,9 @@ impl<'a> Text<'a> {
     }
 }
 
-fn is_item(line: &str) -> bool {
-    line.trim_start().starts_with("* ")
-}
-
-fn only_list(body: &str) -> Vec<&str> {
-    let mut items = Vec::new();
-    let mut ended = false;
-    for line in body.lines() {
-        match line.strip_prefix("* ") {
-            Some(_) if ended => return Vec::new(),
-            Some(item) => items.push(item.trim_end_matches(['.', ',', ';', ':', ' '])),
-            None if is_item(line) => return Vec::new(),
-            None => ended = !items.is_empty(),
-        }
-    }
-    items
+fn item(line: &str) -> Option<&str> {
+    let item = line.trim_start().strip_prefix("* ")?;
+    Some(item.trim_end_matches(['.', ',', ';', ':', ' ']))
 }
 
 /// Cuts a line into sentences, without their full stops.
@@ -119,17 +103,16 @@ mod tests {
             compose("foo-dev", "tools - and more", &["First. Second e.g. this.".into(), "* a.\n* b;".into()]);
         let text = Text::parse(&context).expect("a context");
         assert_eq!((text.name, text.summary), ("foo-dev", "tools - and more"));
-        assert_eq!(text.items, ["a", "b"]);
+        assert_eq!(text.first_item, Some("a"));
         assert_eq!(text.sentences().collect::<Vec<_>>(), ["First", "Second e.g. this"]);
     }
 
     #[test]
-    fn two_lists_or_a_nested_one_give_no_items() {
-        for body in ["* a\n* b\n\nword\n\n* c", "* a\n  * b\n* c"] {
-            let context = format!("foo - bar\n\n{body}");
-            let text = Text::parse(&context).expect("a context");
-            assert!(text.items.is_empty() && text.has_list, "{body:?}");
-        }
+    fn a_text_without_a_star_has_no_list() {
+        let text = Text::parse("foo - bar\n\n2 * 3 is 6\n*bold*").expect("a context");
+        assert_eq!(text.first_item, None);
+        let text = Text::parse("foo - bar\n\nHas:\n  * a\n* b").expect("a context");
+        assert_eq!(text.first_item, Some("a"), "also of a nested list");
     }
 
     #[test]

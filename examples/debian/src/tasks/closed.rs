@@ -1,9 +1,8 @@
 //! Closed answers: from a small set, told by a cue in the name or by the text's structure.
 
 use super::Category;
-use super::extract::list;
-use super::vocabulary::{LANGUAGES, ROLES, THINGS, YES_NO};
-use crate::draw;
+use super::plan;
+use super::vocabulary::{AFFIXES, LANGUAGES, ROLES, THINGS, YES_NO, ring};
 use crate::text::{Text, mentions};
 
 /// How many options a question has, where it is not answered by yes or no.
@@ -12,12 +11,11 @@ const OPTIONS: usize = 3;
 /// The answer to a question of a closed category.
 pub fn answer(text: &Text<'_>, category: Category, options: &[&str]) -> Option<String> {
     match category {
-        Category::ItemCount => list(text).map(|items| items.len().to_string()),
+        Category::Identity => Some(text.name.to_owned()),
         Category::Role => role(text.name).map(|(role, _)| role.to_owned()),
         Category::Language => language(text.name).map(|(language, _)| language.to_owned()),
-        Category::HasList => Some(YES_NO[usize::from(!text.has_list)].to_owned()),
+        Category::HasList => Some(has_list(text).to_owned()),
         Category::Mentioned => the_only(options, |option| mentions(text.context, option)),
-        Category::NotMentioned => the_only(options, |option| !mentions(text.context, option)),
         _ => None,
     }
 }
@@ -25,56 +23,78 @@ pub fn answer(text: &Text<'_>, category: Category, options: &[&str]) -> Option<S
 /// The reason for the answer, one short sentence that copies its evidence from the text.
 pub fn reason(text: &Text<'_>, category: Category) -> Option<String> {
     match category {
-        Category::ItemCount => {
-            let numbered = list(text)?.iter().enumerate();
-            let words: Vec<String> = numbered
-                .map(|(at, item)| format!("{}: {}", at + 1, item.split(' ').next().unwrap_or_default()))
-                .collect();
-            Some(format!("The items begin {}.", words.join(", ")))
-        }
         Category::Role => role(text.name).map(|(_, cue)| cue.sentence(text.name)),
         Category::Language => language(text.name).map(|(_, cue)| cue.sentence(text.name)),
-        Category::HasList if text.has_list => Some("Some lines begin with a star.".into()),
+        Category::HasList if text.first_item.is_some() => Some("Some lines begin with a star.".into()),
         Category::HasList => Some("No line begins with a star.".into()),
         _ => None,
     }
 }
 
-/// Options for a question, the right answer among them, in an order drawn for this text.
-/// `None` when the text gives none.
-pub fn options(seed: u64, id: &str, text: &Text<'_>, category: Category) -> Option<Vec<String>> {
-    let drawn = |from: &[&str]| {
-        let mut from: Vec<String> = from.iter().map(|&option| option.to_owned()).collect();
-        draw::shuffle(seed, &format!("{id} {} options", category.name()), &mut from, |option| option);
-        from
+/// Options for a question, the right answer among them, at the place that [`plan::place`] says. `None` when the text
+/// gives none.
+pub fn options(text: &Text<'_>, category: Category) -> Option<Vec<String>> {
+    let place = plan::place(text.name, OPTIONS);
+    let around = |vocabulary: &[&str], right: &str, wrong: &dyn Fn(&str) -> bool| {
+        let options = ring(vocabulary, right, OPTIONS, place, wrong)?;
+        Some(options.into_iter().map(str::to_owned).collect())
     };
-    let with_gold = |vocabulary: &[&str]| {
-        let gold = answer(text, category, &[])?;
-        let mut options = drawn(vocabulary);
-        options.retain(|option| *option != gold);
-        options.truncate(OPTIONS - 1);
-        options.push(gold);
-        Some(options)
-    };
-    let mut options = match category {
-        Category::Role => with_gold(&ROLES)?,
-        Category::Language => with_gold(&LANGUAGES)?,
-        Category::HasList => YES_NO.map(str::to_owned).to_vec(),
-        Category::Mentioned | Category::NotMentioned => {
-            let (mut inside, outside): (Vec<String>, Vec<String>) =
-                drawn(&THINGS).into_iter().partition(|thing| mentions(text.context, thing));
-            let wanted = if category == Category::Mentioned { 1 } else { OPTIONS - 1 };
-            // What the name gives away comes last.
-            inside.sort_by_key(|thing| language(text.name).is_some_and(|(language, _)| language == thing));
-            if inside.len() < wanted {
-                return None;
-            }
-            inside.into_iter().take(wanted).chain(outside.into_iter().take(OPTIONS - wanted)).collect()
+    match category {
+        Category::Identity => Some(names(text.name, place)),
+        Category::Role => around(&ROLES, role(text.name)?.0, &|_| true),
+        Category::Language => around(&LANGUAGES, language(text.name)?.0, &|_| true),
+        Category::Mentioned => {
+            around(&THINGS, first_mentioned(text)?, &|thing| !mentions(text.context, thing))
         }
-        _ => return None,
-    };
-    draw::shuffle(seed, &format!("{id} {} order", category.name()), &mut options, |option| option);
-    Some(options)
+        Category::HasList => {
+            let mut options = YES_NO.map(str::to_owned);
+            if plan::place(text.name, 2) == 1 {
+                options.reverse();
+            }
+            Some(options.to_vec())
+        }
+        _ => None,
+    }
+}
+
+/// Which of role and language a name is asked for: the language of a module, the role of anything else, also of a
+/// module's documentation or data.
+pub fn told_by_affix(name: &str) -> Option<Category> {
+    let beside = ["-doc", "-data", "-common", "-examples", "-tools", "-utils"].iter();
+    let is_module = language(name).is_some() && !beside.clone().any(|affix| name.ends_with(affix));
+    if is_module { Some(Category::Language) } else { role(name).map(|_| Category::Role) }
+}
+
+fn has_list(text: &Text<'_>) -> &'static str {
+    let [yes, no] = YES_NO;
+    if text.first_item.is_some() { yes } else { no }
+}
+
+/// The first thing that the body names, written as our vocabulary writes it, so that it can be copied.
+fn first_mentioned(text: &Text<'_>) -> Option<&'static str> {
+    let found = THINGS.iter().filter_map(|thing| {
+        let literal = text.body.match_indices(thing).find(|(at, _)| {
+            let end = at + thing.len();
+            mentions(&text.body[*at..end], thing) && is_word(text.body, *at, end)
+        });
+        Some((literal?.0, *thing))
+    });
+    found.min().map(|(_, thing)| thing)
+}
+
+fn is_word(text: &str, start: usize, end: usize) -> bool {
+    let joined = |c: char| c.is_alphanumeric() || c == '+' || c == '#';
+    !text[..start].ends_with(char::is_alphanumeric) && !text[end..].starts_with(joined)
+}
+
+/// The name at its place among names with other endings of the same stem.
+fn names(name: &str, place: usize) -> Vec<String> {
+    let own = AFFIXES.into_iter().find(|affix| name.len() > affix.len() && name.ends_with(affix));
+    let stem = &name[..name.len() - own.map_or(0, str::len)];
+    let others = AFFIXES.into_iter().filter(|affix| Some(*affix) != own).skip(usize::from(own.is_none()));
+    let mut names: Vec<String> = others.take(OPTIONS - 1).map(|affix| format!("{stem}{affix}")).collect();
+    names.insert(place, name.to_owned());
+    names
 }
 
 fn the_only(options: &[&str], right: impl Fn(&str) -> bool) -> Option<String> {
@@ -117,29 +137,43 @@ impl Cue {
 }
 
 fn role(name: &str) -> Option<(&'static str, Cue)> {
-    let [development, documentation, library, module, data, fonts, debugging] = ROLES;
+    let [
+        client,
+        plugin,
+        server,
+        library,
+        theme,
+        common,
+        data,
+        development,
+        documentation,
+        examples,
+        fonts,
+        tools,
+    ] = ROLES;
     let cues = [
         (Cue::Ends("-doc"), documentation),
         (Cue::Ends("-dev"), development),
-        (Cue::Ends("-dbg"), debugging),
         (Cue::Ends("-data"), data),
+        (Cue::Ends("-common"), common),
+        (Cue::Ends("-examples"), examples),
+        (Cue::Ends("-tools"), tools),
+        (Cue::Ends("-utils"), tools),
+        (Cue::Ends("-server"), server),
+        (Cue::Ends("-client"), client),
+        (Cue::Ends("-plugin"), plugin),
+        (Cue::Ends("-plugins"), plugin),
+        (Cue::Ends("-theme"), theme),
+        (Cue::Ends("-themes"), theme),
         (Cue::Begins("fonts-"), fonts),
-        (Cue::Begins("python3-"), module),
-        (Cue::Both("lib", "-perl"), module),
-        (Cue::Both("lib", "-java"), module),
-        (Cue::Begins("ruby-"), module),
-        (Cue::Begins("node-"), module),
-        (Cue::Begins("php-"), module),
-        (Cue::Begins("r-cran-"), module),
-        (Cue::Begins("r-bioc-"), module),
-        (Cue::Begins("lua-"), module),
+        (Cue::Begins("xfonts-"), fonts),
         (Cue::Library, library),
     ];
     first_that_fits(name, &cues)
 }
 
 fn language(name: &str) -> Option<(&'static str, Cue)> {
-    let [python, perl, ruby, javascript, go, rust, haskell, java, r, php, ocaml, lisp, lua, tcl] = LANGUAGES;
+    let [go, haskell, java, javascript, lisp, lua, ocaml, php, perl, python, r, ruby, rust, tcl] = LANGUAGES;
     let cues = [
         (Cue::Begins("python3-"), python),
         (Cue::Begins("python-"), python),
@@ -149,6 +183,7 @@ fn language(name: &str) -> Option<(&'static str, Cue)> {
         (Cue::Both("lib", "-ocaml"), ocaml),
         (Cue::Begins("ruby-"), ruby),
         (Cue::Begins("node-"), javascript),
+        (Cue::Begins("libjs-"), javascript),
         (Cue::Begins("golang-"), go),
         (Cue::Begins("librust-"), rust),
         (Cue::Begins("libghc-"), haskell),
@@ -176,7 +211,7 @@ mod tests {
         for (name, expected_role, expected_language) in [
             ("libfoo-dev", Some("development files"), None),
             ("python3-foo-doc", Some("documentation"), Some("Python")),
-            ("libfoo-perl", Some("a language module"), Some("Perl")),
+            ("libfoo-perl", None, Some("Perl")),
             ("librust-foo-dev", Some("development files"), Some("Rust")),
             ("libfoo-1.2-0", Some("a shared library"), None),
             ("fonts-foo", Some("fonts"), None),
@@ -189,27 +224,68 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_option_is_right() {
-        let context =
-            "libfoo-perl - a thing for XML\n\nSpeaks SSH, HTTP and SQL with GTK.\n* one\n* two\n* three";
-        let text = Text::parse(context).expect("a context");
-        for category in [
-            Category::Role,
-            Category::Language,
-            Category::Mentioned,
-            Category::NotMentioned,
-            Category::HasList,
-        ] {
-            for id in ["a", "b", "c", "d", "e"] {
-                let options = options(3, id, &text, category).expect("the text gives some");
-                let options: Vec<&str> = options.iter().map(String::as_str).collect();
-                let gold = answer(&text, category, &options).expect("one is right");
-                assert_eq!(
-                    options.iter().filter(|option| **option == gold).count(),
-                    1,
-                    "{category:?} {options:?}"
-                );
+    fn exactly_one_option_is_right_and_none_stands_twice() {
+        for letter in b'a'..=b'z' {
+            let stem = char::from(letter);
+            for name in
+                [format!("lib{stem}-perl"), format!("{stem}-dev"), format!("{stem}2-doc"), format!("{stem}x")]
+            {
+                let context =
+                    format!("{name} - a thing for XML\n\nSpeaks SSH, HTTP and SQL with GTK.\n* one\n* two");
+                let text = Text::parse(&context).expect("a context");
+                for category in Category::ALL.into_iter().filter(|category| category.is_closed()) {
+                    let Some(options) = options(&text, category) else {
+                        assert!(
+                            matches!(category, Category::Role | Category::Language),
+                            "{category:?} of {name}"
+                        );
+                        continue;
+                    };
+                    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+                    let gold = answer(&text, category, &options).expect("one is right");
+                    let right = options.iter().filter(|option| **option == gold).count();
+                    assert_eq!(right, 1, "{category:?} {options:?}");
+                    let distinct: std::collections::BTreeSet<&&str> = options.iter().collect();
+                    assert_eq!(distinct.len(), options.len(), "{options:?}");
+                    let places = options.len();
+                    if category != Category::HasList {
+                        assert_eq!(options[plan::place(&name, places)], gold, "{category:?} {options:?}");
+                    }
+                }
             }
+        }
+    }
+
+    #[test]
+    fn options_are_neighbours_in_their_ring() {
+        let text =
+            Text::parse("libbar-perl - a thing\n\nSpeaks SSH on Linux, not on UNIX.").expect("a context");
+        assert_eq!(options(&text, Category::Language).expect("Perl"), ["PHP", "Perl", "Python"]);
+        let text =
+            Text::parse("libcar-perl - a thing\n\nSpeaks SSH on Linux, not on UNIX.").expect("a context");
+        assert_eq!(options(&text, Category::Language).expect("Perl"), ["OCaml", "PHP", "Perl"]);
+        let text = Text::parse("dar - a thing for SSH\n\nNeeds SSHx on Linux, MIDI.").expect("a context");
+        assert_eq!(options(&text, Category::Mentioned).expect("Linux"), ["Linux", "MySQL", "OpenGL"]);
+    }
+
+    #[test]
+    fn a_name_is_chosen_among_names_of_its_stem() {
+        assert_eq!(names("foo", 0), ["foo", "foo-dev", "foo-doc"]);
+        assert_eq!(names("foo-dev", 1), ["foo-data", "foo-dev", "foo-doc"]);
+        assert_eq!(names("foo-doc", 2), ["foo-data", "foo-dev", "foo-doc"]);
+        assert_eq!(names("-doc", 0), ["-doc", "-doc-dev", "-doc-doc"]);
+    }
+
+    #[test]
+    fn a_module_is_asked_for_its_language_all_else_for_its_role() {
+        for (name, expected) in [
+            ("python3-foo", Some(Category::Language)),
+            ("librust-foo-dev", Some(Category::Language)),
+            ("python-foo-doc", Some(Category::Role)),
+            ("libfoo-dev", Some(Category::Role)),
+            ("foo", None),
+        ] {
+            assert_eq!(told_by_affix(name), expected, "{name}");
         }
     }
 
@@ -217,17 +293,6 @@ mod tests {
     fn two_right_options_are_no_question() {
         let text = Text::parse("foo - a thing\n\nSpeaks SSH and HTTP.").expect("a context");
         assert_eq!(answer(&text, Category::Mentioned, &["SSH", "HTTP", "FTP"]), None);
-        assert_eq!(answer(&text, Category::NotMentioned, &["SSH", "HTTP"]), None);
-        assert_eq!(answer(&text, Category::NotMentioned, &["SSH", "HTTP", "FTP"]).as_deref(), Some("FTP"));
-    }
-
-    #[test]
-    fn items_are_counted_with_their_first_words() {
-        let text = Text::parse("foo - a thing\n\n* red things\n* green\n* blue").expect("a context");
-        assert_eq!(answer(&text, Category::ItemCount, &[]).as_deref(), Some("3"));
-        assert_eq!(
-            reason(&text, Category::ItemCount).as_deref(),
-            Some("The items begin 1: red, 2: green, 3: blue.")
-        );
+        assert_eq!(answer(&text, Category::Mentioned, &["SQL", "HTTP", "FTP"]).as_deref(), Some("HTTP"));
     }
 }

@@ -1,6 +1,6 @@
 //! Context tasks: questions whose answers the text itself gives.
 //!
-//! [`ask`] makes pairs for a text, [`judge`] says the right answer to a question, also to
+//! [`ask`] makes pairs for a text: what it asks is a function of the text alone (`plan`). [`judge`] says the right answer to a question, also to
 //! one that a model wrote: it recognises the phrasing, reads the options and computes the
 //! answer from the text again. Both use the same functions, so what was asked is what is judged.
 //!
@@ -11,6 +11,7 @@
 mod closed;
 mod extract;
 mod phrasing;
+mod plan;
 mod question;
 mod vocabulary;
 
@@ -18,7 +19,6 @@ use lyceum_synth::pair::{Kind, Pair};
 
 pub use question::{Asked, read_question};
 
-use crate::draw;
 use crate::text::Text;
 
 /// What a question is about. The order is the order of a text's pairs.
@@ -26,6 +26,8 @@ use crate::text::Text;
 pub enum Category {
     /// The package's name.
     Name,
+    /// Which of several names is the package's.
+    Identity,
     /// The one-line summary.
     Summary,
     /// What the text says a thing is ("X is a ...").
@@ -42,32 +44,23 @@ pub enum Category {
     Acronym,
     /// The web address in the text.
     Address,
-    /// Another package that the text names.
-    Companion,
-    /// The first item of the list.
+    /// The first item of the first list.
     FirstItem,
-    /// The item after a given one.
-    NextItem,
-    /// The last item of the list.
-    LastItem,
-    /// How many items the list has.
-    ItemCount,
     /// Library, documentation, development files ...: from the name's affixes.
     Role,
     /// The language that a module is for: from the name's affixes.
     Language,
     /// Which option stands in the text.
     Mentioned,
-    /// Which option does not stand in the text.
-    NotMentioned,
     /// Whether the text has a list.
     HasList,
 }
 
 impl Category {
     /// All categories, in the order of a text's pairs.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 15] = [
         Self::Name,
+        Self::Identity,
         Self::Summary,
         Self::Definition,
         Self::Contents,
@@ -76,39 +69,25 @@ impl Category {
         Self::WrittenIn,
         Self::Acronym,
         Self::Address,
-        Self::Companion,
         Self::FirstItem,
-        Self::NextItem,
-        Self::LastItem,
-        Self::ItemCount,
         Self::Role,
         Self::Language,
         Self::Mentioned,
-        Self::NotMentioned,
         Self::HasList,
     ];
 
-    /// Whether the answer is one of few: judged by accuracy against the majority answer.
+    /// Whether the answer is one of few, or of the options: judged by accuracy against the majority answer.
     /// The others are free answers, judged by F1.
     pub fn is_closed(self) -> bool {
-        matches!(
-            self,
-            Self::ItemCount
-                | Self::Role
-                | Self::Language
-                | Self::Mentioned
-                | Self::NotMentioned
-                | Self::HasList
-        )
+        matches!(self, Self::Identity | Self::Role | Self::Language | Self::Mentioned | Self::HasList)
     }
 
     /// The kinds of pair the category is asked in.
     pub fn kinds(self) -> &'static [Kind] {
         match self {
-            Self::ItemCount => &[Kind::Reasoning],
             Self::Role | Self::Language => &[Kind::Options, Kind::Reasoning, Kind::Both],
             Self::HasList => &[Kind::Options, Kind::Both],
-            Self::Mentioned | Self::NotMentioned => &[Kind::Options],
+            Self::Identity | Self::Mentioned => &[Kind::Options],
             _ => &[Kind::Plain],
         }
     }
@@ -117,6 +96,7 @@ impl Category {
     pub fn name(self) -> &'static str {
         match self {
             Self::Name => "name",
+            Self::Identity => "identity",
             Self::Summary => "summary",
             Self::Definition => "definition",
             Self::Contents => "contents",
@@ -125,44 +105,11 @@ impl Category {
             Self::WrittenIn => "written-in",
             Self::Acronym => "acronym",
             Self::Address => "address",
-            Self::Companion => "companion",
             Self::FirstItem => "first-item",
-            Self::NextItem => "next-item",
-            Self::LastItem => "last-item",
-            Self::ItemCount => "item-count",
             Self::Role => "role",
             Self::Language => "language",
             Self::Mentioned => "mentioned",
-            Self::NotMentioned => "not-mentioned",
             Self::HasList => "has-list",
-        }
-    }
-
-    /// How much likelier than the summary a category is to be asked where it can be: the rarer
-    /// the texts that answer it, the likelier.
-    fn weight(self) -> f64 {
-        match self {
-            Self::Name => f64::INFINITY,
-            Self::Role | Self::Language => 0.8,
-            Self::Mentioned => 0.7,
-            Self::Summary | Self::Contents | Self::Address => 1.0,
-            Self::Definition | Self::NotMentioned => 1.2,
-            Self::HasList => 1.5,
-            Self::Ability => 2.5,
-            Self::Basis | Self::Acronym => 3.0,
-            Self::WrittenIn | Self::Companion => 4.0,
-            Self::FirstItem | Self::NextItem | Self::LastItem => 4.0,
-            Self::ItemCount => 5.0,
-        }
-    }
-
-    /// The share of texts that are asked at all. One text in eleven has a list: those without
-    /// are asked for one so rarely that both answers are about as common.
-    fn share(self, text: &Text<'_>) -> f64 {
-        match self {
-            Self::HasList if text.has_list => 0.8,
-            Self::HasList => 0.08,
-            _ => 1.0,
         }
     }
 }
@@ -187,7 +134,7 @@ pub struct Task {
 /// A text with its questions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
-    /// The binary package, `#` and the number of the variant.
+    /// The binary package.
     pub id: String,
     /// The source package.
     pub source: String,
@@ -198,29 +145,18 @@ pub struct Example {
 }
 
 /// The most pairs a text gets.
-pub const MOST_PAIRS: usize = 5;
+pub const MOST_PAIRS: usize = 4;
 
-/// Questions about a text, in the order of the categories: its name, then two to four others of
-/// those that the text can answer, as long as all fit into `budget` bytes.
-pub fn ask(seed: u64, id: &str, text: &Text<'_>, budget: usize) -> Vec<Task> {
-    let wanted = 3 + draw::below(seed, id, "pairs", MOST_PAIRS - 2);
-    let mut ranked: Vec<(f64, Category)> = Category::ALL
-        .into_iter()
-        .filter(|category| draw::unit(seed, id, &format!("{} share", category.name())) < category.share(text))
-        .map(|category| {
-            // The largest u^(1/w) win: a weighted draw without replacement.
-            let u = draw::unit(seed, id, category.name());
-            (u.powf(1.0 / category.weight()), category)
-        })
-        .collect();
-    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+/// Questions about a text, in the order of the categories: its name, and up to three others of those that it can answer,
+/// as long as all fit into `budget` bytes.
+pub fn ask(text: &Text<'_>, budget: usize) -> Vec<Task> {
     let mut left = budget;
     let mut tasks: Vec<Task> = Vec::new();
-    for (_, category) in ranked {
-        if tasks.len() == wanted {
+    for category in plan::candidates(text) {
+        if tasks.len() == MOST_PAIRS {
             break;
         }
-        let Some(task) = question::make(seed, id, text, category) else { continue };
+        let Some(task) = question::make(text, category, plan::kind(text.name, category)) else { continue };
         let written = task.pair.written();
         let bytes = written.question.len() + written.answer.len();
         if bytes <= left {
@@ -232,22 +168,18 @@ pub fn ask(seed: u64, id: &str, text: &Text<'_>, budget: usize) -> Vec<Task> {
     tasks
 }
 
-/// One question of a given category, where the text can answer it.
-pub fn ask_one(seed: u64, id: &str, text: &Text<'_>, category: Category) -> Option<Task> {
-    question::make(seed, id, text, category)
+/// One question of a given category and kind, where the text can answer it.
+pub fn ask_one(text: &Text<'_>, category: Category, kind: Kind) -> Option<Task> {
+    question::make(text, category, kind)
 }
 
 /// The right answer to a question that was recognised, from the text alone; `None` when
 /// the text does not answer it or none of its options is the answer.
 pub fn judge(text: &Text<'_>, asked: &Asked<'_>) -> Option<String> {
-    let answer = match asked.category {
-        Category::ItemCount
-        | Category::Role
-        | Category::Language
-        | Category::Mentioned
-        | Category::NotMentioned
-        | Category::HasList => closed::answer(text, asked.category, &asked.options)?,
-        _ => extract::answer(text, asked.category, asked.slot)?,
+    let answer = if asked.category.is_closed() {
+        closed::answer(text, asked.category, &asked.options)?
+    } else {
+        extract::answer(text, asked.category, asked.slot)?
     };
     let fits = asked.options.is_empty() || asked.options.iter().any(|option| *option == answer);
     let named = asked.subject.is_none_or(|name| name == text.name);

@@ -1,5 +1,5 @@
 //! How each category is asked. `{}` is the package's name, `[]` what the question is about
-//! (a term, an acronym, a list item).
+//! (a term, an acronym).
 
 use super::Category;
 
@@ -11,6 +11,12 @@ pub fn phrasings(category: Category) -> &'static [&'static str] {
             "What is the name of the package?",
             "Which package does this text describe?",
             "Which package is this?",
+        ],
+        Category::Identity => &[
+            "Which of these packages does the text describe?",
+            "Which of these names is the right one?",
+            "About which of these packages is the text?",
+            "One of these is described. Which one?",
         ],
         Category::Summary => &[
             "What is {} in short?",
@@ -60,35 +66,11 @@ pub fn phrasings(category: Category) -> &'static [&'static str] {
             "Which link is in the text?",
             "What is the URL in the text?",
         ],
-        Category::Companion => &[
-            "Which other package does the text name?",
-            "Which package is named besides {}?",
-            "What other package is mentioned?",
-            "Name another package from the text.",
-        ],
         Category::FirstItem => &[
             "What is the first item of the list?",
             "Which item comes first?",
             "What does the list begin with?",
             "What is listed first?",
-        ],
-        Category::NextItem => &[
-            "Which item comes after \"[]\"?",
-            "What follows \"[]\" in the list?",
-            "What is listed next after \"[]\"?",
-            "After \"[]\", what does the list name?",
-        ],
-        Category::LastItem => &[
-            "What is the last item of the list?",
-            "Which item comes last?",
-            "What does the list end with?",
-            "What is listed last?",
-        ],
-        Category::ItemCount => &[
-            "How many items does the list have?",
-            "How many points are listed?",
-            "Count the items of the list.",
-            "How long is the list?",
         ],
         Category::Role => &[
             "What kind of package is {}?",
@@ -107,12 +89,6 @@ pub fn phrasings(category: Category) -> &'static [&'static str] {
             "Which of these does the text name?",
             "One of these stands in the text. Which one?",
             "What does the text mention?",
-        ],
-        Category::NotMentioned => &[
-            "Which of these is not mentioned in the text?",
-            "Which of these does the text not name?",
-            "One of these does not stand in the text. Which one?",
-            "What does the text not mention?",
         ],
         Category::HasList => &[
             "Does the text contain a list?",

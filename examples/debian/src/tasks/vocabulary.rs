@@ -1,31 +1,36 @@
 //! The closed sets that options are drawn from.
 
-/// Roles of a package, as its name tells them.
-pub const ROLES: [&str; 7] = [
+/// Roles of a package, as its name tells them, in the order of their ring.
+pub const ROLES: [&str; 12] = [
+    "a client",
+    "a plugin",
+    "a server",
+    "a shared library",
+    "a theme",
+    "common files",
+    "data files",
     "development files",
     "documentation",
-    "a shared library",
-    "a language module",
-    "data files",
+    "examples",
     "fonts",
-    "debugging symbols",
+    "tools",
 ];
 
-/// Languages that modules are named after.
+/// Languages that modules are named after, in the order of their ring.
 pub const LANGUAGES: [&str; 14] = [
-    "Python",
-    "Perl",
-    "Ruby",
-    "JavaScript",
     "Go",
-    "Rust",
     "Haskell",
     "Java",
-    "R",
-    "PHP",
-    "OCaml",
+    "JavaScript",
     "Lisp",
     "Lua",
+    "OCaml",
+    "PHP",
+    "Perl",
+    "Python",
+    "R",
+    "Ruby",
+    "Rust",
     "Tcl",
 ];
 
@@ -63,76 +68,69 @@ pub const WRITTEN_IN: [&str; 30] = [
     "C",
 ];
 
-/// Things that descriptions mention; distinct words, none part of another as a whole word.
-pub const THINGS: [&str; 64] = [
-    "Python",
-    "Perl",
-    "Java",
-    "Ruby",
-    "Haskell",
-    "JavaScript",
-    "PHP",
-    "Lisp",
-    "Fortran",
-    "Lua",
-    "Tcl",
-    "OCaml",
-    "GNOME",
-    "KDE",
-    "Qt",
-    "GTK",
-    "X11",
-    "OpenGL",
-    "SDL",
+/// Things that descriptions mention, in the order of their ring; distinct words, none part of another as a whole word.
+pub const THINGS: [&str; 32] = [
+    "Apache",
+    "DNS",
+    "Debian",
     "Emacs",
-    "Vim",
-    "LaTeX",
-    "TeX",
-    "XML",
+    "GNOME",
+    "GTK",
+    "Git",
     "HTML",
-    "JSON",
-    "YAML",
-    "CSV",
-    "SQL",
-    "MySQL",
-    "PostgreSQL",
-    "SQLite",
     "HTTP",
-    "HTTPS",
-    "FTP",
+    "JSON",
+    "KDE",
+    "LaTeX",
+    "Linux",
+    "MIDI",
+    "MySQL",
+    "OpenGL",
+    "PDF",
+    "PNG",
+    "POSIX",
+    "PostgreSQL",
+    "Qt",
+    "SQL",
     "SSH",
     "SSL",
-    "TLS",
-    "DNS",
-    "IMAP",
-    "SMTP",
-    "LDAP",
-    "PDF",
-    "PostScript",
-    "Unicode",
-    "MIDI",
-    "MP3",
-    "Ogg",
-    "PNG",
-    "JPEG",
     "USB",
-    "Bluetooth",
-    "Apache",
-    "Windows",
-    "macOS",
-    "Linux",
+    "Unicode",
     "Unix",
-    "POSIX",
-    "Debian",
-    "Git",
-    "Subversion",
-    "MPI",
-    "regular expressions",
+    "Windows",
+    "X11",
+    "XML",
+    "YAML",
     "command line",
 ];
 
+/// What names of packages end with that belong to another, in the order of their ring.
+pub const AFFIXES: [&str; 4] = ["-data", "-dev", "-doc", "-tools"];
+
 /// The two answers to a question of fact.
 pub const YES_NO: [&str; 2] = ["yes", "no"];
+
+/// `right` and `count - 1` others of a ring (a vocabulary whose end is followed by its beginning): those that come
+/// before it as far as `place` reaches, those that follow it for the rest, all in the ring's order. So each option
+/// follows from the one above it, and none stands twice. Others must be `wrong`; those that are not are left out.
+/// `None` when `right` is not in the vocabulary, or too few others are wrong.
+pub fn ring<'v>(
+    vocabulary: &[&'v str],
+    right: &str,
+    count: usize,
+    place: usize,
+    wrong: impl Fn(&str) -> bool,
+) -> Option<Vec<&'v str>> {
+    let at = vocabulary.iter().position(|value| *value == right)?;
+    let (before, after) = (&vocabulary[..at], &vocabulary[at + 1..]);
+    let following: Vec<&str> = after.iter().chain(before).copied().filter(|value| wrong(value)).collect();
+    if following.len() + 1 < count || place >= count {
+        return None;
+    }
+    let preceding = &following[following.len() - place..];
+    let rest = &following[..count - 1 - place];
+    Some([preceding, &[vocabulary[at]], rest].concat())
+}
 
 #[cfg(test)]
 mod tests {
@@ -153,5 +151,15 @@ mod tests {
         for (at, long) in WRITTEN_IN.iter().enumerate() {
             assert!(WRITTEN_IN[..at].iter().all(|earlier| !long.starts_with(earlier)), "{long}");
         }
+    }
+
+    #[test]
+    fn a_ring_gives_neighbours_around_the_right_one() {
+        let ring = |right, place| ring(&["a", "b", "c", "d", "e"], right, 3, place, |value| value != "c");
+        assert_eq!(ring("a", 0), Some(vec!["a", "b", "d"]));
+        assert_eq!(ring("a", 1), Some(vec!["e", "a", "b"]));
+        assert_eq!(ring("b", 2), Some(vec!["e", "a", "b"]));
+        assert_eq!(ring("b", 3), None);
+        assert_eq!(ring("x", 0), None);
     }
 }
