@@ -44,6 +44,27 @@ pub fn build_programs() -> Result<()> {
     ]))
 }
 
+/// Lets a program find the libtorch of `directory`, also where flags or a target folder of the user's own have cost it
+/// the run path that `.cargo/config.toml` gives.
+pub fn with_libtorch<'c>(command: &'c mut Command, directory: &Path) -> &'c mut Command {
+    let mut paths = vec![directory.join("lib")];
+    if let Some(set) = std::env::var_os("LD_LIBRARY_PATH") {
+        paths.extend(std::env::split_paths(&set).filter(|path| !path.as_os_str().is_empty()));
+    }
+    // A path with a colon in it cannot be told this way; the run path still can.
+    if let Ok(joined) = std::env::join_paths(paths) {
+        command.env("LD_LIBRARY_PATH", joined);
+    }
+    command
+}
+
+/// Becomes the command: what Ctrl-C means is then up to it alone. Returns only when it cannot be started.
+pub fn become_program(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let error = std::os::unix::process::CommandExt::exec(command);
+    Err(error).with_context(|| format!("cannot start {program}"))
+}
+
 /// Runs a command with our own terminal and fails when it does.
 pub fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();

@@ -22,13 +22,9 @@ pub fn models(arguments: &[String]) -> Result<()> {
 }
 
 fn example(command: &str, defaults: &[&str], arguments: &[String]) -> Result<()> {
-    libtorch::provide()?;
+    let libtorch = libtorch::provide()?;
     cargo::build_programs()?;
-    cargo::run(
-        Command::new(cargo::program("lyceum-debian"))
-            .current_dir(cargo::workspace_root())
-            .arg(command)
-            .args(defaults)
-            .args(arguments),
-    )
+    let mut program = Command::new(cargo::program("lyceum-debian"));
+    program.current_dir(cargo::workspace_root()).arg(command).args(defaults).args(arguments);
+    cargo::become_program(cargo::with_libtorch(&mut program, &libtorch))
 }

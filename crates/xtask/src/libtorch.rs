@@ -88,10 +88,27 @@ fn chosen_by_user(link: &Path) -> Result<Option<PathBuf>> {
                 directory.display()
             );
             let directory = directory.canonicalize().context("cannot resolve LIBTORCH")?;
+            let found = header_version(&directory);
+            ensure!(
+                found.as_deref() == Some(VERSION),
+                "LIBTORCH is {}, which has libtorch {}; libtorch {VERSION} is needed",
+                directory.display(),
+                found.as_deref().unwrap_or("of a version before 2.11")
+            );
             Ok(Some(directory))
         }
         _ => Ok(None),
     }
+}
+
+/// The version that libtorch's own headers give, such as `2.11.0`.
+fn header_version(directory: &Path) -> Option<String> {
+    let header = fs::read_to_string(directory.join("include/torch/headeronly/version.h")).ok()?;
+    let number = |part: &str| {
+        let name = format!("#define TORCH_VERSION_{part} ");
+        header.lines().find_map(|line| line.strip_prefix(&name)).map(str::trim)
+    };
+    Some([number("MAJOR")?, number("MINOR")?, number("PATCH")?].join("."))
 }
 
 /// The fetched libtorch in the user's cache, made or repaired when it is not whole.
@@ -195,4 +212,34 @@ fn count_files(directory: &Path) -> usize {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_a_libtorch_is_read_from_its_headers() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(header_version(folder.path()), None);
+        let header = folder.path().join("include/torch/headeronly/version.h");
+        fs::create_dir_all(header.parent().unwrap()).unwrap();
+        fs::write(
+            &header,
+            "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 9\n\n#define TORCH_VERSION_PATCH 1\n",
+        )
+        .unwrap();
+        assert_eq!(header_version(folder.path()).as_deref(), Some("2.9.1"));
+    }
+
+    #[test]
+    fn a_damaged_libtorch_is_told_by_what_is_wrong_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("libtorch");
+        assert_eq!(damage(&directory).as_deref(), Some("not there yet"));
+        fs::create_dir_all(directory.join("lib")).unwrap();
+        assert_eq!(damage(&directory).as_deref(), Some("lib/libtorch_cpu.so is missing"));
+        fs::write(directory.join("lib/libtorch_cpu.so"), "half of it").unwrap();
+        assert_eq!(damage(&directory).as_deref(), Some("lib/libtorch_cpu.so is damaged"));
+    }
 }

@@ -7,7 +7,9 @@ use crate::libtorch;
 
 /// Builds the programs, then runs `cargo test --workspace` with the given further arguments.
 pub fn run(arguments: &[String]) -> Result<()> {
-    libtorch::provide()?;
+    let libtorch = libtorch::provide()?;
     cargo::build_programs()?;
-    cargo::run(cargo::cargo().args(["test", "--workspace"]).args(arguments))
+    let mut tests = cargo::cargo();
+    tests.args(["test", "--workspace"]).args(arguments);
+    cargo::become_program(cargo::with_libtorch(&mut tests, &libtorch))
 }
