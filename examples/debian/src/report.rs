@@ -289,7 +289,8 @@ impl Display for Report {
                 percent(row.accuracy)
             )?;
             if row.category.is_closed() {
-                writeln!(f, "{:>10}{:>+8.1}", percent(row.majority), row.points())?;
+                let judged = if row.asked < Gate::default().fewest { "   too few to judge" } else { "" };
+                writeln!(f, "{:>10}{:>+8.1}{judged}", percent(row.majority), row.points())?;
             } else {
                 writeln!(f, "{:>10}{:>8}{:>7.3}{:>12.3}", "", "", row.f1, row.context_f1)?;
             }
@@ -374,6 +375,7 @@ mod tests {
         assert!((asked.majority - 2.0 / 3.0).abs() < 1e-9, "XML is right twice");
         assert_eq!(row(&report, Category::Summary).answerable, 0);
         assert_eq!(report.unrecognised, 1);
+        assert!(report.to_string().contains("too few to judge"), "{report}");
     }
 
     #[test]

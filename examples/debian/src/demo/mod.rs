@@ -1,11 +1,12 @@
 //! The demo: continual pre-training on a domain, half of it augmented, and what it taught.
 //!
 //! [`attempt`] takes one run file to its end, [`gallery`] shows what the synthesizers made of the texts,
-//! [`comparison`] what the model learnt. [`probe`] judges the synthesizer before.
+//! [`harvest`] how much that was, [`comparison`] what the model learnt. [`probe`] judges the synthesizer before.
 
 pub mod attempt;
 pub mod comparison;
 pub mod gallery;
+pub mod harvest;
 pub mod probe;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +16,10 @@ use lyceum_pretrain::run_file::RunFile;
 
 use crate::installation::Installation;
 use crate::output;
+use crate::report::Gate;
 use attempt::Attempt;
 use comparison::Comparison;
+use harvest::Harvest;
 
 /// Augmented texts that are shown.
 const SHOWN: usize = 3;
@@ -40,7 +43,7 @@ impl Demo {
     /// Does it, in this terminal.
     ///
     /// # Errors
-    /// When models are missing, the synthesizer is below the report's fatal gates, or a run fails.
+    /// When models are missing, a synthesizer is below the gates of parseable outputs and pairs a text, or a run fails.
     pub fn run(&self, installation: &Installation) -> Result<()> {
         let example = installation.example();
         require_models(&example.join("models"))?;
@@ -54,6 +57,9 @@ impl Demo {
         for shown in gallery::first(&augmented.run, &augmented.directory, SHOWN)? {
             println!("\n{shown}");
         }
+        let harvest = Harvest::of(&augmented.run, &augmented.directory)?;
+        println!("\n{}: {harvest}", augmented.run.name);
+        harvest.require(&Gate::default())?;
         let mut comparison = Comparison::default();
         comparison.add("augmented", summary);
         if self.compare {

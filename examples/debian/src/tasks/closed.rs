@@ -73,10 +73,8 @@ fn has_list(text: &Text<'_>) -> &'static str {
 /// The first thing that the body names, written as our vocabulary writes it, so that it can be copied.
 fn first_mentioned(text: &Text<'_>) -> Option<&'static str> {
     let found = THINGS.iter().filter_map(|thing| {
-        let literal = text.body.match_indices(thing).find(|(at, _)| {
-            let end = at + thing.len();
-            mentions(&text.body[*at..end], thing) && is_word(text.body, *at, end)
-        });
+        let literal =
+            text.body.match_indices(thing).find(|(at, _)| is_word(text.body, *at, at + thing.len()));
         Some((literal?.0, *thing))
     });
     found.min().map(|(_, thing)| thing)
