@@ -6,11 +6,12 @@
 
 use std::{error::Error, time::Duration};
 
-use lyceum_actor::{
-    Accepts, Actor, Context, Handler, Incoming, Registry, Result, Role, System, SystemOptions,
-};
-use lyceum_wire::{Authority, PeerIdentity, PeerRole};
+use lyceum_actor::{Accepts, Actor, Context, Handler, Incoming, Registry, Result, Role};
+use lyceum_wire::Authority;
 use rkyv::{Archive, Deserialize, Serialize};
+
+mod common;
+use common::process;
 
 /// What callers know.
 struct Greeter;
@@ -55,13 +56,8 @@ impl Handler<Greet> for Polite {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), Box<dyn Error>> {
     let authority = Authority::create("school")?;
-    let process = |node: &str, number: u64| -> std::result::Result<System, Box<dyn Error>> {
-        let identity = PeerIdentity::new("school", PeerRole::Worker, node, number)?;
-        let credentials = authority.issue(&identity, Duration::from_secs(3600))?;
-        let roles = Registry::new().register::<Polite>();
-        Ok(System::start(SystemOptions::networked(credentials, "127.0.0.1:0".parse()?, roles))?)
-    };
-    let (here, there) = (process("n1", 1)?, process("n2", 2)?);
+    let roles = || Registry::new().register::<Polite>();
+    let (here, there) = (process(&authority, "n1", 1, roles())?, process(&authority, "n2", 2, roles())?);
 
     let local = there.spawn::<Polite>("hello".into()).await?;
     let remote = here.actor_ref::<Greeter>(local.address().clone())?;

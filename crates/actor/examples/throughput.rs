@@ -10,11 +10,12 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use lyceum_actor::{
-    Accepts, Actor, ActorRef, Context, Handler, Incoming, Registry, Result, Role, System, SystemOptions,
-};
-use lyceum_wire::{Authority, PeerIdentity, PeerRole};
+use lyceum_actor::{Accepts, Actor, ActorRef, Context, Handler, Incoming, Registry, Result, Role};
+use lyceum_wire::Authority;
 use rkyv::{Archive, Deserialize, Serialize};
+
+mod common;
+use common::process;
 
 struct Adder;
 
@@ -69,13 +70,8 @@ async fn rate(adder: &ActorRef<Adder>, in_flight: usize) -> std::result::Result<
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), Box<dyn Error>> {
     let authority = Authority::create("school")?;
-    let process = |node: &str, number: u64| -> std::result::Result<System, Box<dyn Error>> {
-        let identity = PeerIdentity::new("school", PeerRole::Worker, node, number)?;
-        let credentials = authority.issue(&identity, Duration::from_secs(3600))?;
-        let roles = Registry::new().register::<Sum>();
-        Ok(System::start(SystemOptions::networked(credentials, "127.0.0.1:0".parse()?, roles))?)
-    };
-    let (here, there) = (process("n1", 1)?, process("n2", 2)?);
+    let roles = || Registry::new().register::<Sum>();
+    let (here, there) = (process(&authority, "n1", 1, roles())?, process(&authority, "n2", 2, roles())?);
     let local = there.spawn::<Sum>(()).await?;
     let remote = here.actor_ref::<Adder>(local.address().clone())?;
     for (name, adder) in [("same process", &local), ("over QUIC", &remote)] {

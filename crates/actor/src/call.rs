@@ -19,7 +19,7 @@ use crate::{
     cell::{Envelope, LOCAL, Offered},
     clock,
     credit::Credits,
-    large::LARGE,
+    large::{LARGE, Parcel, Payload},
     link::{Link, Request},
     message::{encode, message_id},
     reference::Route,
@@ -48,6 +48,14 @@ impl<R: Accepts<M>, M: Message> Ask<R, M> {
         self
     }
 
+    /// Waits on when the receiver's node falls silent, until an answer or the verdict comes. Without it such a call ends
+    /// with [`CallError::Unreachable`] within seconds, long before the node is given up. For calls that take long by
+    /// nature and that a node which comes back shall still answer.
+    pub fn through_silence(mut self) -> Self {
+        self.outgoing.patient = true;
+        self
+    }
+
     /// The number by which this call, and calls made on behalf of it, can be followed through logs.
     pub fn trace(mut self, trace: u64) -> Self {
         self.outgoing.trace = trace;
@@ -71,8 +79,8 @@ impl<R: Accepts<M>, M: Message> Future for Ask<R, M> {
             },
             None => match ready!(this.outgoing.poll(cx, true)) {
                 Outcome::Reply { bytes, origin } => (bytes, origin),
-                Outcome::Stored(description) => {
-                    this.opening = Some(system.open_large(description));
+                Outcome::Stored(parcel) => {
+                    this.opening = Some(Box::pin(parcel.open()));
                     return self.poll(cx);
                 }
                 outcome => return Poll::Ready(Err(this.outgoing.error(outcome))),
@@ -119,6 +127,7 @@ struct Outgoing<R, M> {
     target: ActorRef<R>,
     message: Option<M>,
     deadline: Option<Duration>,
+    patient: bool,
     trace: u64,
     sent: Option<Sent>,
     kind: PhantomData<fn() -> M>,
@@ -130,7 +139,7 @@ struct Sent {
     remote: Option<(Arc<Link>, u64)>,
     timer: Option<clock::Key>,
     /// A large message on its way into the store.
-    storing: Option<BoxFuture<'static, Result<Vec<u8>, String>>>,
+    storing: Option<BoxFuture<'static, Result<Parcel, String>>>,
 }
 
 // Nothing in it is pinned: the stored futures are boxed.
@@ -139,7 +148,15 @@ impl<R: Accepts<M>, M: Message> Unpin for Tell<R, M> {}
 
 impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
     fn new(target: ActorRef<R>, message: M) -> Self {
-        Outgoing { target, message: Some(message), deadline: None, trace: 0, sent: None, kind: PhantomData }
+        Outgoing {
+            target,
+            message: Some(message),
+            deadline: None,
+            patient: false,
+            trace: 0,
+            sent: None,
+            kind: PhantomData,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, ask: bool) -> Poll<Outcome> {
@@ -176,9 +193,8 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
                 let envelope = Envelope {
                     message: message_id::<M>(),
                     paid: Some((LOCAL, Credits::of_message(payload.len()))),
-                    payload,
+                    payload: Payload::Inline(payload),
                     origin: Some(TypeId::of::<M>()),
-                    stored: false,
                     reply: if ask { ReplyTo::Local(slot.clone()) } else { ReplyTo::Nobody },
                     deadline,
                     trace: self.trace,
@@ -193,13 +209,14 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
             }
             Route::Remote(link) => {
                 let large = payload.len() >= LARGE;
-                sent.storing = large.then(|| system.put_large(payload.clone())).flatten();
+                sent.storing = large.then(|| system.put_large(payload.clone(), link.peer.process)).flatten();
                 let call = link.submit(Request {
                     to: self.target.address(),
                     fingerprint: self.target.fingerprint(),
                     message: message_id::<M>(),
                     payload: sent.storing.is_none().then_some(payload),
                     ask,
+                    patient: self.patient,
                     deadline,
                     trace: self.trace,
                     slot: slot.clone(),

@@ -8,15 +8,14 @@ use std::{
     time::Instant,
 };
 
-use futures_util::task::AtomicWaker;
-use lyceum_wire::AlignedBytes;
-
 use crate::{
     ActorAddress, Cause, DeathReport,
     credit::{CreditFault, Credits, Effect, Ledger},
+    large::Payload,
     reply::ReplyTo,
     slot::{Outcome, Slot},
 };
+use futures_util::task::AtomicWaker;
 
 /// The senders of this process, in a [`Ledger`].
 pub(crate) const LOCAL: u64 = 0;
@@ -29,11 +28,9 @@ const MAX_TIMER_MESSAGES: usize = 4096;
 pub(crate) struct Envelope {
     /// The message type's number.
     pub(crate) message: u64,
-    pub(crate) payload: AlignedBytes,
+    pub(crate) payload: Payload,
     /// The type that `payload` is the archive of, when this process archived it.
     pub(crate) origin: Option<TypeId>,
-    /// `payload` describes where in the store the message is.
-    pub(crate) stored: bool,
     /// Whose credit it used, and how much; `None` for a timer's message.
     pub(crate) paid: Option<(u64, Credits)>,
     pub(crate) reply: ReplyTo,

@@ -7,7 +7,8 @@ use std::{
 };
 
 use crate::{
-    ActorAddress, ActorRef, Amount, ControlError, Role, SpawnRequest, System, fingerprint, message::encode,
+    ActorAddress, ActorRef, Amount, ControlError, LabelRule, Role, SpawnRequest, Strategy, System,
+    fingerprint, message::encode,
 };
 
 /// The cluster as a process sees it: where actors are spawned and found.
@@ -109,6 +110,33 @@ impl<R: Role> Spawn<R> {
     /// The node it must run on.
     pub fn node(mut self, node: &str) -> Self {
         self.request.node = Some(node.to_owned());
+        self
+    }
+
+    /// A label that its node must have, with this value.
+    pub fn label(self, label: &str, value: &str) -> Self {
+        self.label_in(label, [value])
+    }
+
+    /// A label that its node must have, with one of these values.
+    pub fn label_in<'a>(self, label: &str, values: impl IntoIterator<Item = &'a str>) -> Self {
+        self.rule(label, values, false)
+    }
+
+    /// A label that its node must not have with any of these values; a node without it will do.
+    pub fn label_not_in<'a>(self, label: &str, values: impl IntoIterator<Item = &'a str>) -> Self {
+        self.rule(label, values, true)
+    }
+
+    fn rule<'a>(mut self, label: &str, values: impl IntoIterator<Item = &'a str>, not: bool) -> Self {
+        let values = values.into_iter().map(str::to_owned).collect();
+        self.request.labels.push(LabelRule { label: label.to_owned(), values, not });
+        self
+    }
+
+    /// Which of the nodes that fit it is given; the least full one unless set.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.request.strategy = strategy;
         self
     }
 

@@ -7,6 +7,7 @@ use crate::{
     SpawnError, System,
     cell::{Cell, Ending, Envelope},
     executor::Running,
+    large::Payload,
     message::message_id,
     reply::{Owed, ReplyTo},
 };
@@ -122,7 +123,7 @@ impl<A: Actor> Context<A> {
         A: Handler<M>,
         A::Role: Accepts<M>,
     {
-        let payload = crate::encode(&message)?.into();
+        let payload = Payload::Inline(crate::encode(&message)?.into());
         let cell = Arc::downgrade(&self.cell);
         let trace = self.trace;
         let key = self.system.clock().after(delay, move || {
@@ -131,7 +132,6 @@ impl<A: Actor> Context<A> {
                     message: message_id::<M>(),
                     payload,
                     origin: Some(TypeId::of::<M>()),
-                    stored: false,
                     paid: None,
                     reply: ReplyTo::Nobody,
                     deadline: None,

@@ -54,12 +54,46 @@ pub struct SpawnRequest {
     pub name: Option<String>,
     /// The node it must run on.
     pub node: Option<String>,
+    /// What the labels of its node must be; all of these hold.
+    pub labels: Vec<LabelRule>,
+    /// Which of the nodes that fit it is given.
+    pub strategy: Strategy,
     /// The program that hosts it; the cluster's default where absent.
     pub program: Option<String>,
     /// Environment of the process beyond the cluster's own.
     pub env: BTreeMap<String, String>,
     /// How often it is started again after a death that nobody ordered.
     pub restarts: u32,
+}
+
+/// What a label of a node must be, or must not be.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct LabelRule {
+    /// The label.
+    pub label: String,
+    /// What it must be one of; with `not`, what it must not be any of.
+    pub values: Vec<String>,
+    /// Are the values excluded? A node without the label satisfies the rule then.
+    pub not: bool,
+}
+
+impl LabelRule {
+    /// Does a node satisfy the rule whose label is `found`, `None` where it has no such label?
+    pub fn allows(&self, found: Option<&str>) -> bool {
+        found.is_some_and(|found| self.values.iter().any(|value| value == found)) != self.not
+    }
+}
+
+/// Which of the nodes that fit an actor is given.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub enum Strategy {
+    /// The node that is least full, so that load spreads.
+    #[default]
+    Spread,
+    /// The fullest node that it fits on, so that large requests find room later.
+    Pack,
 }
 
 /// What an actor's process needs, in thousandths, so that sums are exact.

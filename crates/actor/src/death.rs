@@ -41,7 +41,7 @@ impl fmt::Display for Cause {
             Cause::Panicked(text) => write!(f, "panicked: {text}"),
             Cause::Failed(chain) => write!(f, "failed: {}", chain.join(": ")),
             Cause::Finished => f.write_str("finished"),
-            Cause::NodeLost(evidence) => write!(f, "node lost: {evidence}"),
+            Cause::NodeLost(evidence) => write!(f, "lost with its node: {evidence}"),
             Cause::Unknown(evidence) => write!(f, "cause unknown: {evidence}"),
         }
     }

@@ -12,6 +12,9 @@ pub enum CallError<M> {
     NotSent(M, String),
     /// The connection was lost before the answer came: it may or may not have been executed.
     Unknown(String),
+    /// The receiver's node has fallen silent: it may or may not have been executed. The node is not given up yet and may
+    /// come back, but an answer to this call no longer comes; see [`Ask::through_silence`](crate::Ask::through_silence).
+    Unreachable(String),
     /// The actor, or its process, or its node, is gone. It may have executed the message before.
     Dead(Box<DeathReport>),
     /// The deadline passed first. The message may have been, or may yet be, executed.
@@ -31,6 +34,7 @@ impl<M> CallError<M> {
         match self {
             CallError::NotSent(_, why) => CallError::NotSent((), why),
             CallError::Unknown(why) => CallError::Unknown(why),
+            CallError::Unreachable(why) => CallError::Unreachable(why),
             CallError::Dead(report) => CallError::Dead(report),
             CallError::Deadline => CallError::Deadline,
             CallError::Cancelled => CallError::Cancelled,
@@ -53,6 +57,9 @@ impl<M> fmt::Display for CallError<M> {
         match self {
             CallError::NotSent(_, why) => write!(f, "message not sent: {why}"),
             CallError::Unknown(why) => write!(f, "no answer, it may or may not have been executed: {why}"),
+            CallError::Unreachable(why) => {
+                write!(f, "no answer for now, it may or may not have been executed: {why}")
+            }
             CallError::Dead(report) => write!(f, "{report}"),
             CallError::Deadline => f.write_str("the deadline passed before an answer came"),
             CallError::Cancelled => f.write_str("the receiver dropped the call without an answer"),
@@ -67,6 +74,7 @@ impl<M> fmt::Debug for CallError<M> {
         let name = match self {
             CallError::NotSent(..) => "NotSent",
             CallError::Unknown(_) => "Unknown",
+            CallError::Unreachable(_) => "Unreachable",
             CallError::Dead(_) => "Dead",
             CallError::Deadline => "Deadline",
             CallError::Cancelled => "Cancelled",

@@ -12,8 +12,9 @@ use crate::{
     ActorId, System,
     cell::{Cell, Envelope},
     credit::{CreditFault, Credits},
+    large::Payload,
     link::Link,
-    protocol::{ANSWER, Extension, Kind, STORED, decode_death, decode_outcome},
+    protocol::{ANSWER, Extension, Kind, STORED, decode_death, decode_outcome, status},
     reply::ReplyTo,
     slot::Outcome,
 };
@@ -59,7 +60,11 @@ fn take(
         Kind::Cancel => link.on_cancel(extension.call),
         Kind::Reply | Kind::ReplyPiece => {
             if let Some(payload) = replies.add(kind == Kind::Reply, extension.total, frame.payload)? {
-                link.on_reply(extension.call, decode_outcome(extension.flags, payload)?);
+                let outcome = match extension.flags {
+                    status::STORED => Outcome::Stored(system.received(payload)),
+                    status => decode_outcome(status, payload)?,
+                };
+                link.on_reply(extension.call, outcome);
             }
         }
         Kind::Request => request(system, link, life, credits, &extension)?,
@@ -83,6 +88,8 @@ fn take(
             }
         }
         Kind::Death => link.on_death(life, decode_death(&frame.payload)?),
+        // That its packet is acknowledged is all its sender wants.
+        Kind::Probe => {}
     }
     Ok(())
 }
@@ -144,6 +151,10 @@ fn call(
             ReplyTo::Remote(link.clone(), call)
         }
     };
+    let payload = match extension.flags & STORED {
+        0 => Payload::Inline(payload),
+        _ => Payload::Stored(system.received(payload)),
+    };
     let cell = match find(system, life) {
         Ok(cell) => cell,
         Err(outcome) => {
@@ -159,7 +170,6 @@ fn call(
         paid: Some((link.key, Credits::of_message(payload.len()))),
         payload,
         origin: None,
-        stored: extension.flags & STORED != 0,
         reply,
         deadline,
         trace,

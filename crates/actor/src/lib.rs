@@ -82,6 +82,7 @@ mod registry;
 mod reply;
 mod role;
 mod slot;
+mod suspicion;
 mod system;
 
 pub use actor::{Actor, Handler};
@@ -91,7 +92,7 @@ pub use anyhow::Result;
 pub use call::{Ask, Tell};
 pub use cluster::{Cluster, Spawn};
 pub use context::{Context, Timer};
-pub use control::{Amount, ControlError, ControlPlane, Resources, SpawnRequest};
+pub use control::{Amount, ControlError, ControlPlane, LabelRule, Resources, SpawnRequest, Strategy};
 pub use credit::Credits;
 pub use death::{Cause, DeathReport, ProcessDeath};
 pub use dispatch::HandledBy;

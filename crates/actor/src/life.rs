@@ -9,7 +9,7 @@ use crate::{
     cell::{Cell, Envelope, LOCAL, Taken},
     credit::Credits,
     dispatch::{Body, HandledBy},
-    large::LARGE,
+    large::{LARGE, Payload},
     reply::chain_of,
     slot::{Outcome, Slot},
 };
@@ -136,8 +136,9 @@ async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelop
         return;
     };
     ctx.begin(envelope.reply, envelope.trace);
-    let bytes = if envelope.stored {
-        match ctx.system().open_large(envelope.payload).await {
+    let bytes = match envelope.payload {
+        Payload::Inline(bytes) => bytes,
+        Payload::Stored(parcel) => match parcel.open().await {
             Ok(bytes) => bytes,
             Err(why) => {
                 if let Some(mut owed) = ctx.take_owed() {
@@ -145,9 +146,7 @@ async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelop
                 }
                 return;
             }
-        }
-    } else {
-        envelope.payload
+        },
     };
     let body = Body { bytes, origin: envelope.origin };
     if let Err(why) = handler(actor, ctx, body).await

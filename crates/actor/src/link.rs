@@ -4,8 +4,11 @@
 //! for a moment. Calls wait here until credit has come, then go out in order; replies, credits, cancels and
 //! notices have a queue of their own that goes first.
 
+mod ending;
 mod outlet;
 mod peer;
+mod reply;
+mod silence;
 mod writer;
 
 use std::{
@@ -20,12 +23,12 @@ use std::{
 use lyceum_wire::{AlignedBytes, CloseCode, Connection, Frame, Hello};
 use tokio::sync::Notify;
 
-use outlet::{Outlet, pieces};
+use outlet::Outlet;
 
 use crate::{
-    ActorAddress, ActorId, DeathReport, ProcessAddress, ProcessDeath, System,
+    ActorAddress, DeathReport, ProcessAddress,
     credit::{Credits, Effect, Purse},
-    large::LARGE,
+    large::{Parcel, Payload},
     pending::{Call, Pending, Queued},
     protocol::{ANSWER, Extension, Kind, encode_death, encode_outcome, frame},
     slot::{Outcome, Slot},
@@ -36,10 +39,6 @@ use crate::{
 pub(crate) const MAX_IN_FLIGHT: usize = 64 * 1024;
 /// Calls beyond this many bytes stay with their callers until the writer has caught up.
 const CALL_SHARE: usize = 16 << 20;
-/// An actor waits with its next message while its caller's replies take more than this, in bytes.
-const REPLY_SHARE: usize = 8 << 20;
-/// Replies beyond this many bytes are replaced by an error: their receiver does not read.
-const REPLY_LIMIT: usize = 256 << 20;
 
 /// A connection to a peer process.
 pub(crate) struct Link {
@@ -56,6 +55,10 @@ pub(crate) struct Link {
 
 struct State {
     phase: Phase,
+    /// Why new calls are handed back for now: the peer's node is silent.
+    silence: Option<String>,
+    /// No call is taken any more. Once everything is written the lane is finished, and then this is completed.
+    parting: Option<Arc<Slot>>,
     pending: Pending,
     outlets: HashMap<Life, Outlet>,
     /// Outlets that need more credit.
@@ -66,6 +69,10 @@ struct State {
     control: VecDeque<Frame>,
     /// The peer's calls that have not been answered, and whether it still waits for them.
     owed: HashMap<u64, bool>,
+    /// Replies that are being put into the store.
+    storing: usize,
+    /// Stored replies that were sent, oldest first: taken back if the connection is lost before they were opened.
+    lent: VecDeque<Parcel>,
     writer_idle: bool,
 }
 
@@ -86,6 +93,8 @@ pub(crate) struct Request<'a> {
     /// `None` while it is being put into the store; see [`Link::supply`].
     pub(crate) payload: Option<AlignedBytes>,
     pub(crate) ask: bool,
+    /// Waits on while the peer's node is silent.
+    pub(crate) patient: bool,
     pub(crate) deadline: Option<Instant>,
     pub(crate) trace: u64,
     pub(crate) slot: Arc<Slot>,
@@ -102,6 +111,8 @@ impl Link {
             system,
             state: Mutex::new(State {
                 phase: Phase::Connecting,
+                silence: None,
+                parting: None,
                 pending: Pending::default(),
                 outlets: HashMap::new(),
                 short: Vec::new(),
@@ -110,6 +121,8 @@ impl Link {
                 call_bytes: 0,
                 control: VecDeque::new(),
                 owed: HashMap::new(),
+                storing: 0,
+                lent: VecDeque::new(),
                 writer_idle: true,
             }),
             work: Notify::new(),
@@ -125,6 +138,12 @@ impl Link {
         if let Phase::Closed(why) = &state.phase {
             return Err(Outcome::NotSent(format!("the connection to {} is closed: {why}", self.peer)));
         }
+        if state.parting.is_some() {
+            return Err(Outcome::NotSent("this process is shutting down".to_owned()));
+        }
+        if let Some(why) = state.silence.as_ref().filter(|_| !request.patient) {
+            return Err(Outcome::NotSent(why.clone()));
+        }
         if state.pending.len() >= MAX_IN_FLIGHT {
             return Err(Outcome::NotSent(format!(
                 "{MAX_IN_FLIGHT} calls to {} are under way: await some of them first",
@@ -136,9 +155,10 @@ impl Link {
             slot: request.slot,
             life,
             ask: request.ask,
+            patient: request.patient,
+            parcel: None,
             queued: Some(Queued {
-                payload: request.payload,
-                stored: false,
+                payload: request.payload.map(Payload::Inline),
                 message: request.message,
                 deadline: request.deadline,
                 trace: request.trace,
@@ -159,17 +179,14 @@ impl Link {
         Ok(call)
     }
 
-    /// The payload of a call that was submitted without one: what describes it in the store, or why there is none.
-    pub(crate) fn supply(&self, call: u64, description: Result<Vec<u8>, String>) {
+    /// The payload of a call that was submitted without one: where in the store it lies, or why there is none.
+    pub(crate) fn supply(&self, call: u64, stored: Result<Parcel, String>) {
         let mut done = Vec::new();
         let mut state = self.lock();
         let Some(entry) = state.pending.get_mut(call) else { return };
         let life = entry.life;
-        match (description, &mut entry.queued) {
-            (Ok(description), Some(queued)) => {
-                queued.payload = Some(AlignedBytes::copy_from(&description));
-                queued.stored = true;
-            }
+        match (stored, &mut entry.queued) {
+            (Ok(parcel), Some(queued)) => queued.payload = Some(Payload::Stored(parcel)),
             (Err(why), _) => {
                 let why = format!("the message could not be put into the store: {why}");
                 done.extend(state.pending.remove(call).map(|call| (call.slot, Outcome::NotSent(why))));
@@ -194,56 +211,8 @@ impl Link {
             state.push_call(frame(Kind::Cancel, entry.life.1, 0, 0, &extension, AlignedBytes::default()));
         }
         self.unlock(state, done);
+        // What it holds may say goodbye to the store, which is none of this lock's business.
         drop(entry);
-    }
-
-    /// Answers the peer's call number `call`.
-    pub(crate) fn reply(self: &Arc<Self>, call: u64, outcome: Outcome) {
-        if let (Outcome::Reply { bytes, .. }, Some(system)) =
-            (&outcome, self.system.upgrade().map(System::of))
-            && bytes.len() >= LARGE
-            && let Some(put) = system.put_large(bytes.clone())
-        {
-            let link = self.clone();
-            system.executor().spawn(async move {
-                link.reply_inline(
-                    call,
-                    match put.await {
-                        Ok(description) => Outcome::Stored(AlignedBytes::copy_from(&description)),
-                        Err(why) => {
-                            Outcome::Failed(vec!["the reply could not be put into the store".to_owned(), why])
-                        }
-                    },
-                );
-            });
-            return;
-        }
-        self.reply_inline(call, outcome);
-    }
-
-    fn reply_inline(&self, call: u64, outcome: Outcome) {
-        let mut state = self.lock();
-        if state.owed.remove(&call) != Some(true) || !matches!(state.phase, Phase::Open { .. }) {
-            return;
-        }
-        let (mut status, mut payload) = encode_outcome(outcome);
-        if self.control_bytes.load(Ordering::Relaxed) + payload.len() > REPLY_LIMIT {
-            (status, payload) = encode_outcome(Outcome::Failed(vec![format!(
-                "the reply of {} bytes does not fit: {REPLY_LIMIT} bytes of replies wait for this caller's network",
-                payload.len()
-            )]));
-        }
-        let extension =
-            Extension { call, flags: status, total: payload.len() as u64, ..Extension::default() };
-        for piece in pieces(Kind::Reply, Kind::ReplyPiece, 0, 0, 0, extension, payload) {
-            self.push_control(&mut state, piece);
-        }
-        self.unlock(state, Vec::new());
-    }
-
-    /// Whether the peer still waits for its call number `call`.
-    pub(crate) fn is_wanted(&self, call: u64) -> bool {
-        self.lock().owed.get(&call) == Some(&true)
     }
 
     /// Carries out what an actor's ledger decided about this peer.
@@ -304,17 +273,6 @@ impl Link {
         Ok(())
     }
 
-    /// Waits until this peer's share for replies has room.
-    pub(crate) async fn reply_room(&self) {
-        while self.control_bytes.load(Ordering::Acquire) > REPLY_SHARE {
-            let notified = self.room.notified();
-            if self.control_bytes.load(Ordering::Acquire) <= REPLY_SHARE || self.is_closed() {
-                return;
-            }
-            notified.await;
-        }
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.lock().phase, Phase::Closed(_))
     }
@@ -338,72 +296,6 @@ impl Link {
             let extension = Extension { actor: life.0, ..Extension::default() };
             let watch = frame(Kind::Watch, life.1, 0, 0, &extension, AlignedBytes::default());
             self.push_control(&mut state, watch);
-        }
-        self.unlock(state, done);
-    }
-
-    /// The connection is gone, or never came up. What was never sent is handed back; what was sent is kept for
-    /// [`dead`](Link::dead) or [`give_up`](Link::give_up).
-    pub(crate) fn close(&self, why: &str) {
-        let mut done = Vec::new();
-        let mut state = self.lock();
-        if matches!(state.phase, Phase::Closed(_)) {
-            return;
-        }
-        let old = std::mem::replace(&mut state.phase, Phase::Closed(why.to_owned()));
-        let why = format!("no connection to {}: {why}", self.peer);
-        for call in state.pending.take_queued() {
-            done.push((call.slot, Outcome::NotSent(why.clone())));
-        }
-        state.outlets.clear();
-        state.calls.clear();
-        state.control.clear();
-        state.owed.clear();
-        self.control_bytes.store(0, Ordering::Release);
-        self.unlock(state, done);
-        self.work.notify_one();
-        self.room.notify_waiters();
-        if let Phase::Open { connection, .. } = old {
-            connection.close(CloseCode::Done, "closed");
-        }
-    }
-
-    /// The peer broke a rule: the connection ends, with the reason for it.
-    pub(crate) fn protocol_error(&self, why: &str) {
-        tracing::warn!(peer = %self.peer, why, "a peer broke the protocol and is cut off");
-        if let Phase::Open { connection, .. } = &self.lock().phase {
-            connection.close(CloseCode::Protocol, why);
-        }
-        self.close(why);
-    }
-
-    /// The peer process is dead: everyone who waits for it is told (L3).
-    pub(crate) fn dead(&self, death: &ProcessDeath) {
-        self.close("the process is dead");
-        // The caller, who knows it, puts the role in.
-        let report = |life: Life| death.report("", Some(ActorId(life.0)));
-        let mut state = self.lock();
-        let mut done: Finished = Vec::new();
-        for call in state.pending.take_all() {
-            done.push((call.slot, Outcome::Dead(Box::new(report(call.life)))));
-        }
-        for (life, slots) in std::mem::take(&mut state.watches) {
-            done.extend(slots.into_iter().map(|slot| (slot, Outcome::Dead(Box::new(report(life))))));
-        }
-        self.unlock(state, done);
-    }
-
-    /// Nobody said how the peer ended: those who still wait are told that nothing is known.
-    pub(crate) fn give_up(&self) {
-        let mut state = self.lock();
-        let Phase::Closed(why) = &state.phase else { return };
-        let why = format!("the connection to {} was lost: {why}", self.peer);
-        let mut done: Finished = Vec::new();
-        for call in state.pending.take_all() {
-            done.push((call.slot, Outcome::Unknown(why.clone())));
-        }
-        for (_, slots) in std::mem::take(&mut state.watches) {
-            done.extend(slots.into_iter().map(|slot| (slot, Outcome::Unknown(why.clone()))));
         }
         self.unlock(state, done);
     }

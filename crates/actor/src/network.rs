@@ -3,19 +3,25 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use futures_util::future::{join_all, select};
 use lyceum_wire::{
     Admission, CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, PeerRole, Purpose,
     RoleFingerprint, WireError,
 };
 use tokio::runtime::{Handle, Runtime};
 
-use crate::{ProcessAddress, ProcessDeath, System, inbound, link::Link, slot::Outcome};
+use crate::{
+    ProcessAddress, ProcessDeath, System, inbound,
+    link::Link,
+    slot::{Outcome, Slot},
+};
 
 /// How many dead processes are remembered, to tell late callers how they ended.
 const REMEMBERED: usize = 4096;
@@ -24,19 +30,21 @@ const REMEMBERED: usize = 4096;
 pub(crate) struct Network {
     pub(crate) address: ProcessAddress,
     endpoint: Endpoint,
-    io: Handle,
+    pub(crate) io: Handle,
     next_key: AtomicU64,
     peers: Mutex<Peers>,
 }
 
 #[derive(Default)]
-struct Peers {
+pub(crate) struct Peers {
     /// The link that calls to a process go over.
     calls: HashMap<u64, Arc<Link>>,
     /// Every link, by its key; lost ones for as long as somebody waits for a verdict.
     links: HashMap<u64, Arc<Link>>,
     /// Processes that the control plane was asked to watch.
     watched: HashSet<u64>,
+    /// Silent nodes, and a number for each suspicion.
+    pub(crate) suspects: HashMap<String, u64>,
     dead: HashMap<u64, ProcessDeath>,
     dead_order: VecDeque<u64>,
 }
@@ -52,8 +60,8 @@ impl Network {
         let identity = credentials.identity().clone();
         let mut options = EndpointOptions::new(bind);
         options.roles = roles;
-        options.admission =
-            Admission::roles([PeerRole::Head, PeerRole::Agent, PeerRole::Worker, PeerRole::Client]);
+        // Head and agents call no actors.
+        options.admission = Admission::roles([PeerRole::Worker, PeerRole::Client]);
         let _context = io.enter();
         let endpoint = Endpoint::bind(credentials, options)?;
         let mut addr = endpoint.local_addr();
@@ -75,13 +83,21 @@ impl Network {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Peers> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Peers> {
         // Nothing that is done under this lock can panic half way.
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn key(&self) -> u64 {
+    /// A number that this system has not used before.
+    pub(crate) fn key(&self) -> u64 {
         self.next_key.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Peers {
+    /// The links to processes of `node`.
+    pub(crate) fn links_to_node(&self, node: &str) -> Vec<Arc<Link>> {
+        self.links.values().filter(|link| link.peer.node == node).cloned().collect()
     }
 }
 
@@ -120,7 +136,6 @@ impl System {
         if let Some(death) = peers.dead.get(&process.process) {
             return Err(Outcome::Dead(Box::new(death.report("", None))));
         }
-        let watch = peers.watched.insert(process.process);
         let link = match peers.calls.get(&process.process).filter(|link| !link.is_closed()) {
             Some(link) => link.clone(),
             None => {
@@ -132,10 +147,17 @@ impl System {
             }
         };
         drop(peers);
-        if watch && let Some(control) = self.inner().control.get() {
+        self.watch_process(process);
+        Ok(link)
+    }
+
+    /// Has the control plane tell when `process` is gone; once.
+    pub(crate) fn watch_process(&self, process: &ProcessAddress) {
+        let Some(network) = &self.inner().network else { return };
+        let first = network.lock().watched.insert(process.process);
+        if first && let Some(control) = self.inner().control.get() {
             control.watch(process);
         }
-        Ok(link)
     }
 
     pub(crate) fn link(&self, key: u64) -> Option<Arc<Link>> {
@@ -186,6 +208,15 @@ impl System {
             tokio::spawn(run(self.clone(), link, connection));
         }
         std::future::pending().await
+    }
+
+    /// Waits until the peers have acknowledged everything that was said to them, or until `enough` is completed.
+    pub(crate) async fn part_from_peers(&self, enough: &Slot) {
+        let Some(network) = &self.inner().network else { return };
+        let links: Vec<_> = network.lock().links.values().cloned().collect();
+        let parted: Vec<_> = links.iter().map(|link| link.part()).collect();
+        let all = join_all(parted.iter().map(|slot| slot.wait()));
+        select(pin!(all), pin!(enough.wait())).await;
     }
 
     /// Closes every connection.

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use lyceum_wire::AlignedBytes;
-
-use crate::slot::Slot;
+use crate::{
+    large::{Parcel, Payload},
+    slot::Slot,
+};
 
 /// A call that has not ended.
 pub(crate) struct Call {
@@ -12,15 +13,18 @@ pub(crate) struct Call {
     /// The (actor, incarnation) that is called.
     pub(crate) life: (u64, u64),
     pub(crate) ask: bool,
+    /// Its caller waits on while the peer's node is silent.
+    pub(crate) patient: bool,
+    /// The message, sent, where it lies in the store. It is taken back when the call ends without a reply.
+    pub(crate) parcel: Option<Parcel>,
     /// What is still to be sent; `None` once it has been.
     pub(crate) queued: Option<Queued>,
 }
 
 /// A message that waits to be sent.
 pub(crate) struct Queued {
-    pub(crate) payload: Option<AlignedBytes>,
-    /// `payload` describes where in the store the message is.
-    pub(crate) stored: bool,
+    /// `None` while it is being put into the store.
+    pub(crate) payload: Option<Payload>,
     pub(crate) message: u64,
     pub(crate) deadline: Option<Instant>,
     pub(crate) trace: u64,
@@ -80,20 +84,22 @@ impl Pending {
     }
 
     /// Removes and returns what has not been sent.
-    pub(crate) fn take_queued(&mut self) -> Vec<Call> {
+    pub(crate) fn take_queued(&mut self) -> Vec<(u64, Call)> {
         self.take_if(|call| call.queued.is_some())
     }
 
     /// Removes and returns everything.
-    pub(crate) fn take_all(&mut self) -> Vec<Call> {
+    pub(crate) fn take_all(&mut self) -> Vec<(u64, Call)> {
         self.take_if(|_| true)
     }
 
-    fn take_if(&mut self, which: impl Fn(&Call) -> bool) -> Vec<Call> {
+    /// Removes and returns some, with their numbers.
+    pub(crate) fn take_if(&mut self, which: impl Fn(&Call) -> bool) -> Vec<(u64, Call)> {
         let mut taken = Vec::new();
         for (at, place) in self.places.iter_mut().enumerate() {
             if place.call.as_ref().is_some_and(&which) {
-                taken.extend(place.call.take());
+                let number = u64::from(place.uses) << 32 | at as u64;
+                taken.extend(place.call.take().map(|call| (number, call)));
                 self.free.push(at as u32);
             }
         }

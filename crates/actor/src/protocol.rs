@@ -36,11 +36,13 @@ pub(crate) enum Kind {
     Watch = 11,
     /// "This actor is dead", and how it died.
     Death = 12,
+    /// Nothing: something that the peer's end of the connection must acknowledge.
+    Probe = 13,
 }
 
 impl Kind {
     pub(crate) fn of(number: u16) -> Option<Kind> {
-        const ALL: [Kind; 12] = [
+        const ALL: [Kind; 13] = [
             Kind::Call,
             Kind::CallPiece,
             Kind::Cancel,
@@ -53,6 +55,7 @@ impl Kind {
             Kind::Return,
             Kind::Watch,
             Kind::Death,
+            Kind::Probe,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number)
     }
@@ -154,17 +157,27 @@ struct Evidence {
     death: Option<Box<DeathReport>>,
 }
 
-/// An end of a call as status and payload. `Sent` is never sent.
+/// Where in the store the payload of `frame` lies, if it does.
+pub(crate) fn stored_payload(frame: &Frame) -> Option<&[u8]> {
+    let extension = Extension::decode(&frame.extension).ok()?;
+    let stored = match Kind::of(frame.header.kind)? {
+        Kind::Call => extension.flags & STORED != 0,
+        Kind::Reply => extension.flags == status::STORED,
+        _ => false,
+    };
+    stored.then_some(&frame.payload[..])
+}
+
+/// An end of a call as status and payload. What no actor answers with, and what lies in the store, is not written so.
 pub(crate) fn encode_outcome(outcome: Outcome) -> (u32, AlignedBytes) {
     let evidence = |lines| Evidence { lines, death: None };
     let (status, evidence) = match outcome {
         Outcome::Reply { bytes, .. } => return (status::REPLY, bytes),
-        Outcome::Stored(description) => return (status::STORED, description),
         Outcome::NotSent(why) => (status::NOT_SENT, evidence(vec![why])),
-        Outcome::Unknown(why) => (status::UNKNOWN, evidence(vec![why])),
+        Outcome::Unknown(why) | Outcome::Unreachable(why) => (status::UNKNOWN, evidence(vec![why])),
         Outcome::Dead(report) => (status::DEAD, Evidence { lines: Vec::new(), death: Some(report) }),
         Outcome::Deadline => (status::DEADLINE, Evidence::default()),
-        Outcome::Cancelled | Outcome::Sent => (status::CANCELLED, Evidence::default()),
+        Outcome::Cancelled | Outcome::Sent | Outcome::Stored(_) => (status::CANCELLED, Evidence::default()),
         Outcome::Failed(chain) => (status::FAILED, evidence(chain)),
         Outcome::Refused(why) => (status::REFUSED, evidence(vec![why])),
     };
@@ -176,7 +189,6 @@ pub(crate) fn encode_outcome(outcome: Outcome) -> (u32, AlignedBytes) {
 pub(crate) fn decode_outcome(status: u32, payload: AlignedBytes) -> Result<Outcome, String> {
     match status {
         status::REPLY => return Ok(Outcome::Reply { bytes: payload, origin: None::<TypeId> }),
-        status::STORED => return Ok(Outcome::Stored(payload)),
         status::DEADLINE => return Ok(Outcome::Deadline),
         status::CANCELLED => return Ok(Outcome::Cancelled),
         _ => {}

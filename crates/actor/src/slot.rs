@@ -8,7 +8,7 @@ use std::{
 
 use lyceum_wire::AlignedBytes;
 
-use crate::{CallError, DeathReport};
+use crate::{CallError, DeathReport, large::Parcel};
 
 /// How a call ended.
 #[derive(Debug, Clone)]
@@ -18,12 +18,13 @@ pub(crate) enum Outcome {
         bytes: AlignedBytes,
         origin: Option<TypeId>,
     },
-    /// The reply lies in the store; this describes it.
-    Stored(AlignedBytes),
+    /// The reply lies in the store.
+    Stored(Parcel),
     /// A `tell` was handed over.
     Sent,
     NotSent(String),
     Unknown(String),
+    Unreachable(String),
     Dead(Box<DeathReport>),
     Deadline,
     Cancelled,
@@ -40,6 +41,7 @@ impl Outcome {
                 None => CallError::Unknown(why),
             },
             Outcome::Unknown(why) => CallError::Unknown(why),
+            Outcome::Unreachable(why) => CallError::Unreachable(why),
             Outcome::Dead(report) => CallError::Dead(report),
             Outcome::Deadline => CallError::Deadline,
             Outcome::Cancelled => CallError::Cancelled,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use lyceum_wire::{AlignedBytes, Credentials, WireError};
+use lyceum_wire::{AlignedBytes, Credentials, Frame, WireError};
 use tokio::{runtime::Runtime, sync::Notify};
 
 use crate::{
@@ -22,15 +22,19 @@ use crate::{
     credit::Effect,
     executor::Executor,
     fingerprint,
+    large::Parcel,
     life::{self, Args},
     network::Network,
     population::Actors,
+    protocol::stored_payload,
     registry::start,
     slot::{Outcome, Slot},
 };
 
 /// How often credits that nobody used are called back.
 const IDLE_ROUND: Duration = Duration::from_secs(2);
+/// How long the last replies may take to arrive when the system shuts down.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// What a [`System`] is started with.
 #[derive(Debug)]
@@ -264,7 +268,9 @@ impl System {
         let _ = self.inner.large.set(large);
     }
 
-    /// Ends every actor, gracefully for as long as `grace`, then the connections and the threads.
+    /// Ends every actor, gracefully for as long as `grace`, then the connections and the threads. What was answered, or
+    /// handed over to be sent, is with its receivers before its connection closes, where they acknowledge it within
+    /// two seconds.
     pub async fn shut_down(&self, grace: Duration) {
         self.inner.closed.store(true, Ordering::Release);
         let cells = self.inner.actors.all();
@@ -292,6 +298,13 @@ impl System {
                 cell.end(Ending::Kill(Cause::OrderedBy("the shutdown of its process".to_owned())));
             }
         }
+        self.clock().cancel(timer);
+        let enough = Arc::new(Slot::default());
+        let late = enough.clone();
+        let timer = self.clock().after(PARTING, move || {
+            late.complete(Outcome::Deadline);
+        });
+        self.part_from_peers(&enough).await;
         self.clock().cancel(timer);
         self.close_network("the process is shutting down");
         self.inner.over.notify_one();
@@ -405,22 +418,26 @@ impl System {
         }
     }
 
-    /// Puts a payload into the store, where there is one.
+    /// Puts a payload for process `receiver` into the store, where there is one.
     pub(crate) fn put_large(
         &self,
         payload: AlignedBytes,
-    ) -> Option<BoxFuture<'static, Result<Vec<u8>, String>>> {
-        self.inner.large.get().map(|large| large.put(payload))
+        receiver: u64,
+    ) -> Option<BoxFuture<'static, Result<Parcel, String>>> {
+        let large = self.inner.large.get()?.clone();
+        let put = large.put(payload, receiver);
+        Some(Box::pin(async move { put.await.map(|description| Parcel::sent(large, description)) }))
     }
 
-    /// Opens what another process put into the store.
-    pub(crate) fn open_large(
-        &self,
-        description: AlignedBytes,
-    ) -> BoxFuture<'static, Result<AlignedBytes, String>> {
-        match self.inner.large.get() {
-            Some(large) => large.open(description),
-            None => Box::pin(async { Err("it lies in a store, and this process has none".to_owned()) }),
+    /// What another process put into the store for this one.
+    pub(crate) fn received(&self, description: AlignedBytes) -> Parcel {
+        Parcel::received(self.inner.large.get().cloned(), description)
+    }
+
+    /// Takes back what the frames describe, which will not leave any more.
+    pub(crate) fn revoke_unsent<'a>(&self, frames: impl Iterator<Item = &'a Frame>) {
+        if let Some(large) = self.inner.large.get() {
+            frames.filter_map(stored_payload).for_each(|description| large.revoke(description));
         }
     }
 }

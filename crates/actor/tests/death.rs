@@ -15,7 +15,10 @@ use std::{
 use common::*;
 use futures_util::future::{BoxFuture, join_all};
 use lyceum_actor::*;
-use lyceum_wire::{Authority, Credentials, PeerIdentity, PeerRole};
+use lyceum_wire::{
+    Admission, AlignedBytes, Authority, CloseCode, Credentials, Endpoint, EndpointOptions, Frame,
+    FrameHeader, PeerIdentity, PeerRole,
+};
 
 /// A control plane that only notes whom it is to watch.
 #[derive(Default)]
@@ -155,20 +158,50 @@ fn l3_a_verdict_before_the_connection_is_lost_ends_every_wait() {
     });
 }
 
+/// Takes a connection, grants whatever credit is asked for, and hangs up when the first call comes.
+async fn hang_up_at_the_first_call(endpoint: &Endpoint) {
+    const CALL: u16 = 1;
+    const REQUEST: u16 = 6;
+    const GRANT: u16 = 7;
+    let connection = endpoint.accept().await.unwrap();
+    let (sender, mut receiver) = connection.lane().unwrap();
+    loop {
+        let frame = receiver.recv().await.unwrap().unwrap();
+        match frame.header.kind {
+            CALL => return connection.close(CloseCode::Done, "gone without a word"),
+            REQUEST => {
+                // Actor, no call, no message, 1 message, "an answer", 1 MiB, no total.
+                let words = [0u64, 0, 1 | 1 << 32, 1 << 20, 0].map(u64::to_le_bytes).concat();
+                let extension = [&frame.extension[..8], &words].concat();
+                let header = FrameHeader { kind: GRANT, ..frame.header };
+                let mut grant = Frame::new(header, AlignedBytes::default());
+                grant.extension = extension.into();
+                sender.send(grant).await.unwrap();
+            }
+            other => panic!("a frame of kind {other}"),
+        }
+    }
+}
+
 #[test]
 fn l3_without_a_verdict_a_lost_connection_leaves_its_callers_with_unknown() {
-    let pair = pair();
-    block_on(async {
-        let desk = pair.desk::<Clerk>("ada").await;
-        let waiting = desk.ask(WaitForOpen(1));
-        let closing = async {
-            desk.ask(Echo("are you there?".into())).await.unwrap();
-            pair.there.shut_down(Duration::ZERO).await;
-        };
-        let (waited, ()) = tokio::join!(waiting, closing);
-        // The other side may still have said that its actor ended.
-        match waited {
-            Err(CallError::Unknown(_) | CallError::Dead(_)) => {}
+    let authority = Authority::create("school").unwrap();
+    let identity = PeerIdentity::new("school", PeerRole::Worker, "n2", 2).unwrap();
+    let credentials = authority.issue(&identity, Duration::from_secs(3600)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut options = EndpointOptions::new("127.0.0.1:0".parse().unwrap());
+        options.admission = Admission::roles([PeerRole::Client]);
+        let endpoint = Endpoint::bind(credentials, options).unwrap();
+        let addr = endpoint.local_addr();
+        let process = ProcessAddress { kind: ProcessKind::Worker, node: "n2".into(), process: 2, addr };
+        let address =
+            ActorAddress { actor: ActorId(5), incarnation: 1, role: "desk".into(), process, job: 7 };
+        let system = client(&authority);
+        let desk = system.actor_ref::<Desk>(address).unwrap();
+        let (asked, ()) = tokio::join!(desk.ask(Echo("hello?".into())), hang_up_at_the_first_call(&endpoint));
+        match asked {
+            Err(CallError::Unknown(why)) => assert!(why.contains("gone without a word"), "{why}"),
             other => panic!("{other:?}"),
         }
     });

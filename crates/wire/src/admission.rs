@@ -27,7 +27,8 @@ impl Admission {
                 return Ok(());
             }
             let admitted: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
-            Err(format!("a {} is not admitted here, only {}", peer.role(), admitted.join(", ")))
+            let (article, role) = (peer.role().article(), peer.role());
+            Err(format!("{article} {role} is not admitted here, only {}", admitted.join(", ")))
         })
     }
 

@@ -36,6 +36,11 @@ impl PeerRole {
             Self::Client => "client",
         }
     }
+
+    /// What stands before the role in a sentence.
+    pub(crate) fn article(self) -> &'static str {
+        if self == Self::Agent { "an" } else { "a" }
+    }
 }
 
 impl fmt::Display for PeerRole {

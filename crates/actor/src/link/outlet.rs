@@ -7,6 +7,8 @@ use lyceum_wire::{AlignedBytes, Frame};
 use super::{CALL_SHARE, Finished, Life, Phase, State};
 use crate::{
     credit::{Credits, Purse},
+    large::Payload,
+    pending::Queued,
     protocol::{self, Extension, Kind, STORED, frame},
     slot::Outcome,
 };
@@ -59,30 +61,36 @@ impl State {
                 return;
             }
             outlet.queue.pop_front();
-            let Some(queued) = entry.queued.take() else { continue };
-            let payload = queued.payload.unwrap_or_default();
-            let left = queued.deadline.map_or(0, |deadline| {
+            let Some(Queued { payload: Some(payload), message, deadline, trace, job }) = entry.queued.take()
+            else {
+                continue;
+            };
+            let left = deadline.map_or(0, |deadline| {
                 let left = deadline.saturating_duration_since(Instant::now()).as_micros();
                 u64::try_from(left).unwrap_or(u64::MAX).max(1)
             });
             let extension = Extension {
                 actor: life.0,
                 call: if entry.ask { call } else { 0 },
-                message: queued.message,
-                flags: if queued.stored { STORED } else { 0 },
+                message,
+                flags: if matches!(payload, Payload::Stored(_)) { STORED } else { 0 },
                 amount: left,
                 total: payload.len() as u64,
                 ..Extension::default()
             };
-            for piece in
-                pieces(Kind::Call, Kind::CallPiece, life.1, queued.job, queued.trace, extension, payload)
-            {
+            let bytes = payload.bytes().clone();
+            match payload {
+                Payload::Stored(parcel) if entry.ask => entry.parcel = Some(parcel),
+                // From here on the frame is what knows of it.
+                Payload::Stored(parcel) => parcel.hand_over(),
+                Payload::Inline(_) => {}
+            }
+            let ask = entry.ask;
+            for piece in pieces(Kind::Call, Kind::CallPiece, life.1, job, trace, extension, bytes) {
                 self.call_bytes += piece.wire_len();
                 self.calls.push_back(piece);
             }
-            if !entry.ask
-                && let Some(tell) = self.pending.remove(call)
-            {
+            if !ask && let Some(tell) = self.pending.remove(call) {
                 done.push((tell.slot, Outcome::Sent));
             }
         }

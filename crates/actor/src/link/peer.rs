@@ -38,6 +38,10 @@ impl Link {
             }
         };
         if let Some(entry) = entry {
+            // Who answers has had the message in its hands.
+            if let Some(parcel) = &entry.parcel {
+                parcel.hand_over();
+            }
             entry.slot.complete(outcome);
         }
     }

@@ -10,7 +10,7 @@ use super::{CALL_SHARE, Life, Link, Phase};
 const WRITE_BATCH: usize = 256;
 
 impl Link {
-    /// Writes what is queued until the link is closed. Runs on the I/O thread.
+    /// Writes what is queued until the link is closed, or is [to part](Link::part). Runs on the I/O thread.
     pub(crate) async fn write(&self, lane: LaneSender) {
         let mut batch = VecDeque::new();
         loop {
@@ -21,6 +21,13 @@ impl Link {
                     continue;
                 }
                 Next::Some => {}
+                Next::Part => {
+                    // It fails when the connection is lost, and with it those who would have heard.
+                    if lane.finish().await.is_ok() {
+                        self.parted();
+                    }
+                    return;
+                }
             }
             for frame in batch.drain(..) {
                 let sent = match lane.try_send(frame) {
@@ -60,7 +67,11 @@ impl Link {
                 state.release(life, &mut done);
             }
         }
-        let next = if batch.is_empty() { Next::Nothing } else { Next::Some };
+        let next = match batch.is_empty() {
+            false => Next::Some,
+            true if state.parting.is_some() && state.storing == 0 => Next::Part,
+            true => Next::Nothing,
+        };
         state.writer_idle = batch.is_empty();
         self.unlock(state, done);
         next
@@ -70,5 +81,7 @@ impl Link {
 enum Next {
     Some,
     Nothing,
+    /// Everything is written, and nothing more will come.
+    Part,
     Closed,
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use lyceum_actor::*;
+use lyceum_wire::testing::{Faults, LossyRelay};
 use rkyv::{Archive, Deserialize, Serialize};
 
 pub struct Desk;
@@ -238,6 +239,31 @@ pub fn pair_with(here: Registry, there: Registry) -> Pair {
         System::start(SystemOptions { actor_threads: 2, ..options }).unwrap()
     };
     Pair { here: start("n1", here), there: start("n2", there) }
+}
+
+/// A pair of which one calls the other over a network that may be bad, or cut.
+pub struct Distant {
+    pub pair: Pair,
+    pub relay: LossyRelay,
+    _relaying: tokio::runtime::Runtime,
+}
+
+pub fn distant(faults: Faults) -> Distant {
+    let pair = pair();
+    let relaying =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let relay = relaying.block_on(async { LossyRelay::start(pair.there.address().addr, faults).unwrap() });
+    Distant { pair, relay, _relaying: relaying }
+}
+
+impl Distant {
+    /// An actor in the other system, as seen there and from here.
+    pub async fn desk<A: Actor<Role = Desk>>(&self, name: &str) -> (ActorRef<Desk>, ActorRef<Desk>) {
+        let theirs = self.pair.there.spawn::<A>(name.to_owned()).await.unwrap();
+        let mut address = theirs.address().clone();
+        address.process.addr = self.relay.addr();
+        (theirs, self.pair.here.actor_ref(address).unwrap())
+    }
 }
 
 impl Pair {

@@ -1,0 +1,113 @@
+//! Answers to the peer's calls.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{Link, Phase, State, outlet::pieces};
+use crate::{
+    System,
+    large::{LARGE, Parcel},
+    protocol::{Extension, Kind, encode_outcome, status},
+    slot::Outcome,
+};
+
+/// An actor waits with its next message while its caller's replies take more than this, in bytes.
+const REPLY_SHARE: usize = 8 << 20;
+/// Replies beyond this many bytes are replaced by an error: their receiver does not read.
+const REPLY_LIMIT: usize = 256 << 20;
+/// Stored replies whose fate is followed; older ones are taken for opened.
+const MAX_LENT: usize = 256;
+
+impl Link {
+    /// Answers the peer's call number `call`.
+    pub(crate) fn reply(self: &Arc<Self>, call: u64, outcome: Outcome) {
+        if let (Outcome::Reply { bytes, .. }, Some(system)) =
+            (&outcome, self.system.upgrade().map(System::of))
+            && bytes.len() >= LARGE
+            && let Some(put) = system.put_large(bytes.clone(), self.peer.process)
+        {
+            // Its share of the store is freed when the receiver is gone, so that is to be heard of.
+            system.watch_process(&self.peer);
+            self.lock().storing += 1;
+            let link = self.clone();
+            system.executor().spawn(async move {
+                let stored = put.await;
+                let mut state = link.lock();
+                state.storing -= 1;
+                match stored {
+                    Ok(parcel) => link.push_stored(&mut state, call, parcel),
+                    Err(why) => {
+                        let chain = vec!["the reply could not be put into the store".to_owned(), why];
+                        link.push_reply(&mut state, call, Outcome::Failed(chain));
+                    }
+                }
+                link.unlock(state, Vec::new());
+                // Whoever waits for the last replies waits for this one too.
+                link.work.notify_one();
+            });
+            return;
+        }
+        let mut state = self.lock();
+        self.push_reply(&mut state, call, outcome);
+        self.unlock(state, Vec::new());
+    }
+
+    /// Whether the peer still waits for its call number `call`.
+    pub(crate) fn is_wanted(&self, call: u64) -> bool {
+        self.lock().owed.get(&call) == Some(&true)
+    }
+
+    /// Waits until this peer's share for replies has room.
+    pub(crate) async fn reply_room(&self) {
+        while self.control_bytes.load(Ordering::Acquire) > REPLY_SHARE {
+            let notified = self.room.notified();
+            if self.control_bytes.load(Ordering::Acquire) <= REPLY_SHARE || self.is_closed() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn push_reply(&self, state: &mut State, call: u64, outcome: Outcome) {
+        if !state.settle_debt(call) {
+            return;
+        }
+        let (mut status, mut payload) = encode_outcome(outcome);
+        if self.control_bytes.load(Ordering::Relaxed) + payload.len() > REPLY_LIMIT {
+            (status, payload) = encode_outcome(Outcome::Failed(vec![format!(
+                "the reply of {} bytes does not fit: {REPLY_LIMIT} bytes of replies wait for this caller's network",
+                payload.len()
+            )]));
+        }
+        let extension =
+            Extension { call, flags: status, total: payload.len() as u64, ..Extension::default() };
+        for piece in pieces(Kind::Reply, Kind::ReplyPiece, 0, 0, 0, extension, payload) {
+            self.push_control(state, piece);
+        }
+    }
+
+    /// A reply that nobody waits for any more is dropped, which takes it out of the store.
+    fn push_stored(&self, state: &mut State, call: u64, parcel: Parcel) {
+        if !state.settle_debt(call) {
+            return;
+        }
+        let payload = parcel.description().clone();
+        let total = payload.len() as u64;
+        let extension = Extension { call, flags: status::STORED, total, ..Extension::default() };
+        for piece in pieces(Kind::Reply, Kind::ReplyPiece, 0, 0, 0, extension, payload) {
+            self.push_control(state, piece);
+        }
+        state.lent.push_back(parcel);
+        if state.lent.len() > MAX_LENT
+            && let Some(oldest) = state.lent.pop_front()
+        {
+            oldest.hand_over();
+        }
+    }
+}
+
+impl State {
+    /// Call number `call` of the peer is being answered. Returns whether the answer is wanted.
+    fn settle_debt(&mut self, call: u64) -> bool {
+        self.owed.remove(&call) == Some(true) && matches!(self.phase, Phase::Open { .. })
+    }
+}
