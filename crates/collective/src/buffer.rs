@@ -8,13 +8,22 @@ use std::{
     sync::Arc,
 };
 
-/// Where a buffer's bytes lie.
+/// Where a buffer's bytes lie: a communicator takes only buffers that lie where it moves bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Location {
     /// In this process's address space.
     Host,
     /// On the CUDA device with this ordinal; the address is a device address.
     Cuda(usize),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("in host memory"),
+            Self::Cuda(ordinal) => write!(f, "on CUDA device {ordinal}"),
+        }
+    }
 }
 
 /// Keeps a buffer's memory alive, without access to it: for tensors that are views of a buffer that may meanwhile be
@@ -121,11 +130,7 @@ impl Buffer {
     }
 
     fn assert_host(&self) {
-        assert!(
-            self.location == Location::Host,
-            "a buffer on {:?} has no slice in host memory",
-            self.location
-        );
+        assert!(self.location == Location::Host, "a buffer {} has no slice in host memory", self.location);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::Buffer;
+use crate::{Buffer, Location};
 
 /// The ranks of one epoch, seen from one of them. The crate's own page has the four rules.
 ///
@@ -55,9 +55,9 @@ pub trait Communicator: Send {
 /// What is done with a buffer, in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Every rank's buffer becomes the sum of all, formed in rank order.
+    /// Every rank's buffer becomes the sum of all, formed in rank order (on CUDA devices in NCCL's).
     AllReduce(Element),
-    /// The buffer is `world_size` equal parts; rank *r*'s part *r* becomes the sum of all parts *r*, formed in rank order.
+    /// The buffer is `world_size` equal parts; rank *r*'s part *r* becomes the sum of all parts *r*, formed as above.
     /// Its other parts hold nothing meaningful afterwards.
     ReduceScatter(Element),
     /// The buffer is `world_size` equal parts; part *r* of every rank becomes rank *r*'s part *r*. Bytes, of any meaning.
@@ -85,7 +85,7 @@ impl fmt::Display for Operation {
 pub enum Element {
     /// IEEE single precision.
     F32,
-    /// bfloat16: each sum is formed in single precision and rounded once.
+    /// bfloat16: each sum is formed in single precision and rounded once (by NCCL, at each addition).
     Bf16,
 }
 
@@ -222,6 +222,18 @@ pub enum CollectiveError {
         /// What its length must be a multiple of.
         multiple: usize,
     },
+    /// A buffer lies where its communicator does not reach.
+    #[error("rank {rank} called {operation} on a buffer {found}: this communicator takes those {expected}")]
+    Misplaced {
+        /// The caller.
+        rank: usize,
+        /// What was called.
+        operation: Operation,
+        /// Where the buffer lies.
+        found: Location,
+        /// Where it should.
+        expected: Location,
+    },
     /// A broadcast from a rank that is not there.
     #[error("rank {rank} called a broadcast from rank {root}: there are ranks 0 to {}", world_size - 1)]
     NoSuchRoot {
@@ -253,6 +265,7 @@ impl CollectiveError {
             | Self::Deadline { rank, .. }
             | Self::Mismatch { rank, .. }
             | Self::Misfit { rank, .. }
+            | Self::Misplaced { rank, .. }
             | Self::NoSuchRoot { rank, .. }
             | Self::Unavailable { rank, .. } => *rank,
         }
@@ -260,6 +273,20 @@ impl CollectiveError {
 }
 
 impl Operation {
+    /// Whether a buffer of `rank` that lies at `found` can be reached by a communicator that moves bytes at `expected`.
+    pub fn check_location(
+        self,
+        rank: usize,
+        found: Location,
+        expected: Location,
+    ) -> Result<(), CollectiveError> {
+        if found == expected {
+            Ok(())
+        } else {
+            Err(CollectiveError::Misplaced { rank, operation: self, found, expected })
+        }
+    }
+
     /// Whether `bytes` bytes on `rank` of `world_size` ranks are fit for this operation.
     pub fn check(self, rank: usize, world_size: usize, bytes: usize) -> Result<(), CollectiveError> {
         let multiple = match self {

@@ -8,6 +8,15 @@ use crate::CollectiveError;
 use crate::chain::Closer;
 use crate::shared::{ControlPage, Seen, Watch};
 
+/// Where operations are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plane {
+    /// In host memory: by the worker.
+    Host,
+    /// On a CUDA device: by NCCL, once the host's plane has done the operation's announcement of the same number.
+    Device,
+}
+
 /// What the caller, the worker, the watcher and the abort handles of one rank share.
 pub(crate) struct Epoch {
     pub(crate) number: u64,
@@ -17,12 +26,27 @@ pub(crate) struct Epoch {
     pub(crate) control: ControlPage,
     /// The first failure that this rank knows of.
     failure: OnceLock<CollectiveError>,
-    /// The last operation that the worker has done.
-    done: Mutex<u64>,
+    /// The last operation that is done, of each plane.
+    done: Mutex<Done>,
     progress: Condvar,
     watch: OnceLock<Watch>,
     /// The leader's connections to other hosts.
     closer: OnceLock<Closer>,
+}
+
+#[derive(Default)]
+struct Done {
+    host: u64,
+    device: u64,
+}
+
+impl Done {
+    fn of(&mut self, plane: Plane) -> &mut u64 {
+        match plane {
+            Plane::Host => &mut self.host,
+            Plane::Device => &mut self.device,
+        }
+    }
 }
 
 impl Epoch {
@@ -33,7 +57,7 @@ impl Epoch {
             group,
             control,
             failure: OnceLock::new(),
-            done: Mutex::new(0),
+            done: Mutex::default(),
             progress: Condvar::new(),
             watch: OnceLock::new(),
             closer: OnceLock::new(),
@@ -118,41 +142,66 @@ impl Epoch {
         self.failure().map_or(Ok(()), Err)
     }
 
-    /// The worker has done the operation `ticket`.
-    pub(crate) fn finished(&self, ticket: u64) {
-        *self.lock() = ticket;
+    /// The operation `ticket` is done on `plane`.
+    pub(crate) fn finished(&self, plane: Plane, ticket: u64) {
+        *self.lock().of(plane) = ticket;
         self.progress.notify_all();
     }
 
-    pub(crate) fn is_finished(&self, ticket: u64) -> bool {
-        *self.lock() >= ticket
+    pub(crate) fn is_finished(&self, plane: Plane, ticket: u64) -> bool {
+        *self.lock().of(plane) >= ticket
     }
 
-    /// Sleeps until the worker has done `ticket`, at most for `timeout`; then the epoch fails.
-    pub(crate) fn wait(&self, ticket: u64, what: &str, timeout: Duration) -> Result<(), CollectiveError> {
+    /// Sleeps until `ticket` is done on `plane`, at most for `timeout`; then the epoch fails.
+    pub(crate) fn wait(
+        &self,
+        plane: Plane,
+        ticket: u64,
+        what: &str,
+        timeout: Duration,
+    ) -> Result<(), CollectiveError> {
+        let began = Instant::now();
+        if self.is_done_within(plane, ticket, timeout)? {
+            return Ok(());
+        }
+        let (rank, waited) = (self.straggler(plane, ticket), began.elapsed());
+        let (epoch, operation) = (self.number, what.to_owned());
+        Err(self.fail(CollectiveError::Deadline { rank, epoch, operation, waited }))
+    }
+
+    /// Sleeps until `ticket` is done on `plane`, at most for `timeout`: whether it is.
+    ///
+    /// # Errors
+    /// The first failure, once there is one.
+    pub(crate) fn is_done_within(
+        &self,
+        plane: Plane,
+        ticket: u64,
+        timeout: Duration,
+    ) -> Result<bool, CollectiveError> {
         let began = Instant::now();
         let mut done = self.lock();
         loop {
-            if *done >= ticket {
-                return Ok(());
+            // What is done is done, also when the epoch has ended since.
+            if *done.of(plane) >= ticket {
+                return Ok(true);
             }
             self.alive()?;
             let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) else {
-                drop(done);
-                let (rank, waited) = (self.straggler(ticket), began.elapsed());
-                let (epoch, operation) = (self.number, what.to_owned());
-                return Err(self.fail(CollectiveError::Deadline { rank, epoch, operation, waited }));
+                return Ok(false);
             };
             (done, _) = self.progress.wait_timeout(done, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Goes in good order, or not: then the others must not wait.
-    pub(crate) fn leave(&self, under_way: bool) {
-        if under_way && self.failure().is_none() {
-            let reason = "it left with operations under way".into();
-            self.fail(CollectiveError::Aborted { rank: self.rank, epoch: self.number, reason });
-        }
+    /// This rank goes while it has operations under way: the others must not wait.
+    pub(crate) fn leave_under_way(&self) {
+        let reason = "it left with operations under way".into();
+        self.fail(CollectiveError::Aborted { rank: self.rank, epoch: self.number, reason });
+    }
+
+    /// This rank goes.
+    pub(crate) fn leave(&self) {
         self.control.leave(self.local());
     }
 
@@ -163,8 +212,11 @@ impl Epoch {
         }
     }
 
-    /// The lowest rank that holds `ticket` up, as far as this host can see.
-    fn straggler(&self, ticket: u64) -> usize {
+    /// The lowest rank that holds `ticket` up, as far as this host can see; this one, where only its device is late.
+    fn straggler(&self, plane: Plane, ticket: u64) -> usize {
+        if plane == Plane::Device && self.is_finished(Plane::Host, ticket) {
+            return self.rank;
+        }
         let locals = || 0..self.group.len();
         let absent = locals().find(|local| !self.control.has_arrived(*local, ticket));
         let at_work = || locals().find(|local| !self.control.is_done(*local, ticket));
@@ -175,7 +227,7 @@ impl Epoch {
             .unwrap_or(self.rank)
     }
 
-    fn lock(&self) -> MutexGuard<'_, u64> {
+    fn lock(&self) -> MutexGuard<'_, Done> {
         // Nothing panics while it is held.
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }

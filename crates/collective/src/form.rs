@@ -6,63 +6,61 @@ use crate::chain::Chain;
 use crate::epoch::Epoch;
 use crate::gang::Topology;
 use crate::host::HostCommunicator;
+use crate::nccl::{NcclCommunicator, check_trust};
 use crate::shared::meet;
-use crate::{CollectiveError, Communicator, Gang, Seat, SoloCommunicator, nccl};
+use crate::{Allocator, CollectiveError, Communicator, Gang, Seat, SoloCommunicator};
 
 /// Brings the members of `gang` together, each calling this with its own `rank`, and gives the communicator that fits
 /// where they are:
 ///
 /// | members | communicator |
 /// |---|---|
+/// | on CUDA devices, also one alone | [`NcclCommunicator`] |
 /// | one | [`SoloCommunicator`] |
-/// | all on CUDA devices | NCCL: the library is found and checked; its communicator is not there yet |
 /// | on one host | shared memory |
 /// | on several hosts | shared memory within each, QUIC between them |
 ///
-/// `seat` is this rank's seat, needed where the gang spans hosts. The call returns when all have come.
+/// `seat` is this rank's seat, needed where the gang spans hosts. `device_memory` gives memory on this rank's CUDA
+/// device, needed where the gang is on such. The call returns when all have come.
 ///
 /// # Errors
 /// [`CollectiveError::Deadline`] naming a rank that has not come within `timeout`;
-/// [`CollectiveError::Unavailable`] when the gang is impossible or the system refuses what is needed.
+/// [`CollectiveError::Unavailable`] when the gang is impossible, the system refuses what is needed, or NCCL would
+/// speak between hosts that trust no interface with it (L6).
 pub fn form(
     gang: &Gang,
     rank: usize,
     seat: Option<&Seat>,
+    device_memory: Option<Allocator>,
     timeout: Duration,
 ) -> Result<Box<dyn Communicator>, CollectiveError> {
+    let deadline = Instant::now() + timeout;
     Topology::of(gang, rank)?;
-    let on_device = gang.members.iter().filter(|member| member.device.is_some()).count();
-    match (gang.members.len(), on_device) {
-        (1, 0) => Ok(Box::new(SoloCommunicator::in_epoch(gang.epoch))),
-        (_, 0) => Ok(Box::new(form_on_hosts(gang, rank, seat, timeout)?)),
-        (all, some) if all == some => Err(on_devices(rank)),
-        (all, some) => Err(CollectiveError::Unavailable {
-            rank,
-            what: "form its gang".into(),
-            reason: format!("{some} of {all} ranks are on CUDA devices: all or none must be"),
-        }),
+    let refuse =
+        |reason: String| Err(CollectiveError::Unavailable { rank, what: "form its gang".into(), reason });
+    let (all, on_device) = (gang.members.len(), gang.members.iter().filter(|m| m.device.is_some()).count());
+    match (gang.members[rank].device, device_memory) {
+        _ if on_device != 0 && on_device != all => {
+            refuse(format!("{on_device} of {all} ranks are on CUDA devices: all or none must be"))
+        }
+        (Some(_), None) => refuse("it is on a CUDA device and brings no memory there".into()),
+        (Some(ordinal), Some(memory)) => {
+            check_trust(gang, rank)?;
+            let host = form_on_hosts(gang, rank, seat, deadline)?;
+            Ok(Box::new(NcclCommunicator::form(host, ordinal as usize, memory, deadline)?))
+        }
+        (None, _) if all == 1 => Ok(Box::new(SoloCommunicator::in_epoch(gang.epoch))),
+        (None, _) => Ok(Box::new(form_on_hosts(gang, rank, seat, deadline)?)),
     }
 }
 
-/// What a gang on CUDA devices is told: whether NCCL can be had here at all, and that no communicator runs on it yet.
-fn on_devices(rank: usize) -> CollectiveError {
-    let reason = match nccl::NcclLibrary::find(&[]) {
-        Ok(library) => format!(
-            "{library:?} is there, but gangs of several GPUs are not built yet: one rank on one GPU uses SoloCommunicator::with_allocator"
-        ),
-        Err(error) => error.to_string(),
-    };
-    CollectiveError::Unavailable { rank, what: "form its gang over NCCL".into(), reason }
-}
-
 /// Forms the gang in host memory, wherever its members compute.
-pub(crate) fn form_on_hosts(
+fn form_on_hosts(
     gang: &Gang,
     rank: usize,
     seat: Option<&Seat>,
-    timeout: Duration,
+    deadline: Instant,
 ) -> Result<HostCommunicator, CollectiveError> {
-    let deadline = Instant::now() + timeout;
     let topology = Topology::of(gang, rank)?;
     let index = topology.group_of(rank);
     let group = topology.groups[index].clone();

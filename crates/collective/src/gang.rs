@@ -54,6 +54,8 @@ pub struct Member {
     pub addr: Option<SocketAddr>,
     /// The CUDA device it computes on, if it does: the ordinal within its process.
     pub device: Option<u32>,
+    /// The interface of its node that is trusted with what NCCL does not encrypt, if the manifest names one.
+    pub trusted_interface: Option<String>,
 }
 
 /// A fixed membership: what every member must know, and the same for all.
@@ -124,6 +126,7 @@ mod tests {
             incarnation: rank as u64,
             addr: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
             device: None,
+            trusted_interface: None,
         });
         Gang { epoch: 1, members: members.collect(), token: Token::random().unwrap() }
     }

@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::chain::Chain;
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, Plane};
 use crate::shared::{Descriptor, Region, Segment};
 use crate::worker::{Job, Worker};
-use crate::{AbortHandle, Buffer, CollectiveError, Communicator, Operation, Pending};
+use crate::{AbortHandle, Buffer, CollectiveError, Communicator, Location, Operation, Pending};
 
 /// One rank of a gang in host memory. Made by [`form`](crate::form).
 pub struct HostCommunicator {
@@ -47,6 +47,17 @@ impl HostCommunicator {
             })?;
         let (regions, worker) = (HashMap::new(), Some(worker));
         Ok(Self { epoch, world_size, segment, regions, started: 0, jobs: Some(jobs), worker })
+    }
+
+    /// What the threads of this rank share.
+    pub(crate) fn shared(&self) -> &Arc<Epoch> {
+        &self.epoch
+    }
+
+    /// Tells the other ranks that this one has come to `operation` on `bytes` bytes that lie elsewhere. The number that
+    /// is given is done on the host's plane once all have come to the same.
+    pub(crate) fn announce(&mut self, operation: Operation, bytes: usize) -> u64 {
+        self.enqueue(Some(operation), None, bytes)
     }
 
     /// Hands the worker its next operation.
@@ -89,6 +100,7 @@ impl Communicator for HostCommunicator {
     fn start(&mut self, operation: Operation, buffer: Buffer) -> Result<Pending, CollectiveError> {
         self.epoch.alive()?;
         operation.check(self.epoch.rank, self.world_size, buffer.len())?;
+        operation.check_location(self.epoch.rank, buffer.location(), Location::Host)?;
         let region = self.regions.get(&buffer.as_ptr().addr()).cloned();
         let ours = region.as_ref().is_some_and(|region| region.holds(&buffer, self.epoch.local()));
         if !ours {
@@ -101,14 +113,14 @@ impl Communicator for HostCommunicator {
     }
 
     fn wait(&mut self, pending: Pending, timeout: Duration) -> Result<Buffer, CollectiveError> {
-        self.epoch.wait(pending.ticket(), &pending.operation().to_string(), timeout)?;
+        self.epoch.wait(Plane::Host, pending.ticket(), &pending.operation().to_string(), timeout)?;
         Ok(pending.into_buffer())
     }
 
     fn barrier(&mut self, timeout: Duration) -> Result<(), CollectiveError> {
         self.epoch.alive()?;
         let ticket = self.enqueue(None, None, 0);
-        self.epoch.wait(ticket, "barrier", timeout)
+        self.epoch.wait(Plane::Host, ticket, "barrier", timeout)
     }
 
     fn abort_handle(&self) -> AbortHandle {
@@ -122,7 +134,10 @@ impl Communicator for HostCommunicator {
 
 impl Drop for HostCommunicator {
     fn drop(&mut self) {
-        self.epoch.leave(!self.epoch.is_finished(self.started));
+        if self.epoch.alive().is_ok() && !self.epoch.is_finished(Plane::Host, self.started) {
+            self.epoch.leave_under_way();
+        }
+        self.epoch.leave();
         self.jobs = None;
         if let Some(worker) = self.worker.take() {
             // A worker that panicked has broken the epoch already.

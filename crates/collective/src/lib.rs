@@ -26,11 +26,10 @@
 //! assert_eq!(bucket.as_slice::<f32>(), [1.0, 2.0, 3.0, 4.0]);
 //! # Ok::<(), lyceum_collective::CollectiveError>(())
 //! ```
-
 //!
 //! A [`Gang`] says who the members of an epoch are and where each runs; [`form`] brings them together and chooses the
 //! transport by that topology: shared memory among the ranks of a host, QUIC under the cluster's TLS between hosts, NCCL
-//! among GPUs. Within a host a rank that dies is noticed at once, another host that falls silent after
+//! among GPUs ([`nccl`]). Within a host a rank that dies is noticed at once, another host that falls silent after
 //! [`HOST_SILENCE`]; either way every rank gets an error that names the rank (L3).
 
 mod buffer;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, mpsc};
 
 use crate::chain::Chain;
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, Plane};
 use crate::reduce::{Accumulator, BLOCK};
 use crate::shared::{Descriptor, Region};
 use crate::{CollectiveError, Element, Operation};
@@ -16,7 +16,7 @@ const SHARE_ALIGNMENT: usize = 64;
 pub(crate) struct Job {
     pub(crate) ticket: u64,
     pub(crate) descriptor: Descriptor,
-    /// Where the buffers lie; a barrier has none.
+    /// Where the buffers lie; a barrier, and an operation that is only announced, have none.
     pub(crate) region: Option<Region>,
 }
 
@@ -33,10 +33,10 @@ impl Worker {
     /// Works until the communicator is dropped or the epoch has failed.
     pub(crate) fn run(mut self, jobs: mpsc::Receiver<Job>) {
         // If the worker itself breaks, nobody may wait for it.
-        let _guard = Guard(Arc::clone(&self.epoch));
+        let _guard = Guard::new(Arc::clone(&self.epoch));
         for job in jobs {
             match self.carry_out(&job) {
-                Ok(()) => self.epoch.finished(job.ticket),
+                Ok(()) => self.epoch.finished(Plane::Host, job.ticket),
                 Err(error) => {
                     self.epoch.fail(error);
                     return;
@@ -165,8 +165,14 @@ fn copy(region: &Region, from: usize, to: usize, (at, len): (usize, usize)) {
     }
 }
 
-/// Fails the epoch when the worker's thread unwinds.
-struct Guard(Arc<Epoch>);
+/// Fails the epoch when the thread that has it unwinds.
+pub(crate) struct Guard(Arc<Epoch>);
+
+impl Guard {
+    pub(crate) fn new(epoch: Arc<Epoch>) -> Self {
+        Self(epoch)
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {

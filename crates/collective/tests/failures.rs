@@ -172,7 +172,7 @@ fn a_rank_that_never_comes_is_named_when_the_gang_cannot_be_formed() {
             let seats = seats(nodes);
             let gang = gang(1, nodes, &seats);
             let present = 1 - absent;
-            let error = form(&gang, present, seats[present].as_ref(), brief).err().unwrap();
+            let error = form(&gang, present, seats[present].as_ref(), None, brief).err().unwrap();
             assert_eq!(error.rank(), absent, "{error}");
             assert!(matches!(error, CollectiveError::Deadline { .. }), "{error}");
             assert!(error.to_string().contains("gang's forming"), "{error}");
@@ -190,8 +190,8 @@ fn l6_who_has_another_token_or_epoch_is_not_let_in() {
         let zombie = Gang { epoch: 4, ..gang.clone() };
         for other in [&stranger, &zombie] {
             std::thread::scope(|scope| {
-                let outsider = scope.spawn(|| form(other, 1, seats[1].as_ref(), brief));
-                assert!(form(&gang, 0, seats[0].as_ref(), brief).is_err());
+                let outsider = scope.spawn(|| form(other, 1, seats[1].as_ref(), None, brief));
+                assert!(form(&gang, 0, seats[0].as_ref(), None, brief).is_err());
                 assert!(outsider.join().unwrap().is_err());
             });
         }

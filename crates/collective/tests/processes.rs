@@ -26,7 +26,7 @@ fn rank_process() {
     std::io::stdin().read_line(&mut line).unwrap();
     let bytes: Vec<u8> = line.trim().split(',').map(|byte| byte.parse().unwrap()).collect();
     let gang = rkyv::from_bytes::<Gang, rkyv::rancor::Error>(&bytes).unwrap();
-    let mut ranks = form(&gang, rank.parse().unwrap(), None, PATIENCE).unwrap();
+    let mut ranks = form(&gang, rank.parse().unwrap(), None, None, PATIENCE).unwrap();
     let (own, world, len) = (ranks.rank(), ranks.world_size(), 300_000);
     let mut buffer = ranks.allocate(len * 4).unwrap();
     for round in 0.. {

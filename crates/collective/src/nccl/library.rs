@@ -1,13 +1,19 @@
 //! The library and its functions. The named home of the calls into it.
+//!
+//! cudarc's own loader knows neither `libnccl.so.2` nor paths, and panics at a missing function; so the functions are
+//! bound here, all of them at once, with cudarc's types. Results are taken as numbers: a later NCCL may say what this
+//! version's enumeration does not know.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use cudarc::nccl::sys::{ncclResult_t, ncclUniqueId};
+use cudarc::nccl::sys::{
+    cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId,
+};
 
-/// The name under which a system or a Python environment has it.
+/// The name under which a system has it, and under which torch's CUDA part has loaded its own.
 const FILE: &str = "libnccl.so.2";
 
 /// What is asked for first, if it is set: the library's full path.
@@ -20,22 +26,22 @@ const OLDEST: i32 = 21_400;
 pub struct NcclLibrary {
     path: PathBuf,
     version: i32,
-    get_unique_id: GetUniqueId,
-    get_error_string: GetErrorString,
+    pub(super) functions: Functions,
 }
-
-type GetVersion = unsafe extern "C" fn(*mut c_int) -> ncclResult_t;
-type GetUniqueId = unsafe extern "C" fn(*mut ncclUniqueId) -> ncclResult_t;
-type GetErrorString = unsafe extern "C" fn(ncclResult_t) -> *const c_char;
 
 /// Why NCCL cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NcclError {
-    /// None of the candidates could be loaded.
-    #[error("no NCCL found ({tried}): install nvidia-nccl or name its {FILE} in {VARIABLE}")]
+    /// It could not be loaded.
+    #[error(
+        "no NCCL found ({path}: {reason}): load torch's CUDA part first, install nvidia-nccl, or name its {FILE} in {VARIABLE}",
+        path = path.display()
+    )]
     NotFound {
-        /// What was tried, with the loader's words.
-        tried: String,
+        /// What was tried.
+        path: PathBuf,
+        /// The loader's words.
+        reason: String,
     },
     /// The library lacks a function that is needed.
     #[error("{} is no usable NCCL: it lacks {symbol}", path.display())]
@@ -63,25 +69,70 @@ pub enum NcclError {
     },
 }
 
-impl NcclLibrary {
-    /// Loads the library that `LYCEUM_NCCL` names, else one beside each of `directories` (such as a torch's
-    /// `nvidia/nccl/lib`), else the system's.
-    ///
-    /// # Errors
-    /// [`NcclError::NotFound`] with all that was tried; the others when what was found is no use.
-    pub fn find(directories: &[PathBuf]) -> Result<Self, NcclError> {
-        let candidates = match std::env::var_os(VARIABLE) {
-            Some(named) => vec![PathBuf::from(named)],
-            None => directories.iter().map(|dir| dir.join(FILE)).chain([PathBuf::from(FILE)]).collect(),
-        };
-        let mut tried = Vec::new();
-        for path in candidates {
-            match open(&path) {
-                Ok(handle) => return Self::bind(path, handle),
-                Err(reason) => tried.push(format!("{}: {reason}", path.display())),
+/// What a call that succeeded says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Done,
+    /// A non-blocking communicator is still at it.
+    UnderWay,
+}
+
+macro_rules! functions {
+    ($($field:ident = $symbol:literal: fn($($argument:ty),*) $(-> $output:ty)?;)*) => {
+        /// The functions that are used, by their C names without the prefix.
+        pub(super) struct Functions {
+            $(pub(super) $field: unsafe extern "C" fn($($argument),*) $(-> $output)?,)*
+        }
+
+        impl Functions {
+            /// Looks every function up.
+            fn bind(path: &Path, handle: *mut c_void) -> Result<Self, NcclError> {
+                Ok(Self {
+                    $($field: {
+                        let address = find(path, handle, $symbol)?;
+                        // SAFETY: the type is that of nccl.h, the same in every version since 2.14.
+                        unsafe {
+                            std::mem::transmute::<
+                                *mut c_void,
+                                unsafe extern "C" fn($($argument),*) $(-> $output)?,
+                            >(address)
+                        }
+                    },)*
+                })
             }
         }
-        Err(NcclError::NotFound { tried: tried.join("; ") })
+    };
+}
+
+functions! {
+    get_version = "ncclGetVersion": fn(*mut c_int) -> c_uint;
+    get_unique_id = "ncclGetUniqueId": fn(*mut ncclUniqueId) -> c_uint;
+    get_error_string = "ncclGetErrorString": fn(c_uint) -> *const c_char;
+    get_last_error = "ncclGetLastError": fn(ncclComm_t) -> *const c_char;
+    comm_init_rank_config = "ncclCommInitRankConfig":
+        fn(*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> c_uint;
+    comm_get_async_error = "ncclCommGetAsyncError": fn(ncclComm_t, *mut c_uint) -> c_uint;
+    comm_finalize = "ncclCommFinalize": fn(ncclComm_t) -> c_uint;
+    comm_destroy = "ncclCommDestroy": fn(ncclComm_t) -> c_uint;
+    comm_abort = "ncclCommAbort": fn(ncclComm_t) -> c_uint;
+    all_reduce = "ncclAllReduce":
+        fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t) -> c_uint;
+    reduce_scatter = "ncclReduceScatter":
+        fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t) -> c_uint;
+    all_gather = "ncclAllGather":
+        fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclComm_t, cudaStream_t) -> c_uint;
+    broadcast = "ncclBroadcast":
+        fn(*const c_void, *mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> c_uint;
+}
+
+impl NcclLibrary {
+    /// Loads the library that `LYCEUM_NCCL` names, else the one that this process has loaded already (torch's CUDA part
+    /// brings its own), else the system's.
+    ///
+    /// # Errors
+    /// [`NcclError::NotFound`] with what was tried; the others when what was found is no use.
+    pub fn find() -> Result<Self, NcclError> {
+        Self::open(&std::env::var_os(VARIABLE).map_or_else(|| PathBuf::from(FILE), PathBuf::from))
     }
 
     /// Where it was found.
@@ -96,54 +147,52 @@ impl NcclLibrary {
 
     /// A new id, by which the ranks of one communicator find one another. It is a secret: whoever has it can join, so
     /// it travels inside TLS only.
-    ///
-    /// # Errors
-    /// [`NcclError::Call`] when NCCL finds no network interface to listen on.
-    pub fn unique_id(&self) -> Result<ncclUniqueId, NcclError> {
+    pub(super) fn unique_id(&self) -> Result<ncclUniqueId, NcclError> {
         let mut id = ncclUniqueId { internal: [0; 128] };
-        // SAFETY: the function's type is that of nccl.h, and `id` is valid for writes.
-        let result = unsafe { (self.get_unique_id)(&mut id) };
-        self.check("ncclGetUniqueId", result)?;
+        // SAFETY: `id` is valid for writes.
+        let result = unsafe { (self.functions.get_unique_id)(&mut id) };
+        self.check("ncclGetUniqueId", result, std::ptr::null_mut())?;
         Ok(id)
     }
 
-    fn check(&self, call: &'static str, result: ncclResult_t) -> Result<(), NcclError> {
-        if result == ncclResult_t::ncclSuccess {
-            return Ok(());
+    /// What `result` of `call` on `comm` (null where there is none) means.
+    pub(super) fn check(
+        &self,
+        call: &'static str,
+        result: c_uint,
+        comm: ncclComm_t,
+    ) -> Result<Progress, NcclError> {
+        const SUCCESS: c_uint = ncclResult_t::ncclSuccess as c_uint;
+        const IN_PROGRESS: c_uint = ncclResult_t::ncclInProgress as c_uint;
+        match result {
+            SUCCESS => return Ok(Progress::Done),
+            IN_PROGRESS => return Ok(Progress::UnderWay),
+            _ => {}
         }
-        // SAFETY: NCCL gives a constant, null-terminated string for every result.
-        let reason = unsafe { CStr::from_ptr((self.get_error_string)(result)) };
-        Err(NcclError::Call { call, reason: reason.to_string_lossy().into_owned() })
+        // SAFETY: NCCL gives a constant string for every number.
+        let general = unsafe { text((self.functions.get_error_string)(result)) };
+        // SAFETY: null and live communicators are allowed; the string is NCCL's own.
+        let last = unsafe { text((self.functions.get_last_error)(comm)) };
+        let reason = if last.is_empty() { general } else { format!("{general} ({last})") };
+        Err(NcclError::Call { call, reason })
     }
 
-    fn bind(path: PathBuf, handle: *mut c_void) -> Result<Self, NcclError> {
-        let find = |symbol: &'static CStr, name: &'static str| {
-            // SAFETY: the handle is open and never closed, and the name is null-terminated.
-            let address = unsafe { libc::dlsym(handle, symbol.as_ptr()) };
-            if address.is_null() {
-                return Err(NcclError::Incomplete { path: path.clone(), symbol: name });
-            }
-            Ok(address)
-        };
-        let get_version = find(c"ncclGetVersion", "ncclGetVersion")?;
-        let get_unique_id = find(c"ncclGetUniqueId", "ncclGetUniqueId")?;
-        let get_error_string = find(c"ncclGetErrorString", "ncclGetErrorString")?;
-        let mut version = 0;
-        // SAFETY: the functions' types are those of nccl.h, the same in every version since 2.0.
-        let library = unsafe {
-            let get_version = std::mem::transmute::<*mut c_void, GetVersion>(get_version);
-            let result = get_version(&mut version);
-            let library = Self {
-                path,
-                version,
-                get_unique_id: std::mem::transmute::<*mut c_void, GetUniqueId>(get_unique_id),
-                get_error_string: std::mem::transmute::<*mut c_void, GetErrorString>(get_error_string),
-            };
-            library.check("ncclGetVersion", result)?;
-            library
-        };
-        if version < OLDEST {
-            return Err(NcclError::TooOld { path: library.path, version });
+    fn open(path: &Path) -> Result<Self, NcclError> {
+        let not_found = |reason: String| NcclError::NotFound { path: path.to_owned(), reason };
+        let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| not_found(error.to_string()))?;
+        // SAFETY: loading runs the library's initialisers; naming the file is the owner's trust in it.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        if handle.is_null() {
+            // SAFETY: after a failure dlerror gives a string of this thread's, valid until its next call, or null.
+            return Err(not_found(unsafe { text(libc::dlerror()) }));
+        }
+        let functions = Functions::bind(path, handle)?;
+        let mut library = Self { path: path.to_owned(), version: 0, functions };
+        // SAFETY: `version` is valid for writes.
+        let result = unsafe { (library.functions.get_version)(&mut library.version) };
+        library.check("ncclGetVersion", result, std::ptr::null_mut())?;
+        if library.version < OLDEST {
+            return Err(NcclError::TooOld { path: library.path, version: library.version });
         }
         Ok(library)
     }
@@ -155,21 +204,22 @@ impl fmt::Debug for NcclLibrary {
     }
 }
 
-/// Loads a library, or says why not in the loader's words.
-fn open(path: &Path) -> Result<*mut c_void, String> {
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
-    // SAFETY: loading runs the library's initialisers; naming the file is the owner's trust in it.
-    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    if !handle.is_null() {
-        return Ok(handle);
+fn find(path: &Path, handle: *mut c_void, symbol: &'static str) -> Result<*mut c_void, NcclError> {
+    let missing = || NcclError::Incomplete { path: path.to_owned(), symbol };
+    let name = CString::new(symbol).map_err(|_| missing())?;
+    // SAFETY: the handle is open and never closed, and the name is null-terminated.
+    let address = unsafe { libc::dlsym(handle, name.as_ptr()) };
+    if address.is_null() { Err(missing()) } else { Ok(address) }
+}
+
+/// # Safety
+/// `string` is null or null-terminated, and stays so during the call.
+unsafe fn text(string: *const c_char) -> String {
+    if string.is_null() {
+        return String::new();
     }
-    // SAFETY: after a failure dlerror gives a string of this thread's, valid until its next call, or null.
-    let reason = unsafe { libc::dlerror() };
-    if reason.is_null() {
-        return Err("unknown".into());
-    }
-    // SAFETY: as above.
-    Err(unsafe { CStr::from_ptr(reason) }.to_string_lossy().into_owned())
+    // SAFETY: the caller's contract.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -178,22 +228,13 @@ mod tests {
 
     #[test]
     fn a_library_that_is_not_there_is_an_error_that_says_what_was_tried() {
-        let nowhere = PathBuf::from("/nowhere/at/all");
-        match NcclLibrary::find(std::slice::from_ref(&nowhere)) {
-            Ok(library) => assert!(library.version() >= OLDEST),
-            Err(error) => {
-                let error = error.to_string();
-                assert!(
-                    error.contains("/nowhere/at/all/libnccl.so.2") && error.contains(VARIABLE),
-                    "{error}"
-                );
-            }
-        }
+        let error = NcclLibrary::open(Path::new("/nowhere/at/all.so")).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/at/all.so") && error.contains(VARIABLE), "{error}");
     }
 
     #[test]
-    fn a_library_that_is_something_else_is_refused() {
-        let error = NcclLibrary::bind("libc".into(), open(Path::new("libc.so.6")).unwrap()).unwrap_err();
+    fn a_library_that_is_something_else_is_refused_before_it_is_called() {
+        let error = NcclLibrary::open(Path::new("libc.so.6")).unwrap_err();
         assert!(error.to_string().contains("it lacks ncclGetVersion"), "{error}");
     }
 }

@@ -33,6 +33,7 @@ pub fn gang(epoch: u64, nodes: &[&str], seats: &[Option<Seat>]) -> Gang {
         incarnation: rank as u64,
         addr: seat.as_ref().map(Seat::addr),
         device: None,
+        trusted_interface: None,
     });
     Gang { epoch, members: members.collect(), token: Token::random().unwrap() }
 }
@@ -61,7 +62,7 @@ pub fn attempt<T: Send>(
         let body = &body;
         let start = |(rank, seat): (usize, &Option<Seat>)| {
             let seat = seat.clone();
-            scope.spawn(move || body(form(gang, rank, seat.as_ref(), PATIENCE)))
+            scope.spawn(move || body(form(gang, rank, seat.as_ref(), None, PATIENCE)))
         };
         let ranks: Vec<_> = seats.iter().enumerate().map(start).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
