@@ -39,9 +39,9 @@ impl Installation {
         self.home.join("examples/debian")
     }
 
-    /// The manifest of the demo's cluster: two nodes on this machine.
-    pub fn cluster(&self) -> PathBuf {
-        self.home.join("cluster/laptop.toml")
+    /// A cluster manifest of Lyceum's own, such as `cluster/laptop.toml`.
+    pub fn cluster(&self, manifest: &str) -> PathBuf {
+        self.home.join(manifest)
     }
 
     /// Where runs and other products go by default.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use lyceum_debian::demo::Demo;
+use lyceum_debian::demo::hardware::Hardware;
 use lyceum_debian::installation::Installation;
 use lyceum_debian::lists::Archive;
 use lyceum_debian::models::{Model, Recipe};
@@ -36,6 +37,9 @@ enum Command {
         /// Another seed than the run files'.
         #[arg(long)]
         seed: Option<u64>,
+        /// What the trainers compute on [default: gpu where there is an NVIDIA GPU, else cpu].
+        #[arg(long)]
+        on: Option<Hardware>,
     },
     /// Makes the demo's tokenizer, base model and synthesizer by the recipe; goes on where it was interrupted.
     Models {
@@ -97,11 +101,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Demo { out, report, compare, seed } => {
+        Command::Demo { out, report, compare, seed, on } => {
             let installation = Installation::find()?;
             let out = out.unwrap_or_else(|| installation.products().join("demo"));
             let compare = compare == Some(Compare::Vanilla);
-            Demo { out, report, compare, seed }.run(&installation)?;
+            let hardware = on.unwrap_or_else(Hardware::of_this_machine);
+            Demo { out, report, compare, seed, hardware }.run(&installation)?;
         }
         Command::Models { work, out, only } => {
             let installation = Installation::find()?;
@@ -155,7 +160,9 @@ mod tests {
     #[test]
     fn the_demo_needs_no_arguments() {
         let arguments = Arguments::try_parse_from(["lyceum-debian", "demo"]).unwrap();
-        let Command::Demo { out: None, report: false, compare: None, seed: None } = arguments.command else {
+        let Command::Demo { out: None, report: false, compare: None, seed: None, on: None } =
+            arguments.command
+        else {
             panic!("{arguments:?}");
         };
     }

@@ -22,6 +22,7 @@ pub struct Attempt {
     /// Where.
     pub directory: RunDirectory,
     file: PathBuf,
+    cluster: PathBuf,
 }
 
 /// What is in a run's folder already.
@@ -33,15 +34,16 @@ enum Before {
 }
 
 impl Attempt {
-    /// The run of `file` in `directory`.
+    /// The run of `file` on the cluster of a manifest, in `directory`.
     ///
     /// # Errors
     /// When the run file is not valid.
-    pub fn new(file: &Path, directory: &Path) -> Result<Self> {
+    pub fn new(file: &Path, cluster: &Path, directory: &Path) -> Result<Self> {
         Ok(Self {
             run: RunFile::load(file)?,
             directory: RunDirectory::at(std::path::absolute(directory)?),
             file: file.to_path_buf(),
+            cluster: cluster.to_path_buf(),
         })
     }
 
@@ -67,13 +69,7 @@ impl Attempt {
         }
         let begun = Instant::now();
         let mut command = Command::new(installation.program("lyceum")?);
-        command
-            .arg("run")
-            .arg(&self.file)
-            .arg("--cluster")
-            .arg(installation.cluster())
-            .arg("--out")
-            .arg(folder);
+        command.arg("run").arg(&self.file).arg("--cluster").arg(&self.cluster).arg("--out").arg(folder);
         program::run(command)?;
         println!(
             "{}: {:.0} seconds with start and end of the cluster",
@@ -127,7 +123,9 @@ mod tests {
             "name = \"x\"\n[model]\ndirectory = \".\"\n[[source]]\nname = \"a\"\npaths = [\"a.jsonl\"]\n\
              [trainer]\nsteps = 9\nsequence_length = 8\nbatch_rows = 1\nlearning_rate = 1e-3\n",
         );
-        let attempt = Attempt::new(&folder.path().join("run.toml"), &folder.path().join("run")).unwrap();
+        let attempt =
+            Attempt::new(&folder.path().join("run.toml"), Path::new("one.toml"), &folder.path().join("run"))
+                .unwrap();
         assert_eq!(attempt.before().unwrap(), Before::Nothing);
         write("run/run.json", "{}");
         assert_eq!(attempt.before().unwrap(), Before::Interrupted, "killed");

@@ -2,10 +2,12 @@
 //!
 //! [`attempt`] takes one run file to its end, [`gallery`] shows what the synthesizers made of the texts,
 //! [`harvest`] how much that was, [`comparison`] what the model learnt. [`probe`] judges the synthesizer before.
+//! [`hardware`] fits it all to the machine.
 
 pub mod attempt;
 pub mod comparison;
 pub mod gallery;
+pub mod hardware;
 pub mod harvest;
 pub mod probe;
 
@@ -19,6 +21,7 @@ use crate::output;
 use crate::report::Gate;
 use attempt::Attempt;
 use comparison::Comparison;
+use hardware::Hardware;
 use harvest::Harvest;
 
 /// Augmented texts that are shown.
@@ -37,6 +40,8 @@ pub struct Demo {
     pub compare: bool,
     /// Another seed than the run files'.
     pub seed: Option<u64>,
+    /// What it computes on.
+    pub hardware: Hardware,
 }
 
 impl Demo {
@@ -49,7 +54,7 @@ impl Demo {
         require_models(&example.join("models"))?;
         std::fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot create {}", self.out.display()))?;
-        let augmented = self.attempt(&example.join("run.toml"), "run")?;
+        let augmented = self.attempt(installation, "run.toml", "run")?;
         if self.report {
             probe::run(installation, &augmented.run, &self.out.join("report"))?;
         }
@@ -63,23 +68,27 @@ impl Demo {
         let mut comparison = Comparison::default();
         comparison.add("augmented", summary);
         if self.compare {
-            let vanilla = self.attempt(&example.join("vanilla.toml"), "vanilla")?;
+            let vanilla = self.attempt(installation, "vanilla.toml", "vanilla")?;
             comparison.add("vanilla", vanilla.finish(installation)?);
         }
         println!("\n{comparison}");
         Ok(())
     }
 
-    fn attempt(&self, file: &Path, name: &str) -> Result<Attempt> {
-        let file = match self.seed {
-            Some(seed) => {
-                let path = self.out.join(format!("{name}-seed-{seed}.toml"));
-                write_seeded(file, seed, &path)?;
-                path
-            }
-            None => file.to_path_buf(),
-        };
-        Attempt::new(&file, &self.out.join(name))
+    /// The run of a file of the example: as it is, or, with another seed or other hardware, as this demo writes it.
+    fn attempt(&self, installation: &Installation, file: &str, name: &str) -> Result<Attempt> {
+        let file = installation.example().join(file);
+        let mut run = RunFile::load(&file)?;
+        let original = run.clone();
+        self.hardware.fit(&mut run);
+        run.seed = self.seed.unwrap_or(run.seed);
+        let cluster = installation.cluster(self.hardware.manifest());
+        if run == original {
+            return Attempt::new(&file, &cluster, &self.out.join(name));
+        }
+        let fitted = self.out.join(format!("{name}.toml"));
+        write_run_file(&run, &fitted)?;
+        Attempt::new(&fitted, &cluster, &self.out.join(name))
     }
 }
 
@@ -99,11 +108,9 @@ fn require_models(models: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes the run of `file` with another seed, its paths made absolute, as the run file `path`.
-fn write_seeded(file: &Path, seed: u64, path: &Path) -> Result<()> {
-    let mut run = RunFile::load(file)?;
-    run.seed = seed;
-    let text = toml::to_string(&run).context("a run file is a table")?;
+/// Writes a run, its paths made absolute, as the run file `path`.
+fn write_run_file(run: &RunFile, path: &Path) -> Result<()> {
+    let text = toml::to_string(run).context("a run file is a table")?;
     output::write_bytes(path, text.as_bytes())
 }
 
@@ -124,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_with_another_seed_is_else_the_same() {
+    fn a_run_file_that_is_written_reads_as_the_same_run_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         for name in ["config.json", "tokenizer.json", "a.jsonl"] {
@@ -135,10 +142,12 @@ mod tests {
             "name = \"x\"\n[model]\ndirectory = \".\"\n[[source]]\nname = \"a\"\npaths = [\"a.jsonl\"]\n\
              [trainer]\nsteps = 1\nsequence_length = 8\nbatch_rows = 1\nlearning_rate = 1e-3\n",
         );
-        let seeded = folder.path().join("out/seeded.toml");
+        let written = folder.path().join("out/run.toml");
         std::fs::create_dir(folder.path().join("out")).unwrap();
-        write_seeded(&folder.path().join("run.toml"), 7, &seeded).unwrap();
-        let before = RunFile::load(folder.path().join("run.toml")).unwrap();
-        assert_eq!(RunFile::load(seeded).unwrap(), RunFile { seed: 7, ..before });
+        let mut run = RunFile::load(folder.path().join("run.toml")).unwrap();
+        run.seed = 7;
+        Hardware::Gpu.fit(&mut run);
+        write_run_file(&run, &written).unwrap();
+        assert_eq!(RunFile::load(written).unwrap(), run);
     }
 }
