@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use crate::batch_log::{self, BatchLog, LogError};
 use crate::chain::{Accounts, ChainId, ChainRecord, Text, TextId};
+use crate::journal::Journal;
 use crate::mix::Mixer;
 use crate::pack::{BatchPlan, BatchShape, LayoutError, Packer};
 use crate::record::{RecordError, RecordStore};
-use crate::reorder::{ReorderError, ReorderWindow};
+use crate::reorder::{ReorderError, ReorderWindow, Turn};
 
 /// What batches are made of.
 #[derive(Debug, Clone)]
@@ -26,14 +27,14 @@ pub struct AssemblyOptions {
     pub weights: Vec<u32>,
     /// Chains of a source that may wait for an earlier one.
     pub window_chains: u64,
-    /// Bytes of a source's chains that may wait for an earlier one.
+    /// Bytes of a source's chains that wait in memory; what comes beyond them is read again when its turn comes.
     pub window_bytes: usize,
 }
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
-    /// The chain is too far ahead, or too much waits already: keep it and try again when batches were made.
+    /// The chain is too far ahead: keep it and try again when batches were made.
     #[error("chain {chain} cannot be taken yet: {reason}")]
     NotYet {
         /// The chain.
@@ -91,6 +92,16 @@ pub struct Assembly {
 }
 
 impl Assembly {
+    /// Whether anything is recorded in `folder`: what was recorded decides what may still be changed about a run.
+    pub fn holds_records(folder: &Path) -> Result<bool, AssemblyError> {
+        for part in ["records", "batches"] {
+            if Journal::holds_records(&folder.join(part)).map_err(RecordError::from)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Opens the run in `folder` for the writer of `epoch`, new or resumed.
     pub fn open(folder: &Path, epoch: u64, options: AssemblyOptions) -> Result<Self, AssemblyError> {
         let records = RecordStore::open(&folder.join("records"), epoch)?;
@@ -144,16 +155,15 @@ impl Assembly {
         if self.records.contains(chain) {
             return Err(RecordError::Repeated(chain).into());
         }
-        let bytes = record_bytes(&record);
-        window.check(chain.number, bytes).map_err(|reason| AssemblyError::NotYet { chain, reason })?;
+        window.check(chain.number).map_err(|reason| AssemblyError::NotYet { chain, reason })?;
         self.records.append(&record)?;
+        let bytes = record.memory();
         window.insert(chain.number, bytes, record).map_err(|reason| AssemblyError::NotYet { chain, reason })
     }
 
-    /// Whether [`Assembly::record`] would find room for it in its source's window.
-    pub fn has_room(&self, record: &ChainRecord) -> bool {
-        let window = self.windows.get(usize::from(record.chain.source));
-        window.is_some_and(|window| window.check(record.chain.number, record_bytes(record)).is_ok())
+    /// Whether chains of `source` other than the next one should be made now (L2).
+    pub fn has_room(&self, source: u16) -> bool {
+        self.windows.get(usize::from(source)).is_some_and(ReorderWindow::has_room)
     }
 
     /// Forces the recorded chains to the disk: before a synthesizer is told that its answer is safe.
@@ -181,9 +191,15 @@ impl Assembly {
         accounts
     }
 
-    /// Chains and bytes that wait in the window of `source`.
-    pub fn waiting(&self, source: u16) -> (usize, usize) {
-        self.windows.get(usize::from(source)).map_or((0, 0), |window| (window.len(), window.bytes()))
+    /// Chains of `source` that wait to be drawn.
+    pub fn waiting(&self, source: u16) -> usize {
+        self.windows.get(usize::from(source)).map_or(0, ReorderWindow::len)
+    }
+
+    /// Bytes of all chains that wait to be drawn, and of those the ones that are kept in memory (L2).
+    pub fn waiting_bytes(&self) -> (usize, usize) {
+        let sum = |of: fn(&ReorderWindow<ChainRecord>) -> usize| self.windows.iter().map(of).sum();
+        (sum(ReorderWindow::bytes), sum(ReorderWindow::kept_bytes))
     }
 
     /// Draws chains until a batch is full, logs it and returns it; or says what is waited for. After an error the
@@ -251,7 +267,8 @@ impl Assembly {
                 continue;
             }
             let record = match window.pop() {
-                Some(record) => record,
+                Some(Turn::Kept(record)) => record,
+                Some(Turn::Elsewhere) => self.records.read(chain)?,
                 None if self.records.contains(chain) => {
                     // Recorded before a restart.
                     let record = self.records.read(chain)?;
@@ -298,14 +315,6 @@ impl Assembly {
         }
         Ok(())
     }
-}
-
-/// Bytes that a record holds in memory, about.
-fn record_bytes(record: &ChainRecord) -> usize {
-    4 * record.tokens() as usize
-        + 64 * record.texts.len()
-        + 48 * record.documents.len()
-        + size_of::<ChainRecord>()
 }
 
 enum Draw {

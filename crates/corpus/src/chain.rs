@@ -83,6 +83,14 @@ pub struct Chain {
     pub skipped: Counts,
 }
 
+impl Chain {
+    /// Bytes that it holds in memory, about: what bounds count (L2).
+    pub fn memory(&self) -> usize {
+        let texts = self.documents.iter().map(|document| document.text.len() + size_of::<Document>());
+        size_of::<Self>() + texts.sum::<usize>()
+    }
+}
+
 /// Counts by reason, for instance `{"empty": 3}`.
 pub type Counts = BTreeMap<String, u64>;
 
@@ -182,6 +190,14 @@ impl ChainRecord {
     /// Tokens of all texts.
     pub fn tokens(&self) -> u64 {
         self.texts.iter().map(|text| text.tokens.len() as u64).sum()
+    }
+
+    /// Bytes that it holds in memory, about: what bounds count (L2).
+    pub fn memory(&self) -> usize {
+        size_of::<Self>()
+            + 4 * self.tokens() as usize
+            + size_of::<Text>() * self.texts.len()
+            + size_of::<(DocumentId, FinalState)>() * self.documents.len()
     }
 
     /// What this chain adds to the accounts.

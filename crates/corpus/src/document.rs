@@ -3,9 +3,10 @@
 //! What kind a file is, is told by its name: `.jsonl` (also `.ndjson`, `.json`) holds one JSON object on each line,
 //! anything else is one text; a further `.gz` or `.zst` means compressed. Memory is bounded by the longest entry
 //! allowed, whatever the files hold. An entry that is no document is counted by reason and skipped; when too large a
-//! share of them is bad, reading ends with an error that names the first ones by file and line.
+//! share of them is bad, reading ends with an error that names the first ones by file, line and column.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -70,7 +71,7 @@ pub enum ReadError {
         error: std::io::Error,
     },
     /// More bad entries than allowed.
-    #[error("{bad} of {read} entries are bad, more than the allowed share of {allowed}: {}", first.join("; "))]
+    #[error("{bad} of {read} entries are bad, more than the allowed share of {allowed}: {}", listed(first))]
     TooManyBad {
         /// Bad entries so far.
         bad: u64,
@@ -78,9 +79,38 @@ pub enum ReadError {
         read: u64,
         /// Share allowed.
         allowed: f64,
-        /// The first bad ones as `file:line: reason`.
-        first: Vec<String>,
+        /// The first bad ones.
+        first: Vec<BadEntry>,
     },
+}
+
+/// An entry that is no document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadEntry {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its line, from one.
+    pub line: u64,
+    /// The column at which it goes wrong, from one, where that is known.
+    pub column: Option<usize>,
+    /// The reason it is counted under.
+    pub reason: &'static str,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl fmt::Display for BadEntry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}:", self.path.display(), self.line)?;
+        if let Some(column) = self.column {
+            write!(out, "{column}:")?;
+        }
+        write!(out, " {} ({})", self.reason, self.detail)
+    }
+}
+
+fn listed(entries: &[BadEntry]) -> String {
+    entries.iter().map(BadEntry::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Reads the documents of one source in order: an iterator that counts what it skips.
@@ -92,7 +122,7 @@ pub struct DocumentReader {
     ordinal: u64,
     skipped: Counts,
     bad: u64,
-    first_bad: Vec<String>,
+    first_bad: Vec<BadEntry>,
     failed: bool,
 }
 
@@ -131,6 +161,11 @@ impl DocumentReader {
         std::mem::take(&mut self.skipped)
     }
 
+    /// File and line, from one, of the document that was read last; nothing before the first.
+    pub fn place(&self) -> Option<(&Path, u64)> {
+        self.open.as_ref().map(|file| (file.path.as_path(), file.line))
+    }
+
     /// Entries read so far, good or bad.
     pub fn entries(&self) -> u64 {
         self.ordinal
@@ -153,20 +188,20 @@ impl DocumentReader {
                     self.open = None;
                     continue;
                 }
-                Entry::TooLong => Err((TOO_LONG, format!("above {} bytes", self.options.longest))),
+                Entry::TooLong => Err(Fault::new(TOO_LONG, format!("above {} bytes", self.options.longest))),
                 Entry::Bytes(bytes) => text_of(bytes, file.lines, &self.options.content),
             };
-            let place = format!("{}:{}", file.path.display(), file.line);
             let id = DocumentId { source: self.source, ordinal: self.ordinal };
             self.ordinal += 1;
             match entry {
                 Ok(text) => return Ok(Some(Document { id, text })),
-                Err((reason, detail)) => {
-                    tracing::debug!(%place, reason, %detail, "entry skipped");
+                Err(Fault { reason, detail, column }) => {
+                    let entry = BadEntry { path: file.path.clone(), line: file.line, column, reason, detail };
+                    tracing::debug!(%entry, "entry skipped");
                     *self.skipped.entry(reason.to_owned()).or_default() += 1;
                     self.bad += 1;
                     if self.first_bad.len() < NAMED {
-                        self.first_bad.push(format!("{place}: {reason} ({detail})"));
+                        self.first_bad.push(entry);
                     }
                     self.judge(false)?;
                 }
@@ -272,23 +307,48 @@ fn extension(path: &Path) -> &str {
     path.extension().and_then(|extension| extension.to_str()).unwrap_or("")
 }
 
-/// The document in an entry, or the reason and detail of why there is none.
-fn text_of(bytes: Vec<u8>, json: bool, content: &Content) -> Result<String, (&'static str, String)> {
-    let raw = String::from_utf8(bytes).map_err(|error| (BROKEN_UTF8, error.utf8_error().to_string()))?;
+/// Why an entry is no document.
+struct Fault {
+    reason: &'static str,
+    detail: String,
+    column: Option<usize>,
+}
+
+impl Fault {
+    fn new(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), column: None }
+    }
+
+    /// Bytes before the fault make its column: lines are short, and mostly ASCII.
+    fn of_utf8(error: &std::str::Utf8Error) -> Self {
+        Self { column: Some(error.valid_up_to() + 1), ..Self::new(BROKEN_UTF8, error.to_string()) }
+    }
+
+    fn of_json(error: &serde_json::Error) -> Self {
+        // An entry is one line: its number in the file is told by who reads the file.
+        let said = error.to_string();
+        let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
+        Self { column: Some(error.column().max(1)), ..Self::new(CORRUPT_JSON, said) }
+    }
+}
+
+/// The document in an entry, or why there is none.
+fn text_of(bytes: Vec<u8>, json: bool, content: &Content) -> Result<String, Fault> {
+    let raw = String::from_utf8(bytes).map_err(|error| Fault::of_utf8(&error.utf8_error()))?;
     let text = if json && !raw.trim().is_empty() {
-        let corrupt = |error: serde_json::Error| (CORRUPT_JSON, error.to_string());
         match content {
             Content::Record => {
-                serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&raw).map_err(corrupt)?;
+                serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&raw)
+                    .map_err(|error| Fault::of_json(&error))?;
                 raw
             }
-            Content::Field(field) => field_of(&raw, field).map_err(corrupt)?,
+            Content::Field(field) => field_of(&raw, field).map_err(|error| Fault::of_json(&error))?,
         }
     } else {
         raw
     };
     if text.trim().is_empty() {
-        return Err((EMPTY, "no text".into()));
+        return Err(Fault::new(EMPTY, "no text"));
     }
     Ok(text)
 }

@@ -146,6 +146,16 @@ impl Journal {
         opened.map(|()| journal)
     }
 
+    /// Whether the journal in `folder` has begun to hold anything; a folder that is not there holds nothing.
+    pub fn holds_records(folder: &Path) -> Result<bool, JournalError> {
+        let path = folder.join(format!("{:08}.log", 0));
+        match std::fs::metadata(&path) {
+            Ok(metadata) => Ok(metadata.len() > FILE_HEADER),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(system(&path, "stat")(error)),
+        }
+    }
+
     /// Bytes that were cut off its end when it was opened: what a crash had left half written.
     pub fn cut(&self) -> u64 {
         self.cut

@@ -8,6 +8,7 @@
 //! 3. [`assembly`] takes records in any order through a bounded window ([`reorder`]), makes them durable ([`record`]),
 //!    draws them in chain order as the mixture says ([`mix`]), lays them into rows ([`pack`]) and logs every batch
 //!    ([`batch_log`]) before it hands it out. [`journal`] is the file format under both.
+//!    [`fingerprint`] says whether the files are still those of the run that is resumed.
 //! 4. [`batch`] writes the logged batch as one archive into lent memory, and reads it there.
 //!
 //! Every decision is a function of (seed, document, decision): [`random`]. Everything but `document`, `journal` and
@@ -19,6 +20,7 @@ pub mod batch;
 pub mod batch_log;
 pub mod chain;
 pub mod document;
+pub mod fingerprint;
 pub mod journal;
 pub mod lease;
 pub mod mix;

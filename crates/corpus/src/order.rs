@@ -1,10 +1,10 @@
 //! The order: windows of a source's documents, shuffled, a share of them selected for conversion, then chains.
 //!
-//! Within a window of at most W documents everything is a pure function of (seed, source, epoch, window): the shuffle,
-//! who is converted, the chains and where they stand among each other. So the order is decided before it is used, it
-//! is the same after a restart, and only one window is ever in memory (L2, L5). The documents chosen for conversion
-//! form chains by the rounds of Instruction Pre-Training: N texts in M rounds give B = ceil(N/M) chains, and chain i
-//! is texts i, i+B, i+2B, ...
+//! Within a window of at most W documents (fewer where they are very long) everything is a pure function of (seed,
+//! source, epoch, window): the shuffle, who is converted, the chains and where they stand among each other. So the
+//! order is decided before it is used, it is the same after a restart, and only one window is ever in memory (L2, L5).
+//! The documents chosen for conversion form chains by the rounds of Instruction Pre-Training: N texts in M rounds give
+//! B = ceil(N/M) chains, and chain i is texts i, i+B, i+2B, ...
 
 use std::collections::VecDeque;
 
@@ -14,6 +14,9 @@ use crate::random::{Decision, Stream};
 
 const SHUFFLE: Decision = Decision::new("order.shuffle");
 const INTERLEAVE: Decision = Decision::new("order.interleave");
+
+/// Bytes of text after which a window is closed before it has all its documents (L2).
+const WINDOW_BYTES: usize = 256 << 20;
 
 /// How a source's documents are ordered.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -126,8 +129,14 @@ impl Order {
     fn plan_next(&mut self) -> Result<bool, ReadError> {
         while self.epoch < self.options.epochs {
             let mut documents = Vec::new();
+            let mut bytes = 0;
             for document in self.reader.by_ref().take(self.options.window.max(1)) {
-                documents.push(Some(document?));
+                let document = document?;
+                bytes += document.text.len();
+                documents.push(Some(document));
+                if bytes >= WINDOW_BYTES {
+                    break;
+                }
             }
             let skipped = self.reader.take_skipped();
             if documents.is_empty() && skipped.is_empty() {

@@ -1,7 +1,8 @@
 //! The reorder window: answers come in any order and leave in the order of their numbers.
 //!
-//! Bounded in count and bytes (L2), and yet it can never lock up: the one item that everything waits for is always
-//! taken, however full the window is.
+//! Bounded in count and bytes (L2), and yet it can never lock up, for it refuses nothing within its count: an item that
+//! it has no room to keep is noted, and taken from where it was recorded when its turn comes. Who makes items is told by
+//! [`ReorderWindow::has_room`] to make no more than the next one for now.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,15 @@ pub struct ReorderWindow<T> {
     most_items: u64,
     most_bytes: usize,
     bytes: usize,
-    items: BTreeMap<u64, (usize, T)>,
+    kept_bytes: usize,
+    items: BTreeMap<u64, Waiting<T>>,
+}
+
+#[derive(Debug, Clone)]
+struct Waiting<T> {
+    bytes: usize,
+    /// Nothing where there was no room to keep it.
+    kept: Option<T>,
 }
 
 /// Why an item was not taken.
@@ -33,32 +42,27 @@ pub enum ReorderError {
         /// Numbers the window spans.
         items: u64,
     },
-    /// The window holds too many bytes.
-    #[error("{bytes} bytes wait in the window of {most}: wait until number {next} came")]
-    TooMuch {
-        /// Bytes waiting.
-        bytes: usize,
-        /// Bytes that may wait.
-        most: usize,
-        /// The number that is waited for.
-        next: u64,
-    },
+}
+
+/// The item whose turn it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn<T> {
+    /// Here it is.
+    Kept(T),
+    /// It came, and was not kept.
+    Elsewhere,
 }
 
 impl<T> ReorderWindow<T> {
-    /// A window that begins at `next`, spans `most_items` numbers and holds `most_bytes` bytes.
+    /// A window that begins at `next`, spans `most_items` numbers and keeps `most_bytes` bytes.
     pub fn new(next: u64, most_items: u64, most_bytes: usize) -> Self {
-        Self { next, most_items: most_items.max(1), most_bytes, bytes: 0, items: BTreeMap::new() }
+        let most_items = most_items.max(1);
+        Self { next, most_items, most_bytes, bytes: 0, kept_bytes: 0, items: BTreeMap::new() }
     }
 
     /// The number that everything waits for.
     pub fn next_number(&self) -> u64 {
         self.next
-    }
-
-    /// Whether an item of this number would be within the window: a chain outside it must not be leased yet.
-    pub fn spans(&self, number: u64) -> bool {
-        number >= self.next && number - self.next < self.most_items
     }
 
     /// Items that wait.
@@ -71,42 +75,57 @@ impl<T> ReorderWindow<T> {
         self.items.is_empty()
     }
 
-    /// Bytes that wait.
+    /// Bytes of all items that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether an item of this number and size would be taken.
-    pub fn check(&self, number: u64, bytes: usize) -> Result<(), ReorderError> {
+    /// Bytes of those that are kept: at most the bound, and the item that everything waits for.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Whether others than the number that everything waits for should be made now.
+    pub fn has_room(&self) -> bool {
+        self.bytes < self.most_bytes
+    }
+
+    /// Whether an item of this number would be taken.
+    pub fn check(&self, number: u64) -> Result<(), ReorderError> {
         if number < self.next || self.items.contains_key(&number) {
             return Err(ReorderError::Repeated(number));
         }
-        if !self.spans(number) {
+        if number - self.next >= self.most_items {
             return Err(ReorderError::TooFar { number, next: self.next, items: self.most_items });
         }
-        if number != self.next && self.bytes.saturating_add(bytes) > self.most_bytes {
-            return Err(ReorderError::TooMuch { bytes: self.bytes, most: self.most_bytes, next: self.next });
-        }
         Ok(())
     }
 
-    /// Takes an item of `bytes` bytes.
+    /// Takes an item of `bytes` bytes, which can be had elsewhere too: it is kept if there is room.
     pub fn insert(&mut self, number: u64, bytes: usize, item: T) -> Result<(), ReorderError> {
-        self.check(number, bytes)?;
+        self.check(number)?;
+        let keeps = number == self.next || self.kept_bytes.saturating_add(bytes) <= self.most_bytes;
         self.bytes += bytes;
-        self.items.insert(number, (bytes, item));
+        self.kept_bytes += if keeps { bytes } else { 0 };
+        self.items.insert(number, Waiting { bytes, kept: keeps.then_some(item) });
         Ok(())
     }
 
-    /// The next item in order, if it is there.
-    pub fn pop(&mut self) -> Option<T> {
-        let (bytes, item) = self.items.remove(&self.next)?;
+    /// The next item in order, if it came.
+    pub fn pop(&mut self) -> Option<Turn<T>> {
+        let Waiting { bytes, kept } = self.items.remove(&self.next)?;
         self.next += 1;
         self.bytes -= bytes;
-        Some(item)
+        Some(match kept {
+            Some(item) => {
+                self.kept_bytes -= bytes;
+                Turn::Kept(item)
+            }
+            None => Turn::Elsewhere,
+        })
     }
 
-    /// Passes over the number that is waited for, because its item is at hand elsewhere. An item here is dropped.
+    /// Goes past the next number: its item was there before the window was.
     pub fn pass(&mut self) {
         if self.pop().is_none() {
             self.next += 1;
@@ -121,16 +140,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn l2_the_window_is_bounded_but_takes_what_is_waited_for() {
+    fn l2_the_window_is_bounded_and_still_takes_what_comes() {
         let mut window = ReorderWindow::new(5, 3, 10);
-        assert_eq!(window.insert(8, 1, ()), Err(ReorderError::TooFar { number: 8, next: 5, items: 3 }));
-        window.insert(6, 8, ()).unwrap();
-        assert_eq!(window.insert(7, 3, ()), Err(ReorderError::TooMuch { bytes: 8, most: 10, next: 5 }));
-        window.insert(5, 100, ()).unwrap();
-        assert_eq!(window.insert(5, 1, ()), Err(ReorderError::Repeated(5)));
-        assert!(window.pop().is_some() && window.pop().is_some() && window.pop().is_none());
-        assert_eq!((window.next_number(), window.bytes(), window.len()), (7, 0, 0));
-        assert_eq!(window.insert(6, 1, ()), Err(ReorderError::Repeated(6)));
+        assert_eq!(window.insert(8, 1, 'd'), Err(ReorderError::TooFar { number: 8, next: 5, items: 3 }));
+        window.insert(6, 8, 'b').unwrap();
+        assert!(window.has_room());
+        window.insert(7, 3, 'c').unwrap();
+        assert_eq!((window.bytes(), window.kept_bytes(), window.has_room()), (11, 8, false));
+        window.insert(5, 100, 'a').unwrap();
+        assert_eq!(window.insert(5, 1, 'x'), Err(ReorderError::Repeated(5)));
+        let left: Vec<_> = std::iter::from_fn(|| window.pop()).collect();
+        assert_eq!(left, [Turn::Kept('a'), Turn::Kept('b'), Turn::Elsewhere]);
+        assert_eq!((window.next_number(), window.bytes(), window.kept_bytes(), window.len()), (8, 0, 0, 0));
+        assert_eq!(window.insert(6, 1, 'b'), Err(ReorderError::Repeated(6)));
     }
 
     proptest! {
@@ -140,8 +162,12 @@ mod tests {
             let mut out = Vec::new();
             for number in tries.into_iter().chain(0..40) {
                 let _ = window.insert(number, 10, number);
-                out.extend(std::iter::from_fn(|| window.pop()));
-                prop_assert!(window.len() < 8 && window.bytes() <= 64);
+                prop_assert!(window.len() <= 8 && window.kept_bytes() <= 64 + 10);
+                while let Some(turn) = window.pop() {
+                    let number = window.next_number() - 1;
+                    prop_assert!(turn == Turn::Kept(number) || turn == Turn::Elsewhere);
+                    out.push(number);
+                }
             }
             prop_assert_eq!(out, (0..40).collect::<Vec<_>>());
         }

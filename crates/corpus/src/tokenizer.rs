@@ -171,6 +171,11 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The highest id that any token has: a model needs more rows than this in its embedding.
+    pub fn highest_id(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
     /// Id of the beginning of a text.
     pub fn bos(&self) -> u32 {
         self.bos

@@ -93,7 +93,10 @@ fn too_large_a_share_of_bad_lines_is_fatal_and_names_the_first_by_file_and_line(
     let error = reader.find_map(Result::err).expect("six of eight lines are bad");
     let message = error.to_string();
     assert!(matches!(error, ReadError::TooManyBad { bad: 6, read: 8, .. }), "{message}");
-    assert!(message.contains("a.jsonl:2: empty") && message.contains("a.jsonl:3: corrupt json"), "{message}");
+    assert!(
+        message.contains("a.jsonl:2: empty") && message.contains("a.jsonl:3:2: corrupt json (expected"),
+        "{message}"
+    );
     assert!(reader.next().is_none());
 }
 

@@ -1,15 +1,12 @@
 //! What is measured before the first step and after the last: loss on held-out documents, and multiple choice.
 
-use std::path::Path;
-
-use anyhow::{Context as _, Result};
-use lyceum_corpus::document::{Content, DocumentReader, ReaderOptions};
+use anyhow::Result;
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_model::Llama;
+use lyceum_pretrain::evaluation::{self, Item};
 use lyceum_pretrain::roles::Evaluation;
 use lyceum_train::OwnedRow;
 use lyceum_train::evaluate::{Choice, Continuation, choose, held_out_loss};
-use serde::Deserialize;
 
 /// Which of the items a rank measures: those whose number leaves `rank` when divided by `world_size`.
 #[derive(Debug, Clone, Copy)]
@@ -20,12 +17,11 @@ pub struct Share {
     pub world_size: usize,
 }
 
-/// One multiple-choice item, a line of its file. Prompt and choice are joined as they stand.
-#[derive(Debug, Deserialize)]
-struct Item {
-    prompt: String,
-    choices: Vec<String>,
-    answer: usize,
+impl Share {
+    /// Those of `items` that are this rank's.
+    fn of<T>(self, items: Vec<T>) -> impl Iterator<Item = T> {
+        items.into_iter().skip(self.rank).step_by(self.world_size)
+    }
 }
 
 /// Measures this rank's share of both files.
@@ -40,7 +36,7 @@ pub fn measure(
     let mut sums = Evaluation::default();
     if let Some(path) = &files.heldout {
         let mut rows = Vec::new();
-        for text in entries(path, Content::Field("text".into()), share)? {
+        for text in share.of(evaluation::heldout(path)?) {
             let ids = tokenizer.with_bos_eos(tokenizer.encode_text(&text)?);
             let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
             // Long documents are measured in pieces, each target once.
@@ -57,9 +53,7 @@ pub fn measure(
         sums.heldout_tokens = measured.tokens;
     }
     if let Some(path) = &files.multiple_choice {
-        for line in entries(path, Content::Record, share)? {
-            let item: Item = serde_json::from_str(&line)
-                .with_context(|| format!("{}: expected prompt, choices and answer", path.display()))?;
+        for item in share.of(evaluation::multiple_choice(path)?) {
             let choice = encode(tokenizer, &item)?;
             sums.choices_right += u64::from(choose(llama, &choice)? == choice.answer);
             sums.choices += 1;
@@ -68,27 +62,13 @@ pub fn measure(
     Ok(sums)
 }
 
-/// The entries of a file that are this rank's.
-fn entries(path: &Path, content: Content, share: Share) -> Result<Vec<String>> {
-    let options = ReaderOptions { content, ..ReaderOptions::new(vec![path.to_path_buf()]) };
-    let documents = DocumentReader::new(0, options).collect::<Result<Vec<_>, _>>()?;
-    let mine = documents.into_iter().enumerate().filter(|(index, _)| index % share.world_size == share.rank);
-    Ok(mine.map(|(_, document)| document.text).collect())
-}
-
 fn encode(tokenizer: &Tokenizer, item: &Item) -> Result<Choice> {
-    anyhow::ensure!(
-        item.answer < item.choices.len(),
-        "answer {} of {} choices",
-        item.answer,
-        item.choices.len()
-    );
     let wide = |ids: Vec<u32>| ids.into_iter().map(i64::from).collect::<Vec<i64>>();
     let mut context = vec![i64::from(tokenizer.bos())];
     context.extend(wide(tokenizer.encode_text(&item.prompt)?));
-    let continuations = item.choices.iter().map(|choice| {
-        anyhow::ensure!(!choice.is_empty(), "an empty choice cannot be scored");
-        Ok(Continuation { tokens: wide(tokenizer.encode_text(choice)?), bytes: choice.len() })
-    });
+    let continuations = item
+        .choices
+        .iter()
+        .map(|choice| Ok(Continuation { tokens: wide(tokenizer.encode_text(choice)?), bytes: choice.len() }));
     Ok(Choice { context, continuations: continuations.collect::<Result<_>>()?, answer: item.answer })
 }

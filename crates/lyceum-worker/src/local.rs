@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use lyceum_corpus::batch::{self, BatchView};
+use lyceum_corpus::batch;
 use lyceum_model::Placement;
 use lyceum_pretrain::feed::Feed;
 use lyceum_pretrain::metrics::{Metrics, StepMetrics};
 use lyceum_pretrain::run_directory::RunDirectory;
 use lyceum_pretrain::run_file::RunFile;
-use lyceum_train::{Batch, Row, keep_freed_memory, solo_communicator};
+use lyceum_train::{SealedBatch, keep_freed_memory, solo_communicator};
 use rkyv::util::AlignedVec;
 
 use crate::training::{checkpoint_directory, start_trainer, tokenizer_path};
@@ -45,10 +45,8 @@ pub fn run(run: &RunFile, out: &Path) -> Result<()> {
         memory.resize(batch::encoded_len(&plan)?, 0);
         batch::write(&plan, position, &mut memory)?;
         let waited = asked.elapsed().as_secs_f64();
-        let view = BatchView::open(&memory).context("a batch that was just written")?;
-        let rows: Vec<Row<'_>> = (0..view.rows()).map(|row| Row::from(view.row(row))).collect();
-        let batch = Batch { log_position: position, target_tokens: view.target_tokens(), rows: &rows };
-        let report = trainer.step(&batch)?;
+        let sealed = SealedBatch::open(&memory).context("a batch that was just written")?;
+        let report = trainer.step(&sealed.batch())?;
         let step = trainer.progress().step;
         metrics.add(StepMetrics {
             step,

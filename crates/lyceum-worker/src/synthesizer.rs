@@ -1,10 +1,12 @@
 //! A synthesizer, as an actor with a thread of its own: leases chains, generates, hands over what it made of them.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use futures_util::future::try_join_all;
 use lyceum_actor::{Actor, ActorRef, CallError, Context, Handler, Incoming, Responder, Result};
+use lyceum_corpus::chain::ChainRecord;
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_model::Placement;
 use lyceum_model::generate::{GenerationLimits, TorchEngine};
@@ -12,7 +14,7 @@ use lyceum_pretrain::roles::{
     CorpusReader, Drain, LeaseChains, Offer, Packer, SynthesisReport, Synthesize, Synthesizer,
     SynthesizerArgs, Turn,
 };
-use lyceum_pretrain::run_file::{self, EngineKind, Precision, RunFile};
+use lyceum_pretrain::run_file::{self, DETERMINISTIC_POSITIONS, EngineKind, Precision, RunFile};
 use lyceum_synth::deterministic::DeterministicEngine;
 use lyceum_synth::engine::{Engine, Sampling};
 use lyceum_synth::synthesize::{Tokenizers, synthesize};
@@ -20,8 +22,8 @@ use lyceum_synth::synthesize::{Tokenizers, synthesize};
 /// Prompt tokens that are run at once.
 const PREFILL_TOKENS: usize = 4096;
 
-/// Positions of the deterministic engine, which has no model to ask.
-const DETERMINISTIC_POSITIONS: usize = 4096;
+/// How often the log is told of chains.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Of a hundred answers of the deterministic engine, so many are malformed: a test of everything behind it.
 const DETERMINISTIC_FAULTS: u64 = 5;
@@ -37,6 +39,8 @@ pub struct SynthesizerActor {
     asked: Option<Responder<SynthesisReport>>,
     report: SynthesisReport,
     draining: bool,
+    /// When the log was told last.
+    told: Option<Instant>,
 }
 
 impl SynthesizerActor {
@@ -54,14 +58,26 @@ impl SynthesizerActor {
             top_p: self.options.top_p,
             seed: self.seed,
         };
-        self.report.chains += chains.len() as u64;
+        let begun = Instant::now();
         let records = synthesize(self.engine.as_mut(), &sampling, &self.tokenizers, self.seed, chains)?;
-        for record in records {
-            // The answer comes when there was room: a slow trainer slows us here (L2).
-            self.packer.ask(Offer { record }).await.map_err(CallError::erase).context("the packer")?;
+        let made = (records.len() as u64, records.iter().map(|record| record.pairs_kept).sum::<u64>());
+        let seconds = begun.elapsed().as_secs_f64();
+        // All at once: one that has to wait for its turn must not keep back another that is waited for.
+        try_join_all(records.into_iter().map(|record| hand_over(&self.packer, record))).await?;
+        self.report.chains += made.0;
+        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            let waited = begun.elapsed().as_secs_f64() - seconds;
+            let (chains, pairs, all) = (made.0, made.1, self.report.chains);
+            tracing::info!(chains, pairs, seconds, waited, chains_in_all = all, "chains are converted");
+            self.told = Some(Instant::now());
         }
         Ok(true)
     }
+}
+
+/// Gives what was made of a chain to the Packer; it is recorded when this returns.
+async fn hand_over(packer: &ActorRef<Packer>, record: ChainRecord) -> Result<()> {
+    Ok(packer.ask(Offer { record }).await.map(drop).map_err(CallError::erase).context("the packer")?)
 }
 
 impl Actor for SynthesizerActor {
@@ -73,7 +89,11 @@ impl Actor for SynthesizerActor {
         let run = args.settings.run_file()?;
         let options = run.synthesizer.clone().context("the run file has no [synthesizer]")?;
         let learner = Tokenizer::load(crate::training::tokenizer_path(&run))?;
+        let begun = Instant::now();
         let (engine, prompts) = make_engine(&run, &options, &learner)?;
+        let model = options.directory.as_ref().map(|directory| directory.display().to_string());
+        let (threads, seconds) = (crate::threads(), begun.elapsed().as_secs_f64());
+        tracing::info!(engine = ?options.engine, model, threads, seconds, "the synthesizer is ready");
         Ok(Self {
             seed: run.seed,
             options,
@@ -84,6 +104,7 @@ impl Actor for SynthesizerActor {
             asked: None,
             report: SynthesisReport::default(),
             draining: false,
+            told: None,
         })
     }
 }
@@ -102,12 +123,18 @@ impl Handler<Turn> for SynthesizerActor {
         match turn {
             Ok(true) => _ = ctx.notify_after(Duration::ZERO, Turn)?,
             Ok(false) => {
+                tracing::info!(
+                    chains = self.report.chains,
+                    drained = self.draining,
+                    "the synthesizer is done"
+                );
                 if let Some(responder) = self.asked.take() {
                     responder.reply(self.report.clone());
                 }
                 ctx.stop();
             }
             Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the synthesizer cannot go on");
                 if let Some(responder) = self.asked.take() {
                     responder.fail(error);
                 }
@@ -120,6 +147,7 @@ impl Handler<Turn> for SynthesizerActor {
 
 impl Handler<Drain> for SynthesizerActor {
     async fn handle(&mut self, _: Incoming<Drain>, _: &mut Context<Self>) -> Result<()> {
+        tracing::info!("no further chains: the pool has one synthesizer less");
         self.draining = true;
         Ok(())
     }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use lyceum_actor::{Accepts, Actor, ActorRef, CallError, Context, Handler, Incoming, Result};
 use lyceum_cluster::worker;
-use lyceum_collective::{Communicator, Gang, Member, Seat, form};
-use lyceum_corpus::batch::BatchView;
+use lyceum_collective::{Communicator, Gang, Member, Seat, form, nccl};
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_model::Placement;
 use lyceum_pretrain::roles::{
@@ -18,10 +17,13 @@ use lyceum_pretrain::run_directory::RunDirectory;
 use lyceum_pretrain::run_file::RunFile;
 use lyceum_store::{Object, StoreClient};
 use lyceum_train::checkpoint::CheckpointDirectory;
-use lyceum_train::{Batch, Row, keep_freed_memory};
+use lyceum_train::{SealedBatch, keep_freed_memory, memory_of};
 
 use crate::heldout;
 use crate::training::{checkpoint_directory, start_trainer, tokenizer_path};
+
+/// How often the log is told of a step.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// How long ranks wait for each other when the gang forms: one of them may be loading libtorch still.
 const FORMING: Duration = Duration::from_secs(120);
@@ -78,6 +80,9 @@ impl TrainerActor {
         let tokenizer = tokenizer_path(&self.run);
         let mut next = tokio::spawn(self.request(packer, position, rank));
         let mut begun = Instant::now();
+        let mut told = begun;
+        let (steps, next_batch) = (self.run.trainer.steps, position);
+        tracing::info!(rank, world_size, step, steps, next_batch, "training begins");
         while step < self.run.trainer.steps {
             let asked = Instant::now();
             let object = (&mut next).await.context("the request for a batch")??;
@@ -101,6 +106,11 @@ impl TrainerActor {
                 seconds: begun.elapsed().as_secs_f64(),
             };
             begun = Instant::now();
+            if told.elapsed() >= TOLD_EVERY || step == 1 {
+                let (loss, seconds) = (done.loss, done.seconds);
+                tracing::info!(rank, step, loss, seconds, waited, "a step is done");
+                told = Instant::now();
+            }
             tell(&self.controller, done).await?;
             if step.is_multiple_of(self.run.checkpoint.every) {
                 self.save(&tokenizer).await?;
@@ -120,7 +130,10 @@ impl TrainerActor {
         // killed, no checkpoint is ahead of the metrics.
         self.controller.ask(ReadProgress).await.map_err(CallError::erase).context("the controller")?;
         let gang = self.gang()?;
+        let begun = Instant::now();
         let path = gang.trainer.save_checkpoint(&gang.checkpoints, Some(tokenizer))?;
+        let (rank, step, seconds) = (gang.rank, gang.trainer.progress().step, begun.elapsed().as_secs_f64());
+        tracing::info!(rank, step, seconds, path = %path.display(), "a checkpoint is whole");
         if gang.rank == 0 {
             let committed =
                 Committed { step: gang.trainer.progress().step, path: path.display().to_string() };
@@ -133,17 +146,16 @@ impl TrainerActor {
 impl InGang {
     /// One step over memory that the Packer sealed: this rank's rows become tensors where they lie (L4).
     fn step(&mut self, object: &Object) -> Result<lyceum_train::StepReport> {
-        let view = BatchView::open(object)?;
-        let rows: Vec<Row<'_>> = (0..view.rows()).map(|row| Row::from(view.row(row))).collect();
-        let batch =
-            Batch { log_position: view.log_position(), target_tokens: view.target_tokens(), rows: &rows };
-        Ok(self.trainer.step(&batch)?)
+        let sealed = SealedBatch::open(object)?;
+        Ok(self.trainer.step(&sealed.batch())?)
     }
 }
 
 /// Forms the gang on a thread of its own: it blocks, which a thread that drives futures must not.
-fn meet(gang: &Gang, rank: usize, seat: &Seat) -> Result<Box<dyn Communicator>> {
-    let met = std::thread::scope(|scope| scope.spawn(|| form(gang, rank, Some(seat), FORMING)).join());
+fn meet(gang: &Gang, rank: usize, seat: &Seat, device: tch::Device) -> Result<Box<dyn Communicator>> {
+    let memory = device.is_cuda().then(|| memory_of(device));
+    let met =
+        std::thread::scope(|scope| scope.spawn(|| form(gang, rank, Some(seat), memory, FORMING)).join());
     met.map_err(|_| anyhow::anyhow!("rank {rank}: forming the gang panicked"))?.map_err(Into::into)
 }
 
@@ -165,13 +177,16 @@ impl Actor for TrainerActor {
         let (Some(store), Some(place)) = (worker::store(), worker::place()) else {
             bail!("a trainer runs in a worker only");
         };
+        let placement = Placement::choose()?;
+        let (device, kind, threads) = (placement.device, placement.kind, crate::threads());
+        tracing::info!(?device, ?kind, threads, epoch = args.settings.epoch, "the trainer is ready");
         Ok(Self {
             run: args.settings.run_file()?,
             directory: RunDirectory::at(PathBuf::from(&args.settings.directory)),
             epoch: args.settings.epoch,
             controller: args.controller,
             store: store.clone(),
-            placement: Placement::choose()?,
+            placement,
             seat: Seat::open(place.credentials.clone(), place.bind)?,
             gang: None,
         })
@@ -189,7 +204,13 @@ impl Handler<Join> for TrainerActor {
             tch::Device::Cuda(ordinal) => Some(u32::try_from(ordinal)?),
             _ => None,
         };
-        Ok(Member { node: process.node.clone(), incarnation: process.process, addr: Some(addr), device })
+        Ok(Member {
+            node: process.node.clone(),
+            incarnation: process.process,
+            addr: Some(addr),
+            device,
+            trusted_interface: nccl::trusted_interface(),
+        })
     }
 }
 
@@ -202,10 +223,16 @@ impl Handler<Form> for TrainerActor {
             checkpoint_directory(&self.run, &self.directory.checkpoints(), self.epoch, rank as usize)?;
         let communicator = match (world_size, self.placement.device) {
             (1, device) => Box::new(lyceum_train::solo_communicator(device, gang.epoch)),
-            _ => meet(&gang, rank as usize, &self.seat)?,
+            (_, device) => meet(&gang, rank as usize, &self.seat, device)?,
         };
+        let nodes: Vec<&str> = gang.members.iter().map(|member| member.node.as_str()).collect();
+        tracing::info!(rank, world_size, ?nodes, epoch = gang.epoch, "the gang is formed");
+        let begun = Instant::now();
         let trainer = start_trainer(&self.run, &checkpoints, communicator)?;
         let progress = trainer.progress();
+        let (step, next_batch, seconds) =
+            (progress.step, progress.log_position, begun.elapsed().as_secs_f64());
+        tracing::info!(rank, step, next_batch, seconds, "the model is loaded");
         self.gang = Some(InGang { rank, world_size, trainer, checkpoints });
         Ok(Formed { step: progress.step, log_position: progress.log_position })
     }
@@ -231,6 +258,7 @@ impl Handler<Train> for TrainerActor {
         let abort = self.gang()?.trainer.communicator().abort_handle();
         let trained = self.train(&packer).await;
         if let Err(error) = &trained {
+            tracing::error!(error = format!("{error:#}"), "training ends early: the gang is told");
             // The others must not wait in a collective for a rank that has left (L3).
             abort.abort(&format!("{error:#}"));
         }

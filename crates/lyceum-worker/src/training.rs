@@ -43,9 +43,12 @@ pub fn start_trainer(
     let config = trainer_config(run);
     if let Some(checkpoint) = checkpoints.newest()? {
         let path = checkpoint.path().to_path_buf();
+        tracing::info!(path = %path.display(), "going on from a checkpoint");
         return Trainer::resume(config, &checkpoint, communicator)
             .with_context(|| format!("cannot go on from {}", path.display()));
     }
+    let (directory, start) = (run.model.directory.display(), run.model.start);
+    tracing::info!(%directory, ?start, "beginning with the first weights");
     let model = LlamaConfig::load(&run.model.directory)?;
     let parameters = first_parameters(run, &model)?;
     let parameter = |name: &str| parameters.get(name).map(Tensor::shallow_clone);

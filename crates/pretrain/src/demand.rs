@@ -2,41 +2,86 @@
 
 use lyceum_cluster::manifest::Manifest;
 
+use crate::limits::SEALED_AT_ONCE;
 use crate::run_file::RunFile;
 
 /// Processors of the roles that only read, pack and watch, in thousandths: Controller, CorpusReader and Packer.
 const LIGHT_ROLES_MILLI: u64 = 3 * 100;
 
+/// Bytes of a sealed batch for each of its tokens: input and label.
+const BYTES_A_TOKEN: u64 = 16;
+
+/// Bytes of a sealed batch for each row beside its tokens, about: borders, and what aligns its lines.
+const BYTES_A_ROW: u64 = 512;
+
+/// A request that the cluster of a manifest can never meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmet {
+    /// The key of the run file that asks too much.
+    pub key: &'static str,
+    /// What is asked for, and what there is.
+    pub message: String,
+}
+
 /// Why a run can never be placed on the cluster of a manifest; `None` when it can.
-pub fn unmet(run: &RunFile, manifest: &Manifest) -> Option<String> {
-    let nodes: Vec<(u64, u64)> = manifest
-        .nodes
-        .iter()
-        .map(|node| (node.resources.cpus.0, u64::from(node.resources.gpus) * 1000))
-        .collect();
-    let milli = |amount: f64| (amount * 1000.0).round() as u64;
+pub fn unmet(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
+    too_large(run, manifest).or_else(|| too_many(run, manifest)).or_else(|| too_long(run, manifest))
+}
+
+/// Who asks for processors and GPUs: role, key, how many at least, cpus and gpus each.
+fn requests(run: &RunFile) -> Vec<(&'static str, &'static str, u64, f64, f64)> {
+    let trainer = &run.trainer;
     let mut requests =
-        vec![("a trainer", u64::from(run.trainer.world_size), run.trainer.cpus, run.trainer.gpus)];
+        vec![("a trainer", "trainer", u64::from(trainer.world_size), trainer.cpus, trainer.gpus)];
     if let Some(synthesizer) = run.synthesizer.as_ref().filter(|_| run.synthesizes()) {
-        requests.push(("a synthesizer", synthesizer.min.into(), synthesizer.cpus, synthesizer.gpus));
+        let least = u64::from(synthesizer.min);
+        requests.push(("a synthesizer", "synthesizer", least, synthesizer.cpus, synthesizer.gpus));
     }
-    for &(who, _, cpus, gpus) in &requests {
-        if !nodes.iter().any(|&(has_cpus, has_gpus)| milli(cpus) <= has_cpus && milli(gpus) <= has_gpus) {
-            let (most_cpus, most_gpus) = most(&nodes);
-            return Some(format!(
-                "{who} asks for {cpus} cpus and {gpus} gpus, and no node of '{}' has both: the largest have {} cpus and {} gpus",
-                manifest.name,
-                decimal(most_cpus),
-                decimal(most_gpus),
-            ));
-        }
-    }
+    requests
+}
+
+/// Processors and GPUs of each node, in thousandths.
+fn nodes(manifest: &Manifest) -> Vec<(u64, u64)> {
+    let of = |node: &lyceum_cluster::manifest::NodeSection| {
+        (node.resources.cpus.0, u64::from(node.resources.gpus) * 1000)
+    };
+    manifest.nodes.iter().map(of).collect()
+}
+
+/// One actor that no node can hold.
+fn too_large(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
+    let nodes = nodes(manifest);
+    let fits = |cpus: f64, gpus: f64| {
+        nodes.iter().any(|&(has_cpus, has_gpus)| milli(cpus) <= has_cpus && milli(gpus) <= has_gpus)
+    };
+    let (who, table, _, cpus, gpus) =
+        requests(run).into_iter().find(|&(_, _, _, cpus, gpus)| !fits(cpus, gpus))?;
+    let (most_cpus, most_gpus) =
+        nodes.iter().fold((0, 0), |most, node| (most.0.max(node.0), most.1.max(node.1)));
+    let key = match (table, milli(gpus) > most_gpus) {
+        ("trainer", true) => "trainer.gpus",
+        ("trainer", false) => "trainer.cpus",
+        (_, true) => "synthesizer.gpus",
+        (_, false) => "synthesizer.cpus",
+    };
+    let message = format!(
+        "{who} asks for {cpus} cpus and {gpus} gpus, and no node of '{}' has both: the largest have {} cpus and {} gpus",
+        manifest.name,
+        decimal(most_cpus),
+        decimal(most_gpus),
+    );
+    Some(Unmet { key, message })
+}
+
+/// All actors that there must be, for all nodes together.
+fn too_many(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
+    let (requests, nodes) = (requests(run), nodes(manifest));
     let wanted_cpus =
-        LIGHT_ROLES_MILLI + requests.iter().map(|&(_, count, cpus, _)| count * milli(cpus)).sum::<u64>();
-    let wanted_gpus = requests.iter().map(|&(_, count, _, gpus)| count * milli(gpus)).sum::<u64>();
+        LIGHT_ROLES_MILLI + requests.iter().map(|&(_, _, count, cpus, _)| count * milli(cpus)).sum::<u64>();
+    let wanted_gpus = requests.iter().map(|&(_, _, count, _, gpus)| count * milli(gpus)).sum::<u64>();
     let has_cpus = nodes.iter().map(|&(cpus, _)| cpus).sum::<u64>();
     let has_gpus = nodes.iter().map(|&(_, gpus)| gpus).sum::<u64>();
-    (wanted_cpus > has_cpus || wanted_gpus > has_gpus).then(|| {
+    let message = || {
         format!(
             "the run needs {} cpus and {} gpus at least ({} trainers, the fewest synthesizers, 0.3 cpus for reading, packing and watching), and all nodes of '{}' together have {} and {}",
             decimal(wanted_cpus),
@@ -46,11 +91,27 @@ pub fn unmet(run: &RunFile, manifest: &Manifest) -> Option<String> {
             decimal(has_cpus),
             decimal(has_gpus),
         )
-    })
+    };
+    (wanted_cpus > has_cpus || wanted_gpus > has_gpus)
+        .then(|| Unmet { key: "trainer.world_size", message: message() })
 }
 
-fn most(nodes: &[(u64, u64)]) -> (u64, u64) {
-    nodes.iter().fold((0, 0), |most, node| (most.0.max(node.0), most.1.max(node.1)))
+/// Batches that a node's store cannot hold as many of as there may be at a time.
+fn too_long(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
+    let (rows, length) = (u64::from(run.trainer.batch_rows), u64::from(run.trainer.sequence_length));
+    let batch = rows * (length * BYTES_A_TOKEN + BYTES_A_ROW);
+    let (wanted, has) = (batch * SEALED_AT_ONCE, manifest.store.capacity.0);
+    let message = || {
+        format!(
+            "a batch of {rows} rows of {length} tokens takes {batch} bytes in a node's store, which must hold {SEALED_AT_ONCE} of them, {wanted} bytes; `store.capacity` of '{}' is {has} bytes",
+            manifest.name
+        )
+    };
+    (wanted > has).then(|| Unmet { key: "trainer.batch_rows", message: message() })
+}
+
+fn milli(amount: f64) -> u64 {
+    (amount * 1000.0).round() as u64
 }
 
 /// Thousandths as a decimal number: `1500` is `1.5`.

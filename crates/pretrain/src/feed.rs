@@ -6,7 +6,7 @@ use lyceum_corpus::assembly::Next;
 use lyceum_corpus::pack::BatchPlan;
 
 use crate::packing::{Packing, PackingError};
-use crate::reader::{Output, Reader, ReaderError};
+use crate::reader::{Reader, ReaderError};
 use crate::run_file::RunFile;
 
 /// Why there is no next batch.
@@ -51,19 +51,16 @@ impl Feed {
                 Next::Ended => return Ok(None),
                 Next::Waits(chain) => chain,
             };
-            for source in 0..self.packing.sources() {
-                self.reader.extend(source, self.packing.horizon(source));
+            self.reader.allow(&self.packing.allowances());
+            let supplied = self.reader.supply()?;
+            if supplied.records.is_empty() && supplied.ends.is_empty() {
+                return Err(FeedError::Stuck(chain));
             }
-            match self.reader.next_output()? {
-                Some(Output::Offer(record)) => {
-                    let chain = record.chain;
-                    if self.packing.offer(record)?.is_some() {
-                        return Err(FeedError::Stuck(chain));
-                    }
-                    self.reader.recorded(chain);
-                }
-                Some(Output::End { source, chains }) => self.packing.end_source(source, chains),
-                None => return Err(FeedError::Stuck(chain)),
+            for record in supplied.records {
+                self.packing.record(record)?;
+            }
+            for (source, chains) in supplied.ends {
+                self.packing.end_source(source, chains);
             }
         }
     }

@@ -10,14 +10,9 @@ use lyceum_corpus::chain::{Accounts, ChainId, ChainRecord};
 use lyceum_corpus::pack::{BatchShape, ShapeError};
 use lyceum_corpus::tokenizer::{Tokenizer, TokenizerError};
 
-use crate::roles::{PackerReport, RecordedChains};
+use crate::limits::Limits;
+use crate::roles::{Allowance, PackerReport, RecordedChains};
 use crate::run_file::RunFile;
-
-/// Chains of one source that may be recorded before they are drawn (L2).
-pub const CHAINS_AHEAD: u64 = 256;
-
-/// Bytes of one source's chains that may be recorded before they are drawn (L2).
-const BYTES_AHEAD: usize = 256 << 20;
 
 /// Shares are counted in millionths.
 const MILLIONTHS: f64 = 1e6;
@@ -44,12 +39,12 @@ pub enum PackingError {
         /// Entries of the log.
         length: u64,
     },
-    /// An offered chain is of no source, or ahead of what may be offered.
-    #[error("chain {chain} was offered, and chains of its source may be offered below {horizon} only")]
+    /// A chain is of no source, or ahead of what may be made.
+    #[error("chain {chain} came, and chains of its source may be made below {horizon} only")]
     BeyondHorizon {
         /// The chain.
         chain: ChainId,
-        /// First number that may not be offered yet.
+        /// First number that may not be made yet.
         horizon: u64,
     },
 }
@@ -58,6 +53,7 @@ pub enum PackingError {
 pub struct Packing {
     assembly: Assembly,
     shape: BatchShape,
+    chains_ahead: u64,
     /// For each source, whether synthesizers convert it.
     converted: Vec<bool>,
     sources: u16,
@@ -67,6 +63,17 @@ pub struct Packing {
 impl Packing {
     /// Opens the records and the log in `folder` for the writer of `epoch`; the first batch will be `from`.
     pub fn open(run: &RunFile, folder: &Path, epoch: u64, from: u64) -> Result<Self, PackingError> {
+        Self::with_limits(run, folder, epoch, from, Limits::default())
+    }
+
+    /// The same with other limits.
+    pub fn with_limits(
+        run: &RunFile,
+        folder: &Path,
+        epoch: u64,
+        from: u64,
+        limits: Limits,
+    ) -> Result<Self, PackingError> {
         let tokenizer = Tokenizer::load(run.model.directory.join("tokenizer.json"))?;
         let shape = BatchShape::new(
             run.trainer.batch_rows as usize,
@@ -76,8 +83,12 @@ impl Packing {
         let largest = run.sources.iter().map(|source| source.share).fold(f64::MIN_POSITIVE, f64::max);
         let weights =
             run.sources.iter().map(|source| (source.share / largest * MILLIONTHS).max(1.0) as u32).collect();
-        let options =
-            AssemblyOptions { shape, weights, window_chains: CHAINS_AHEAD, window_bytes: BYTES_AHEAD };
+        let options = AssemblyOptions {
+            shape,
+            weights,
+            window_chains: limits.chains_ahead,
+            window_bytes: limits.window_bytes / run.sources.len().max(1),
+        };
         let assembly = Assembly::open(folder, epoch, options)?;
         let length = assembly.log().len();
         if from > length {
@@ -85,7 +96,14 @@ impl Packing {
         }
         // The run file was checked to have fewer sources than ids.
         let converted = run.sources.iter().map(|source| source.converted > 0.0).collect();
-        Ok(Self { assembly, shape, converted, sources: run.sources.len() as u16, next: from })
+        Ok(Self {
+            assembly,
+            shape,
+            chains_ahead: limits.chains_ahead,
+            converted,
+            sources: run.sources.len() as u16,
+            next: from,
+        })
     }
 
     /// How many sources there are.
@@ -99,35 +117,40 @@ impl Packing {
     }
 
     fn recorded_of(&self, source: u16) -> RecordedChains {
-        let below = self.assembly.next_chain(source);
-        let horizon = self.horizon(source);
-        let above = (below..horizon)
+        let allowance = self.allowance(source);
+        let above = (allowance.next..allowance.horizon)
             .filter(|&number| self.assembly.is_recorded(ChainId { source, number }))
             .collect();
-        RecordedChains { below, above, horizon }
+        RecordedChains { above, allowance }
     }
 
-    /// Chains of `source` below this number may be offered.
-    pub fn horizon(&self, source: u16) -> u64 {
-        self.assembly.next_chain(source) + CHAINS_AHEAD
+    /// For each source, how far it may go.
+    pub fn allowances(&self) -> Vec<Allowance> {
+        (0..self.sources).map(|source| self.allowance(source)).collect()
     }
 
-    /// Records what was made of a chain. One that is recorded already is left as it is: the first answer counts (L1). One
-    /// for which there is no room yet comes back.
-    pub fn offer(&mut self, record: ChainRecord) -> Result<Option<ChainRecord>, PackingError> {
-        let chain = record.chain;
-        let horizon = if chain.source < self.sources { self.horizon(chain.source) } else { 0 };
+    fn allowance(&self, source: u16) -> Allowance {
+        let next = self.assembly.next_chain(source);
+        Allowance { next, horizon: next + self.chains_ahead, room: self.assembly.has_room(source) }
+    }
+
+    /// Records what was made of a chain. One that is recorded already is left as it is: the first answer counts (L1).
+    /// Returns whether it was recorded now.
+    pub fn record(&mut self, record: ChainRecord) -> Result<bool, PackingError> {
+        if self.is_settled(record.chain)? {
+            return Ok(false);
+        }
+        self.assembly.record(record)?;
+        Ok(true)
+    }
+
+    /// Whether a chain needs no record any more; one that is not to be made yet is an error.
+    fn is_settled(&self, chain: ChainId) -> Result<bool, PackingError> {
+        let horizon = if chain.source < self.sources { self.allowance(chain.source).horizon } else { 0 };
         if chain.number >= horizon {
             return Err(PackingError::BeyondHorizon { chain, horizon });
         }
-        if chain.number < self.assembly.next_chain(chain.source) || self.assembly.is_recorded(chain) {
-            return Ok(None);
-        }
-        if !self.assembly.has_room(&record) {
-            return Ok(Some(record));
-        }
-        self.assembly.record(record)?;
-        Ok(None)
+        Ok(chain.number < self.assembly.next_chain(chain.source) || self.assembly.is_recorded(chain))
     }
 
     /// `source` has no more than `chains` chains.
@@ -167,15 +190,19 @@ impl Packing {
         Ok(accounts)
     }
 
-    /// How it stands; `ready` is the caller's to fill in.
+    /// How it stands; `ready` and `converted` are the caller's to fill in.
     pub fn report(&self) -> PackerReport {
+        let (bytes, kept_bytes) = self.assembly.waiting_bytes();
         PackerReport {
             logged: self.assembly.log().len(),
             ready: 0,
             saturated: (0..).zip(&self.converted).any(|(source, &converted)| {
-                let last = ChainId { source, number: self.horizon(source) - 1 };
-                converted && self.assembly.is_recorded(last)
+                let Allowance { horizon, room, .. } = self.allowance(source);
+                converted && (!room || self.assembly.is_recorded(ChainId { source, number: horizon - 1 }))
             }),
+            converted: 0,
+            bytes: bytes as u64,
+            kept_bytes: kept_bytes as u64,
             accounts: self.assembly.accounts(),
         }
     }

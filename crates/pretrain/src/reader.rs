@@ -1,10 +1,10 @@
-//! The CorpusReader's mind: what it offers, leases and remembers, without an actor around it.
+//! The CorpusReader's mind: what it forms, supplies, leases and remembers, without an actor around it.
 //!
-//! Chains of a source leave in their order, up to the horizon that the Packer has granted. Raw chains are tokenized here
-//! and offered at once; chains to convert wait for a synthesizer. A chain is settled when the Packer has recorded it,
-//! whoever made it (L1).
+//! Chains of a source are formed in their order, as far as the Packer's [`Allowance`] goes. Raw chains wait for the
+//! Packer to ask, and are tokenized then; chains to convert wait for a synthesizer. A chain is settled when the Packer
+//! has recorded it, whoever made it (L1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use lyceum_corpus::chain::{Chain, ChainId, ChainRecord, Treatment};
 use lyceum_corpus::document::{Content, ReadError, ReaderOptions};
@@ -13,11 +13,9 @@ use lyceum_corpus::order::{Order, OrderOptions};
 use lyceum_corpus::tokenizer::{Tokenizer, TokenizerError};
 use lyceum_synth::synthesize::{raw_record, tuning_record};
 
-use crate::roles::{ReaderReport, RecordedChains};
+use crate::limits::Limits;
+use crate::roles::{Allowance, ReaderReport, RecordedChains, Supplied};
 use crate::run_file::{RunFile, SourceKind};
-
-/// Most chains that wait for a synthesizer or are held by one.
-const MOST_OPEN: usize = 4096;
 
 /// Why the corpus cannot be read on.
 #[derive(Debug, thiserror::Error)]
@@ -33,27 +31,16 @@ pub enum ReaderError {
     Sources(usize),
 }
 
-/// What the reader has to tell the Packer next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// A raw chain, ready to be recorded.
-    Offer(ChainRecord),
-    /// The source has no more chains than `chains`.
-    End {
-        /// Index of the source.
-        source: u16,
-        /// Chains of all its epochs together.
-        chains: u64,
-    },
-}
-
 /// Forms chains and knows who holds them.
 pub struct Reader {
     tokenizer: Tokenizer,
+    limits: Limits,
     sources: Vec<Source>,
     leases: LeaseTable<u64>,
-    /// Chains that are not recorded yet and not raw.
+    /// Chains to convert that are not recorded yet.
     open: BTreeMap<ChainId, Chain>,
+    /// Bytes of these, and of the raw chains that wait.
+    bytes: usize,
 }
 
 struct Source {
@@ -62,12 +49,32 @@ struct Source {
     shots: usize,
     recorded: RecordedChains,
     converted: bool,
-    ended: bool,
+    /// Raw chains that the Packer has not asked for yet, in order.
+    raw: VecDeque<Chain>,
+    end: End,
+}
+
+/// What is known of a source's end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Ahead,
+    /// It has so many chains, and the Packer does not know yet.
+    Found(u64),
+    Told,
 }
 
 impl Reader {
     /// Opens the corpus of `run`. `recorded` tells, a source each, what need not be made again.
     pub fn open(run: &RunFile, recorded: Vec<RecordedChains>) -> Result<Self, ReaderError> {
+        Self::with_limits(run, recorded, Limits::default())
+    }
+
+    /// The same with other limits.
+    pub fn with_limits(
+        run: &RunFile,
+        recorded: Vec<RecordedChains>,
+        limits: Limits,
+    ) -> Result<Self, ReaderError> {
         let tokenizer = Tokenizer::load(run.model.directory.join("tokenizer.json"))?;
         let mut sources = Vec::with_capacity(run.sources.len());
         let mut recorded = recorded.into_iter();
@@ -90,93 +97,152 @@ impl Reader {
                 epochs: source.epochs,
             };
             let recorded = recorded.next().unwrap_or_default();
-            let order = Order::new(id, reading, options, recorded.below)?;
+            let order = Order::new(id, reading, options, recorded.allowance.next)?;
+            let (next, above) = (recorded.allowance.next, recorded.above.len());
+            tracing::info!(source = source.name, next, recorded_ahead = above, "a source is open");
             sources.push(Source {
                 order,
                 kind: source.kind,
                 shots: source.shots as usize,
                 recorded,
                 converted: source.converted > 0.0,
-                ended: false,
+                raw: VecDeque::new(),
+                end: End::Ahead,
             });
         }
-        Ok(Self { tokenizer, sources, leases: LeaseTable::new(MOST_OPEN), open: BTreeMap::new() })
+        // Beyond the bound, each source may have the one chain that everything waits for.
+        let leases = LeaseTable::new(limits.held_chains + sources.len());
+        Ok(Self { tokenizer, limits, sources, leases, open: BTreeMap::new(), bytes: 0 })
     }
 
-    /// One unit of work: at most one chain of one source. `None` when nothing may be offered before the Packer or a
-    /// synthesizer moves.
-    pub fn next_output(&mut self) -> Result<Option<Output>, ReaderError> {
-        for index in 0..self.sources.len() {
-            while let Some(chain) = self.next_chain(index)? {
-                let chain = match chain {
-                    Next::Chain(chain) => chain,
-                    Next::End { source, chains } => return Ok(Some(Output::End { source, chains })),
-                };
-                match chain.treatment {
-                    Treatment::Raw => return Ok(Some(Output::Offer(self.raw_record(index, &chain)?))),
-                    Treatment::Convert => {
-                        // The room was checked before the chain was formed, and its number is new.
-                        if self.leases.offer(chain.id).is_ok() {
-                            self.open.insert(chain.id, chain);
-                        }
-                    }
+    /// For each source, how far it may go now.
+    pub fn allow(&mut self, allowances: &[Allowance]) {
+        for (source, allowance) in self.sources.iter_mut().zip(allowances) {
+            source.recorded.allowance = *allowance;
+        }
+    }
+
+    /// Raw chains that the Packer has room for, those that it draws next first, and sources that have ended.
+    pub fn supply(&mut self) -> Result<Supplied, ReaderError> {
+        let mut supplied = Supplied::default();
+        let mut bytes = 0;
+        for only_next in [true, false] {
+            for index in 0..self.sources.len() {
+                while bytes < self.limits.supply_bytes
+                    && let Some(chain) = self.next_raw(index, only_next)?
+                {
+                    let record = self.raw_record(index, &chain)?;
+                    bytes += record.memory();
+                    supplied.records.push(record);
                 }
             }
         }
-        Ok(None)
+        for (id, source) in (0..).zip(&mut self.sources) {
+            if let End::Found(chains) = source.end {
+                source.end = End::Told;
+                supplied.ends.push((id, chains));
+            }
+        }
+        supplied.done = self.sources.iter().all(|source| source.end == End::Told && source.raw.is_empty());
+        Ok(supplied)
     }
 
-    /// The next chain of a source that is not recorded, if the horizon and the lease table have room for it.
-    fn next_chain(&mut self, index: usize) -> Result<Option<Next>, ReaderError> {
+    /// The next raw chain of a source that the Packer has room for.
+    fn next_raw(&mut self, index: usize, only_next: bool) -> Result<Option<Chain>, ReaderError> {
+        while self.sources[index].raw.is_empty() && self.form(index)? {}
         let source = &mut self.sources[index];
-        while !source.ended && source.order.next_number() < source.recorded.horizon && self.leases.room() > 0
-        {
-            match source.order.next() {
-                Some(chain) => {
-                    let chain = chain?;
-                    if !source.recorded.contains(chain.id.number) {
-                        return Ok(Some(Next::Chain(chain)));
+        let Allowance { next, room, .. } = source.recorded.allowance;
+        let wanted = source.raw.front().is_some_and(|chain| chain.id.number == next || (room && !only_next));
+        let chain = if wanted { source.raw.pop_front() } else { None };
+        self.bytes -= chain.as_ref().map_or(0, Chain::memory);
+        Ok(chain)
+    }
+
+    /// Forms one chain of a source, if it may go on and there is room to keep it; returns whether it did.
+    fn form(&mut self, index: usize) -> Result<bool, ReaderError> {
+        let room = self.bytes < self.limits.held_bytes && self.leases.open() < self.limits.held_chains;
+        let source = &mut self.sources[index];
+        loop {
+            let (number, allowance) = (source.order.next_number(), source.recorded.allowance);
+            let free = number < allowance.horizon && room && allowance.room;
+            if source.end != End::Ahead || !(free || number <= allowance.next) {
+                return Ok(false);
+            }
+            let Some(chain) = source.order.next() else {
+                let chains = source.order.next_number();
+                tracing::info!(source = index, chains, "a source has ended");
+                source.end = End::Found(chains);
+                return Ok(false);
+            };
+            let chain = chain?;
+            if source.recorded.contains(chain.id.number) {
+                continue;
+            }
+            self.bytes += chain.memory();
+            match chain.treatment {
+                Treatment::Raw => source.raw.push_back(chain),
+                Treatment::Convert => {
+                    // Its number is new, and the table has room for the bound and one more a source.
+                    if self.leases.offer(chain.id).is_ok() {
+                        self.open.insert(chain.id, chain);
                     }
                 }
-                None => {
-                    source.ended = true;
-                    let (source_id, chains) = (index as u16, source.order.next_number());
-                    return Ok(Some(Next::End { source: source_id, chains }));
-                }
             }
+            return Ok(true);
         }
-        Ok(None)
     }
 
-    /// Up to `most` waiting chains, which `holder` then holds.
-    pub fn lease(&mut self, holder: u64, most: usize) -> Vec<Chain> {
+    /// Up to `most` waiting chains, which `holder` then holds: those first that are drawn next.
+    pub fn lease(&mut self, holder: u64, most: usize) -> Result<Vec<Chain>, ReaderError> {
         let mut chains = Vec::new();
-        while chains.len() < most
-            && let Some(id) = self.leases.lease(holder)
-        {
-            match self.open.get(&id) {
-                Some(chain) => chains.push(chain.clone()),
-                // Recorded from a holder that was thought lost: nothing is left to do.
-                None => _ = self.leases.answer(holder, id),
+        let mut bytes = 0;
+        while chains.len() < most && bytes < self.limits.lease_bytes {
+            let sources = &self.sources;
+            let distance = |chain: ChainId| {
+                let Allowance { next, room, .. } = sources[usize::from(chain.source)].recorded.allowance;
+                (room || chain.number <= next).then(|| chain.number.saturating_sub(next))
+            };
+            let Some(id) = self.leases.lease(holder, distance) else {
+                if self.form_any()? {
+                    continue;
+                }
+                break;
+            };
+            if let Some(chain) = self.open.get(&id) {
+                bytes += chain.memory();
+                chains.push(chain.clone());
             }
         }
-        chains
+        Ok(chains)
     }
 
-    /// The Packer has recorded `chain`.
+    /// Forms one chain of the source that is nearest to what the Packer draws next and may go on.
+    fn form_any(&mut self) -> Result<bool, ReaderError> {
+        let mut order: Vec<(u64, usize)> = self
+            .sources
+            .iter()
+            .enumerate()
+            .filter(|(_, source)| source.converted)
+            .map(|(index, source)| {
+                let ahead = source.order.next_number().saturating_sub(source.recorded.allowance.next);
+                (ahead, index)
+            })
+            .collect();
+        order.sort_unstable();
+        for (_, index) in order {
+            if self.form(index)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The Packer has recorded `chain`, whoever made it.
     pub fn recorded(&mut self, chain: ChainId) {
-        self.open.remove(&chain);
-        if let Some(holder) = self.leases.holder(chain) {
-            // It is held by this very holder: the answer cannot be refused.
-            _ = self.leases.answer(holder, chain);
+        if let Some(chain) = self.open.remove(&chain) {
+            self.bytes -= chain.memory();
         }
-    }
-
-    /// Chains of `source` below `horizon` may be offered now.
-    pub fn extend(&mut self, source: u16, horizon: u64) {
-        if let Some(source) = self.sources.get_mut(usize::from(source)) {
-            source.recorded.horizon = source.recorded.horizon.max(horizon);
-        }
+        self.leases.settle(chain);
     }
 
     /// `holder` is gone; returns how many of its chains wait for another.
@@ -186,13 +252,19 @@ impl Reader {
 
     /// Whether chains to convert wait, are held, or may still come.
     pub fn work_left(&self) -> bool {
-        !self.open.is_empty() || self.sources.iter().any(|source| source.converted && !source.ended)
+        !self.open.is_empty()
+            || self.sources.iter().any(|source| source.converted && source.end == End::Ahead)
     }
 
     /// How it stands.
     pub fn report(&self) -> ReaderReport {
         let waiting = self.leases.waiting() as u64;
-        ReaderReport { waiting, leased: self.leases.open() as u64 - waiting, work_left: self.work_left() }
+        ReaderReport {
+            waiting,
+            leased: self.leases.open() as u64 - waiting,
+            bytes: self.bytes as u64,
+            work_left: self.work_left(),
+        }
     }
 
     /// The record of a chain that no synthesizer sees.
@@ -202,9 +274,4 @@ impl Reader {
             SourceKind::Tuning => tuning_record(&self.tokenizer, self.sources[index].shots, chain),
         }
     }
-}
-
-enum Next {
-    Chain(Chain),
-    End { source: u16, chains: u64 },
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/run.json       the run file as it was checked, paths absolute
+//! DIR/files.json     fingerprints of the files that the run reads
 //! DIR/lock           held by the run that writes here
 //! DIR/attempt        the number of the attempt
 //! DIR/records/       recorded texts, and the batch log that says which of them are in which batch
@@ -15,6 +16,11 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use lyceum_corpus::assembly::{Assembly, AssemblyError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::identity::{Change, Identity, IdentityError};
 use crate::run_file::RunFile;
 
 /// A run's folder.
@@ -39,6 +45,20 @@ pub enum RunDirectoryError {
         /// The first table or key that is not the same.
         difference: String,
     },
+    /// A file has changed since the run began.
+    #[error("{directory}: {changed}: name another --out for a new run, or bring the file back")]
+    Changed {
+        /// The folder.
+        directory: PathBuf,
+        /// What has changed.
+        changed: Change,
+    },
+    /// A file of the run cannot be read.
+    #[error(transparent)]
+    File(#[from] IdentityError),
+    /// What is recorded cannot be read.
+    #[error(transparent)]
+    Records(#[from] AssemblyError),
     /// The folder cannot be made, read or written.
     #[error("{path}: {error}")]
     Io {
@@ -87,13 +107,10 @@ impl RunDirectory {
     }
 
     /// Makes the folder or takes it up again. An interrupted run may be resumed with more steps or other hands, but not
-    /// with other data, another model or another batch shape: those would make its log a lie.
+    /// with other data, another model or another batch shape: those would make its log a lie. Until something is
+    /// recorded, everything may still be changed.
     pub fn claim(&self, run: &RunFile) -> Result<RunLock, RunDirectoryError> {
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |error| RunDirectoryError::Io { path, error }
-        };
-        fs::create_dir_all(&self.root).map_err(io(&self.root))?;
+        fs::create_dir_all(&self.root).map_err(at(&self.root))?;
         let path = self.root.join("lock");
         let file = File::options()
             .read(true)
@@ -101,34 +118,57 @@ impl RunDirectory {
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(io(&path))?;
+            .map_err(at(&path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(RunDirectoryError::InUse(self.root.clone())),
-            Err(TryLockError::Error(error)) => return Err(io(&path)(error)),
+            Err(TryLockError::Error(error)) => return Err(at(&path)(error)),
         }
-        let path = self.root.join("run.json");
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let before: Option<RunFile> = serde_json::from_str(&text).ok();
-                if let Some(difference) =
-                    before.map_or(Some("run.json"), |before| first_difference(&before, run))
-                {
-                    return Err(RunDirectoryError::Other {
-                        directory: self.root.clone(),
-                        difference: difference.into(),
-                    });
-                }
+        let begun = self.has_begun()?;
+        let (run_path, files_path) = (self.root.join("run.json"), self.root.join("files.json"));
+        if begun {
+            let before: Option<RunFile> = read_json(&run_path)?;
+            if let Some(difference) = before.map_or(Some("run.json"), |before| first_difference(&before, run))
+            {
+                let (directory, difference) = (self.root.clone(), difference.into());
+                return Err(RunDirectoryError::Other { directory, difference });
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let text = serde_json::to_string_pretty(run).map_err(|error| io(&path)(error.into()))?;
-                let partial = self.root.join("run.json.partial");
-                fs::write(&partial, text).map_err(io(&partial))?;
-                fs::rename(&partial, &path).map_err(io(&path))?;
-            }
-            Err(error) => return Err(io(&path)(error)),
         }
-        RunLock::take(file, &self.root).map_err(io(&self.root.join("attempt")))
+        let files = Identity::of(run)?;
+        // A folder of an earlier version has no fingerprints: they are taken now.
+        if begun
+            && let Some(before) = read_json::<Identity>(&files_path)?
+            && let Some(changed) = before.first_change(&files)
+        {
+            return Err(RunDirectoryError::Changed { directory: self.root.clone(), changed });
+        }
+        if !begun {
+            write_json(&run_path, run)?;
+        }
+        write_json(&files_path, &files)?;
+        RunLock::take(file, &self.root).map_err(at(&self.root.join("attempt")))
+    }
+
+    /// Whether anything is recorded or trained, so that the run's data cannot be changed any more.
+    fn has_begun(&self) -> Result<bool, RunDirectoryError> {
+        Ok(self.newest_checkpoint().is_some() || Assembly::holds_records(&self.records())?)
+    }
+
+    /// The newest checkpoint's step and folder. Checkpoints are whole or not there: they come into being by a rename.
+    pub fn newest_checkpoint(&self) -> Option<(u64, PathBuf)> {
+        let entries = fs::read_dir(self.checkpoints()).ok()?;
+        let steps = entries.flatten().filter_map(|entry| {
+            let path = entry.path();
+            let step = path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
+            Some((step, path))
+        });
+        steps.max()
+    }
+
+    /// Where an interrupted run goes on, in words.
+    pub fn resumption(&self) -> String {
+        let step = self.newest_checkpoint().map_or(0, |(step, _)| step);
+        format!("the same command goes on from step {step}")
     }
 
     /// The folder itself.
@@ -145,6 +185,29 @@ impl RunDirectory {
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
+}
+
+/// Puts a path to a system's error.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> RunDirectoryError {
+    let path = path.to_path_buf();
+    move |error| RunDirectoryError::Io { path, error }
+}
+
+/// Reads a file of JSON; `None` where there is none, or it is of another version.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RunDirectoryError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(serde_json::from_str(&text).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path)(error)),
+    }
+}
+
+/// Writes a file of JSON, whole or not at all.
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RunDirectoryError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| at(path)(error.into()))?;
+    let partial = path.with_extension("json.partial");
+    fs::write(&partial, text).map_err(at(&partial))?;
+    fs::rename(&partial, path).map_err(at(path))
 }
 
 /// Window and rounds of a run that has no synthesizer.

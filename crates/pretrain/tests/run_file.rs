@@ -3,9 +3,13 @@
 
 mod bed;
 
-use bed::Bed;
+use std::fs;
+use std::path::Path;
+
+use bed::{Bed, CONFIG};
 use lyceum_cluster::manifest::Manifest;
 use lyceum_pretrain::demand;
+use lyceum_pretrain::feed::Feed;
 use lyceum_pretrain::run_directory::{RunDirectory, RunDirectoryError};
 use lyceum_pretrain::run_file::RunFile;
 
@@ -30,25 +34,25 @@ fn what_is_left_out_has_defaults() {
 #[test]
 fn a_wrong_key_is_named_with_its_place_and_the_nearest_valid_one() {
     let said = refusal("batch_rows = 2", "batch_row = 2");
-    assert!(said.starts_with("run.toml:19:1: "), "{said}");
+    assert!(said.starts_with("run.toml:20:1: "), "{said}");
     assert!(said.contains("`batch_row`") && said.contains("did you mean `batch_rows`"), "{said}");
 }
 
 #[test]
 fn values_that_do_not_fit_each_other_are_refused_at_their_place() {
     let cases = [
-        ("steps = 100", "steps = 0", "run.toml:17:", "expected at least 1"),
-        ("batch_rows = 2", "batch_rows = 3\nworld_size = 2", "run.toml:19:", "cannot be shared out evenly"),
-        ("sequence_length = 32", "sequence_length = 33", "run.toml:18:", "a multiple of 8"),
-        ("name = \"texts\"", "name = \"texts\"\nconverted = 1.5", "run.toml:9:", "expected 0 to 1"),
+        ("steps = 100", "steps = 0", "run.toml:18:", "expected at least 1"),
+        ("batch_rows = 2", "batch_rows = 3\nworld_size = 2", "run.toml:20:", "cannot be shared out evenly"),
+        ("sequence_length = 32", "sequence_length = 33", "run.toml:19:", "a multiple of 8"),
+        ("name = \"texts\"", "name = \"texts\"\nconverted = 1.5", "run.toml:10:", "expected 0 to 1"),
         (
             "engine = \"deterministic\"",
             "min = 3\nmax = 2\nengine = \"deterministic\"",
-            "run.toml:13:",
+            "run.toml:14:",
             "below min = 3",
         ),
-        ("texts.jsonl", "text.jsonl", "run.toml:9:", "text.jsonl"),
-        ("learning_rate = 1e-3", "learning_rate = nan", "run.toml:20:", "above 0"),
+        ("texts.jsonl", "text.jsonl", "run.toml:10:", "text.jsonl"),
+        ("learning_rate = 1e-3", "learning_rate = nan", "run.toml:21:", "above 0"),
     ];
     for (from, to, place, why) in cases {
         let said = refusal(from, to);
@@ -77,27 +81,174 @@ fn what_a_cluster_can_never_hold_is_said_before_anything_starts() {
         .unwrap();
     let manifest = Manifest::load(&path).unwrap();
     assert_eq!(demand::unmet(&bed.run(&Bed::text()), &manifest), None);
-    let wide = bed.run(&Bed::text().replace("steps = 100", "steps = 100\ncpus = 3"));
-    assert!(demand::unmet(&wide, &manifest).unwrap().contains("no node of 'small'"));
-    let many = bed.run(&Bed::text().replace("steps = 100", "steps = 100\nworld_size = 2"));
+    let cases = [
+        ("steps = 100\ncpus = 3", "trainer.cpus", "no node of 'small'"),
+        ("steps = 100\ngpus = 1", "trainer.gpus", "0 gpus"),
+        ("steps = 100\nworld_size = 2", "trainer.world_size", "2.3 cpus"),
+    ];
+    for (asked, key, why) in cases {
+        let unmet = demand::unmet(&bed.run(&Bed::text().replace("steps = 100", asked)), &manifest).unwrap();
+        assert!(unmet.key == key && unmet.message.contains(why), "{asked}: {unmet:?}");
+    }
+    // 256 MiB hold five batches of 100,000 rows of 32 tokens no more.
+    let long = bed.run(&Bed::text().replace("batch_rows = 2", "batch_rows = 100000"));
+    let unmet = demand::unmet(&long, &manifest).unwrap();
+    assert!(unmet.key == "trainer.batch_rows" && unmet.message.contains("store.capacity"), "{unmet:?}");
+}
+
+/// What a run file says whose folder was changed by `change`, and which says `to` instead of `from`.
+fn refusal_of_files(change: impl Fn(&Path), from: &str, to: &str) -> String {
+    let bed = Bed::new(4);
+    change(bed.folder.path());
+    let text = Bed::text();
+    assert!(text.contains(from), "the test changes something that is there");
+    let error = RunFile::load(bed.write(&text.replacen(from, to, 1))).unwrap_err().to_string();
+    let folder = bed.folder.path().canonicalize().unwrap();
+    error
+        .replace(&format!("{}/", folder.display()), "")
+        .replace(&format!("{}/", bed.folder.path().display()), "")
+}
+
+#[test]
+fn models_that_do_not_fit_are_refused_before_anything_starts() {
+    let config =
+        |text: &'static str| move |folder: &Path| fs::write(folder.join("model/config.json"), text).unwrap();
+    let said = refusal_of_files(config(&CONFIG.replace("300", "250").leak()[..]), "seed = 3", "seed = 3");
+    assert!(said.starts_with("run.toml:5:13: ") && said.contains("vocab_size is 250"), "{said}");
+    let said = refusal_of_files(config("{\"model_type\": \"llama\",\n oops}"), "seed = 3", "seed = 3");
+    assert!(said.starts_with("model/config.json:2:2: "), "{said}");
+    let said = refusal_of_files(config("{\"model_type\": \"llama\"}"), "seed = 3", "seed = 3");
     assert!(
-        demand::unmet(&many, &manifest).unwrap().contains("2.3 cpus"),
-        "{:?}",
-        demand::unmet(&many, &manifest)
+        said.starts_with("model/config.json:1:") && said.contains("missing field `vocab_size`"),
+        "{said}"
     );
+    let other = CONFIG.replace("llama", "gpt2").leak();
+    let said = refusal_of_files(config(other), "seed = 3", "seed = 3");
+    assert!(said.starts_with("run.toml:5:13: ") && said.contains("`gpt2`, expected `llama`"), "{said}");
+    let broken = |folder: &Path| fs::write(folder.join("model/tokenizer.json"), "{").unwrap();
+    let said = refusal_of_files(broken, "seed = 3", "seed = 3");
+    assert!(said.starts_with("run.toml:5:13: ") && said.contains("not a usable tokenizer.json"), "{said}");
+    let said = refusal_of_files(|_| (), "sequence_length = 32", "sequence_length = 128");
+    assert!(said.starts_with("run.toml:19:19: ") && said.contains("has 64 positions"), "{said}");
+}
+
+#[test]
+fn weights_that_are_not_there_are_refused_before_anything_starts() {
+    let said = refusal_of_files(|_| (), "start = \"random\"", "start = \"weights\"");
+    assert!(said.starts_with("run.toml:5:13: ") && said.contains("there are no weights"), "{said}");
+    assert!(said.contains("start = \"random\""), "{said}");
+    let sharded = |folder: &Path| {
+        let index = r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#;
+        fs::write(folder.join("model/model.safetensors.index.json"), index).unwrap();
+        fs::write(folder.join("model/one.safetensors"), "").unwrap();
+    };
+    let said = refusal_of_files(sharded, "start = \"random\"\n", "");
+    assert!(said.starts_with("run.toml:5:13: ") && said.contains("names two.safetensors"), "{said}");
+    let said = refusal_of_files(|_| (), "engine = \"deterministic\"", "directory = \"model\"");
+    assert!(said.starts_with("run.toml:13:13: ") && said.contains("there are no weights"), "{said}");
+}
+
+#[test]
+fn a_synthesizer_without_room_for_a_text_is_refused_before_anything_starts() {
+    let said = refusal_of_files(|_| (), "rounds = 2", "rounds = 2\nmax_new_tokens = 4093");
+    assert!(said.starts_with("run.toml:15:18: ") && said.contains("4096 positions"), "{said}");
+}
+
+#[test]
+fn evaluation_files_are_refused_at_the_line_and_column_of_their_fault() {
+    let with = |key: &str, text: &'static str| {
+        let write = move |folder: &Path| fs::write(folder.join("e.jsonl"), text).unwrap();
+        let table = format!("learning_rate = 1e-3\n[evaluation]\n{key} = \"e.jsonl\"");
+        refusal_of_files(write, "learning_rate = 1e-3", &table)
+    };
+    let good = "{\"text\": \"one\"}\n";
+    let said = with("heldout", format!("{good}{{\"text\": 5}}\n").leak());
+    assert!(said.starts_with("e.jsonl:2:10: ") && said.contains("expected a string"), "{said}");
+    let said = with("heldout", format!("{good}{good}{{\"title\": \"x\"}}\n").leak());
+    assert!(said.starts_with("e.jsonl:3:") && said.contains("no string \"text\""), "{said}");
+    assert!(with("heldout", "").starts_with("e.jsonl: holds nothing"));
+    let item = "{\"prompt\": \"p\", \"choices\": [\"a\", \"b\"], \"answer\": 1}\n";
+    let cases = [
+        ("{\"prompt\": \"p\", \"choices\": [\"a\", \"b\"]}", "e.jsonl:2:", "missing field `answer`"),
+        (
+            "{\"prompt\": \"p\", \"choices\": [\"a\", \"b\"], \"answer\": 2}",
+            "e.jsonl:2:",
+            "answer 2 of 2 choices",
+        ),
+        ("{\"prompt\": \"p\", \"choices\": [\"a\", \"\"], \"answer\": 0}", "e.jsonl:2:", "an empty choice"),
+        ("{\"prompt\": \"p\",, ", "e.jsonl:2:", "corrupt json"),
+    ];
+    for (line, place, why) in cases {
+        let said = with("multiple_choice", format!("{item}{line}\n").leak());
+        assert!(said.starts_with(place) && said.contains(why), "{line}: {said}");
+    }
+}
+
+/// As if a chain had been recorded.
+fn begin(directory: &RunDirectory, run: &RunFile, epoch: u64) {
+    let mut feed = Feed::open(run, &directory.records(), epoch, 0).unwrap();
+    feed.next_batch().unwrap().unwrap();
 }
 
 #[test]
 fn a_folder_belongs_to_one_run_at_a_time_and_to_one_set_of_data() {
-    let bed = Bed::new(4);
+    let bed = Bed::new(40);
     let directory = RunDirectory::at(bed.folder.path().join("out"));
     let run = bed.run(&Bed::text());
     let lock = directory.claim(&run).unwrap();
     assert_eq!(lock.epoch(), 1);
     assert!(matches!(directory.claim(&run), Err(RunDirectoryError::InUse(_))));
+    begin(&directory, &run, lock.epoch());
     drop(lock);
     let longer = bed.run(&Bed::text().replace("steps = 100", "steps = 200"));
     assert_eq!(directory.claim(&longer).unwrap().epoch(), 2, "each attempt has a number of its own");
     let other = bed.run(&Bed::text().replace("seed = 3", "seed = 4"));
     assert!(directory.claim(&other).unwrap_err().to_string().contains("seed differs"));
+}
+
+#[test]
+fn until_something_is_recorded_everything_about_a_run_may_be_corrected() {
+    let bed = Bed::new(40);
+    let directory = RunDirectory::at(bed.folder.path().join("out"));
+    let wrong = bed.run(&Bed::text().replace("batch_rows = 2", "batch_rows = 64"));
+    drop(directory.claim(&wrong).unwrap());
+    let run = bed.run(&Bed::text());
+    bed.write_documents("texts.jsonl", 0..50);
+    let lock = directory.claim(&run).unwrap();
+    begin(&directory, &run, lock.epoch());
+    drop(lock);
+    let refused = directory.claim(&wrong).unwrap_err().to_string();
+    assert!(refused.contains("trainer.batch_rows differs"), "{refused}");
+    assert_eq!(directory.resumption(), "the same command goes on from step 0");
+    std::fs::create_dir_all(directory.checkpoints().join("step-00000040")).unwrap();
+    std::fs::create_dir_all(directory.checkpoints().join(".step-00000080.epoch-1.partial")).unwrap();
+    assert_eq!(directory.resumption(), "the same command goes on from step 40");
+}
+
+#[test]
+fn l5_a_run_is_not_resumed_over_files_that_have_changed() {
+    let bed = Bed::new(40);
+    let directory = RunDirectory::at(bed.folder.path().join("out"));
+    let run = bed.run(&Bed::text());
+    let lock = directory.claim(&run).unwrap();
+    begin(&directory, &run, lock.epoch());
+    drop(lock);
+    let source = bed.folder.path().join("texts.jsonl");
+    let before = fs::read(&source).unwrap();
+    let refused = |why: &str| {
+        let refused = directory.claim(&run).unwrap_err().to_string();
+        assert!(refused.contains(why) && refused.contains("has changed since this run began"), "{refused}");
+    };
+    // Of the same length: the last digit of a port.
+    let mut changed = before.clone();
+    let last = changed.iter().rposition(u8::is_ascii_digit).unwrap();
+    changed[last] = if changed[last] == b'0' { b'1' } else { b'0' };
+    fs::write(&source, &changed).unwrap();
+    refused("texts.jsonl");
+    fs::write(&source, &before).unwrap();
+    directory.claim(&run).unwrap();
+    let tokenizer = bed.folder.path().join("model/tokenizer.json");
+    let text = fs::read_to_string(&tokenizer).unwrap();
+    fs::write(&tokenizer, text + "\n").unwrap();
+    refused("tokenizer.json");
 }

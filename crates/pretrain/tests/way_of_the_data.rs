@@ -12,8 +12,9 @@ use lyceum_corpus::chain::{Chain, DocumentId};
 use lyceum_corpus::pack::BatchPlan;
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_pretrain::feed::Feed;
-use lyceum_pretrain::packing::{CHAINS_AHEAD, Packing, PackingError};
-use lyceum_pretrain::reader::{Output, Reader};
+use lyceum_pretrain::limits::Limits;
+use lyceum_pretrain::packing::{Packing, PackingError};
+use lyceum_pretrain::reader::Reader;
 use lyceum_pretrain::run_file::RunFile;
 use lyceum_synth::deterministic::DeterministicEngine;
 use lyceum_synth::engine::Sampling;
@@ -90,14 +91,17 @@ impl Play {
 
     /// Everything that needs no synthesizer.
     fn read(&mut self) {
-        while let Some(output) = self.reader.next_output().unwrap() {
-            match output {
-                Output::Offer(record) => {
-                    let chain = record.chain;
-                    assert!(self.packing.offer(record).unwrap().is_none());
-                    self.reader.recorded(chain);
-                }
-                Output::End { source, chains } => self.packing.end_source(source, chains),
+        loop {
+            self.reader.allow(&self.packing.allowances());
+            let supplied = self.reader.supply().unwrap();
+            if supplied.records.is_empty() && supplied.ends.is_empty() {
+                break;
+            }
+            for record in supplied.records {
+                assert!(self.packing.record(record).unwrap());
+            }
+            for (source, chains) in supplied.ends {
+                self.packing.end_source(source, chains);
             }
         }
     }
@@ -108,7 +112,7 @@ impl Play {
             synthesize(&mut self.engine, &sampling, &self.tokenizers, self.run.seed, chains).unwrap()
         {
             let chain = record.chain;
-            assert!(self.packing.offer(record).unwrap().is_none());
+            self.packing.record(record).unwrap();
             self.reader.recorded(chain);
         }
     }
@@ -121,14 +125,14 @@ fn l1_chains_of_a_lost_synthesizer_go_to_another_and_every_document_ends_once() 
     let mut seen: BTreeMap<DocumentId, u32> = BTreeMap::new();
     play.read();
     // The first synthesizer leases and is lost; one of its answers still arrives, late and twice.
-    let lost = play.reader.lease(1, 3);
+    let lost = play.reader.lease(1, 3).unwrap();
     assert_eq!(lost.len(), 3);
     assert_eq!(play.reader.release(1), 3);
     play.answer(vec![lost[1].clone()]);
     play.answer(vec![lost[1].clone()]);
     loop {
         play.read();
-        let chains = play.reader.lease(2, 4);
+        let chains = play.reader.lease(2, 4).unwrap();
         if chains.is_empty() {
             break;
         }
@@ -156,15 +160,15 @@ fn l1_chains_of_a_lost_synthesizer_go_to_another_and_every_document_ends_once() 
 }
 
 #[test]
-fn l2_nothing_may_be_offered_beyond_the_horizon() {
+fn l2_nothing_may_come_from_beyond_the_horizon() {
     let bed = Bed::new(40);
     let mut play = Play::new(&bed);
     play.read();
-    let mut record =
-        synthesize(&mut play.engine, &Sampling::default(), &play.tokenizers, 1, play.reader.lease(1, 1))
-            .unwrap()
-            .remove(0);
-    record.chain.number = CHAINS_AHEAD;
-    let refused = play.packing.offer(record).unwrap_err();
-    assert!(matches!(refused, PackingError::BeyondHorizon { horizon: CHAINS_AHEAD, .. }), "{refused}");
+    let chains = play.reader.lease(1, 1).unwrap();
+    let sampling = Sampling::default();
+    let mut record = synthesize(&mut play.engine, &sampling, &play.tokenizers, 1, chains).unwrap().remove(0);
+    let horizon = Limits::default().chains_ahead;
+    record.chain.number = horizon;
+    let refused = play.packing.record(record).unwrap_err();
+    assert!(matches!(refused, PackingError::BeyondHorizon { horizon: at, .. } if at == horizon), "{refused}");
 }

@@ -4,26 +4,28 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
-use lyceum_actor::{ActorRef, CallError, Registry};
+use lyceum_actor::{ActorRef, CallError, ControlError, Registry, Role as _};
 use lyceum_cluster::launch::local::{self, Up, UpOptions};
 use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::{Job, JobEvent};
 use lyceum_pretrain::demand;
-use lyceum_pretrain::roles::{Controller, ControllerArgs, ReadProgress, Run, Settings, Stop};
+use lyceum_pretrain::roles::{Controller, ControllerArgs, ReadProgress, Run, Settings, Stop, Synthesizer};
 use lyceum_pretrain::run_directory::RunDirectory;
 use lyceum_pretrain::run_file::RunFile;
 use lyceum_pretrain::summary::Summary;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::block_on;
+use super::{block_on, require_file};
 use super::progress::Display;
 
 /// How often the Controller is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How long an answer to that may take before the next question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long the processes of a failed run may take to be killed one by one, before the whole cluster is.
+const KILLED_WITHIN: Duration = Duration::from_secs(2);
 /// What a shell takes for "ended by Ctrl-C".
 const INTERRUPTED: u8 = 130;
 
@@ -48,10 +50,13 @@ enum End {
 
 impl RunCommand {
     pub fn run(self) -> Result<ExitCode> {
-        let run = RunFile::load(&self.run)?;
+        require_file("run file", &self.run)?;
+        require_file("cluster manifest", &self.cluster)?;
+        let (run, text) = RunFile::load_with_source(&self.run)?;
         let manifest = Manifest::load(&self.cluster)?;
         if let Some(unmet) = demand::unmet(&run, &manifest) {
-            bail!("{} does not fit {}: {unmet}", self.run.display(), self.cluster.display());
+            let said = format!("does not fit {}: {}", self.cluster.display(), unmet.message);
+            return Err(text.refuse(unmet.key, said).into());
         }
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&run.name));
         let directory = RunDirectory::at(std::path::absolute(out)?);
@@ -61,15 +66,26 @@ impl RunCommand {
             let options = UpOptions { owned: true, ..UpOptions::standing(&manifest)? };
             let up = local::up(&manifest, options).await?;
             let end = conduct(&up, &run.name, settings).await;
-            let closed = if up.is_owned() { up.down().await } else { Ok(()) };
-            let (summary, code) = match end? {
+            // Who has failed, or is told twice to stop, is not asked to end well: it would take its time (L3).
+            let closed = match (&end, up.is_owned()) {
+                (_, false) => Ok(()),
+                (Ok(End::Finished(_) | End::Interrupted(_)), true) => up.down().await,
+                (Ok(End::GivenUp) | Err(_), true) => up.kill().await,
+            };
+            let (summary, code) = match end.map_err(|error| told(error, &directory))? {
                 End::Finished(summary) => (summary, ExitCode::SUCCESS),
                 End::Interrupted(summary) => (summary, ExitCode::from(INTERRUPTED)),
-                End::GivenUp => return Ok(ExitCode::from(INTERRUPTED)),
+                End::GivenUp => {
+                    eprintln!("{}", directory.resumption());
+                    return Ok(ExitCode::from(INTERRUPTED));
+                }
             };
             summary.write(directory.root()).context("cannot write summary.json")?;
             closed?;
             print!("\n{}", summary.table());
+            if code != ExitCode::SUCCESS {
+                eprintln!("{}", directory.resumption());
+            }
             Ok(code)
         })
     }
@@ -83,11 +99,23 @@ async fn conduct(up: &Up, name: &str, settings: Settings) -> Result<End> {
         // Nobody is left to end the job; whatever failed, failed for this.
         return end.map_err(|_| loss.into());
     }
-    // A lost head has ended the job already; what is said of the run's end says more.
-    let ended = job.end("lyceum run").await;
-    let end = end?;
-    ended.context("ending the job")?;
-    Ok(end)
+    if !matches!(end, Ok(End::Finished(_) | End::Interrupted(_))) {
+        // A head that is lost has ended the job already, and what does not answer is killed with its agent.
+        _ = tokio::time::timeout(KILLED_WITHIN, job.kill("lyceum run")).await;
+        return end;
+    }
+    job.end("lyceum run").await.context("ending the job")?;
+    end
+}
+
+/// What a person reads of a run that was lost from under its Controller; what the Controller says itself is whole.
+fn told(error: anyhow::Error, directory: &RunDirectory) -> anyhow::Error {
+    let call = error.downcast_ref::<CallError<()>>();
+    let said = call.is_some_and(|call| matches!(call, CallError::Failed(_) | CallError::Refused(_)));
+    if said || error.downcast_ref::<ControlError>().is_some() {
+        return error;
+    }
+    anyhow!("{error:#}\n{}", directory.resumption())
 }
 
 /// Starts the Controller and shows what it says until the run ends.
@@ -107,6 +135,7 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
     let mut tick = tokio::time::interval(ASK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stopping = false;
+    let mut asked = None;
     let summary = loop {
         tokio::select! {
             finished = &mut outcome => break finished.map_err(CallError::erase)?.read()?,
@@ -119,7 +148,12 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
                 if let Some(loss) = up.head_loss() {
                     return Err(loss.into());
                 }
-                if let Ok(progress) = controller.ask(ReadProgress).deadline(ANSWER_WITHIN).await {
+                // Asked beside everything else: nothing waits for the answer of a Controller that is lost.
+                asked.get_or_insert_with(|| Box::pin(controller.ask(ReadProgress).deadline(ANSWER_WITHIN)));
+            }
+            progress = async { asked.as_mut().expect("checked by the guard").await }, if asked.is_some() => {
+                asked = None;
+                if let Ok(progress) = progress {
                     display.show(&progress.read()?);
                 }
             }
@@ -155,7 +189,11 @@ fn describe(event: &JobEvent) -> String {
         JobEvent::Restarting { report, restarts_left } => {
             format!("{report}\nit is started again ({restarts_left} times more at most)")
         }
-        JobEvent::Ended { report, expected: false } => report.to_string(),
+        // Who else is lost ends the run, and the error says all of it.
+        JobEvent::Ended { report, expected: false } if report.role == Synthesizer::NAME => report.to_string(),
+        JobEvent::Ended { report, expected: false } => {
+            report.to_string().lines().next().unwrap_or_default().to_owned()
+        }
         JobEvent::Started { .. } | JobEvent::Ended { .. } | JobEvent::JobEnded { .. } => String::new(),
     }
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use lyceum_actor::{Actor, Context, Handler, Incoming, Result};
 
 use crate::board::Board;
-use crate::gang::conduct;
+use crate::conduct::conduct;
+use crate::failure::Failure;
 use crate::roles::{
     Committed, Controller, ControllerArgs, Progress, ReadProgress, Run, Settings, StepDone, Stop,
 };
+use crate::run_directory::RunDirectory;
 
 /// The actor; see the module.
 pub struct ControllerActor {
@@ -22,6 +24,9 @@ impl Actor for ControllerActor {
 
     async fn start(args: ControllerArgs, _: &mut Context<Self>) -> Result<Self> {
         let run = args.settings.run_file()?;
+        let Settings { directory, epoch, .. } = &args.settings;
+        let (steps, world_size) = (run.trainer.steps, run.trainer.world_size);
+        tracing::info!(run = run.name, directory, epoch, steps, world_size, "the controller is ready");
         Ok(Self { settings: args.settings, board: Arc::new(Board::new(&run)), begun: false })
     }
 }
@@ -36,11 +41,22 @@ impl Handler<Run> for ControllerActor {
         let later = ctx.reply_later(|responder| kept = Some(responder));
         if let Some(responder) = kept {
             ctx.spawn_task(async move {
+                let directory = RunDirectory::at(&settings.directory);
                 let outcome = conduct(settings, &board, &cluster, me).await;
+                let outcome = outcome.map_err(|error| told(error, &directory));
                 responder.finish(outcome.and_then(|summary| Ok(serde_json::to_string(&summary)?)));
             });
         }
         later
+    }
+}
+
+/// What a person reads of a run that failed: after a loss, also where the same command goes on.
+fn told(error: anyhow::Error, directory: &RunDirectory) -> anyhow::Error {
+    tracing::error!(error = format!("{error:#}"), "the run cannot go on");
+    match error.downcast_ref::<Failure>() {
+        Some(failure) if failure.is_passing() => anyhow::anyhow!("{failure}\n{}", directory.resumption()),
+        _ => error,
     }
 }
 

@@ -1,19 +1,21 @@
-//! The CorpusReader as an actor: raw chains are pushed to the Packer, the others wait to be leased.
+//! The CorpusReader as an actor: the Packer asks it for raw chains, synthesizers lease the others. It waits for nobody.
 
 use std::collections::{BTreeSet, VecDeque};
 
-use lyceum_actor::{Actor, ActorRef, Context, Handler, Incoming, Responder, Result};
+use lyceum_actor::{Actor, Context, Handler, Incoming, Responder, Result};
 
-use crate::reader::{Output, Reader, ReaderError};
+use crate::reader::{Reader, ReaderError};
 use crate::roles::{
-    Attend, CorpusReader, CorpusReaderArgs, Extend, LeaseChains, Leases, Offer, Packer, ReaderReport,
-    ReaderState, Recorded, ReleaseHolder, SourceEnd,
+    Advance, Attend, CorpusReader, CorpusReaderArgs, LeaseChains, Leases, ReaderReport, ReaderState,
+    ReleaseHolder, Supplied, Supply,
 };
 
 /// The actor; see the module.
 pub struct CorpusReaderActor {
     reader: Reader,
-    packer: ActorRef<Packer>,
+    /// The Packer, when it waits for raw chains.
+    supplying: Option<Responder<Supplied>>,
+    /// Synthesizers that wait for chains: each asks once at a time.
     asking: VecDeque<Asking>,
     /// Holders that are released: what they asked before their end may arrive after it.
     gone: BTreeSet<u64>,
@@ -29,42 +31,56 @@ struct Asking {
 }
 
 impl CorpusReaderActor {
-    /// Offers what may be offered and hands out what was asked for.
-    async fn go_on(&mut self) {
-        while self.failed.is_none() {
-            match self.reader.next_output() {
-                Ok(None) => break,
-                Ok(Some(Output::Offer(record))) => self.push(self.packer.tell(Offer { record }).await),
-                Ok(Some(Output::End { source, chains })) => {
-                    self.push(self.packer.tell(SourceEnd { source, chains }).await);
-                }
-                Err(error) => self.fail(&error),
-            }
+    /// Answers who waits, as far as there are chains. An error ends the run: everybody who waits is told.
+    fn go_on(&mut self) {
+        if self.failed.is_some() {
+            return;
         }
+        if let Err(error) = self.lease().and_then(|()| self.supply()) {
+            let reason = format!("the corpus cannot be read on: {error}");
+            tracing::error!(%error, "the corpus cannot be read on");
+            let told = |responder: Responder<()>| responder.fail(anyhow::anyhow!("{reason}"));
+            self.attending.drain(..).for_each(told);
+            if let Some(responder) = self.supplying.take() {
+                responder.fail(anyhow::anyhow!("{reason}"));
+            }
+            for asking in self.asking.drain(..) {
+                asking.responder.fail(anyhow::anyhow!("{reason}"));
+            }
+            self.failed = Some(reason);
+        }
+    }
+
+    fn lease(&mut self) -> std::result::Result<(), ReaderError> {
         while let Some(asking) = self.asking.front() {
-            let chains = self.reader.lease(asking.holder, asking.most);
-            if chains.is_empty() && self.reader.work_left() && self.failed.is_none() {
+            let chains = self.reader.lease(asking.holder, asking.most)?;
+            if chains.is_empty() && self.reader.work_left() {
                 break;
             }
             if let Some(asking) = self.asking.pop_front() {
                 asking.responder.reply(Leases { chains });
             }
         }
+        Ok(())
     }
 
-    /// A Packer that takes nothing any more is told of by its own death; here the reader only stops.
-    fn push<M>(&mut self, sent: std::result::Result<(), lyceum_actor::CallError<M>>) {
-        if let Err(error) = sent {
-            self.failed = Some(format!("the packer takes nothing any more: {error}"));
+    fn supply(&mut self) -> std::result::Result<(), ReaderError> {
+        let Some(responder) = self.supplying.take() else { return Ok(()) };
+        let supplied = self.reader.supply()?;
+        if supplied.records.is_empty() && supplied.ends.is_empty() && !supplied.done {
+            self.supplying = Some(responder);
+        } else {
+            responder.reply(supplied);
         }
+        Ok(())
     }
 
-    fn fail(&mut self, error: &ReaderError) {
-        let reason = error.to_string();
-        for responder in self.attending.drain(..) {
-            responder.fail(anyhow::anyhow!("the corpus cannot be read on: {reason}"));
+    /// What everybody is told once the corpus could not be read on.
+    fn check(&self) -> Result<()> {
+        match &self.failed {
+            Some(reason) => anyhow::bail!("{reason}"),
+            None => Ok(()),
         }
-        self.failed = Some(reason);
     }
 }
 
@@ -75,7 +91,7 @@ impl Actor for CorpusReaderActor {
         let reader = Reader::open(&args.settings.run_file()?, args.recorded)?;
         Ok(Self {
             reader,
-            packer: args.packer,
+            supplying: None,
             asking: VecDeque::new(),
             gone: BTreeSet::new(),
             attending: Vec::new(),
@@ -86,41 +102,41 @@ impl Actor for CorpusReaderActor {
 
 impl Handler<Attend> for CorpusReaderActor {
     async fn handle(&mut self, _: Incoming<Attend>, ctx: &mut Context<Self>) -> Result<()> {
-        if let Some(reason) = &self.failed {
-            anyhow::bail!("the corpus cannot be read on: {reason}");
-        }
-        let later = ctx.reply_later(|responder| self.attending.push(responder));
-        self.go_on().await;
+        self.check()?;
+        ctx.reply_later(|responder| self.attending.push(responder))
+    }
+}
+
+impl Handler<Supply> for CorpusReaderActor {
+    async fn handle(&mut self, _: Incoming<Supply>, ctx: &mut Context<Self>) -> Result<Supplied> {
+        self.check()?;
+        let later = ctx.reply_later(|responder| self.supplying = Some(responder));
+        self.go_on();
         later
     }
 }
 
 impl Handler<LeaseChains> for CorpusReaderActor {
     async fn handle(&mut self, asked: Incoming<LeaseChains>, ctx: &mut Context<Self>) -> Result<Leases> {
+        self.check()?;
         let LeaseChains { holder, most } = asked.read()?;
         anyhow::ensure!(!self.gone.contains(&holder), "synthesizer {holder} was taken for lost");
         let later = ctx.reply_later(|responder| {
             self.asking.push_back(Asking { holder, most: most as usize, responder });
         });
-        self.go_on().await;
+        self.go_on();
         later
     }
 }
 
-impl Handler<Recorded> for CorpusReaderActor {
-    async fn handle(&mut self, recorded: Incoming<Recorded>, _: &mut Context<Self>) -> Result<()> {
-        self.reader.recorded(recorded.read()?.chain);
-        self.go_on().await;
-        Ok(())
-    }
-}
-
-impl Handler<Extend> for CorpusReaderActor {
-    async fn handle(&mut self, extend: Incoming<Extend>, _: &mut Context<Self>) -> Result<()> {
-        for (source, horizon) in (0..).zip(extend.read()?.horizons) {
-            self.reader.extend(source, horizon);
+impl Handler<Advance> for CorpusReaderActor {
+    async fn handle(&mut self, advance: Incoming<Advance>, _: &mut Context<Self>) -> Result<()> {
+        let Advance { recorded, allowances } = advance.read()?;
+        for chain in recorded {
+            self.reader.recorded(chain);
         }
-        self.go_on().await;
+        self.reader.allow(&allowances);
+        self.go_on();
         Ok(())
     }
 }
@@ -132,7 +148,7 @@ impl Handler<ReleaseHolder> for CorpusReaderActor {
         self.asking.retain(|asking| asking.holder != holder);
         let released = self.reader.release(holder);
         tracing::info!(holder, released, "a synthesizer is gone: its chains go to others");
-        self.go_on().await;
+        self.go_on();
         Ok(())
     }
 }

@@ -1,25 +1,26 @@
 //! The Packer as an actor: chains come in, sealed batches go out, and nobody gets ahead of the log.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use lyceum_actor::{Actor, ActorRef, Context, Handler, Incoming, Responder, Result};
+use lyceum_actor::{Actor, ActorRef, CallError, Context, Credits, Handler, Incoming, Responder, Result};
 use lyceum_corpus::assembly::Next;
 use lyceum_corpus::batch;
-use lyceum_corpus::chain::{Accounts, ChainRecord};
+use lyceum_corpus::chain::{Accounts, ChainId};
 use lyceum_corpus::pack::BatchPlan;
 use lyceum_store::{Object, StoreClient};
 
+use crate::limits::SEALED_AHEAD;
 use crate::packing::{Packing, PackingError};
 use crate::roles::{
-    AccountsBelow, Attach, Attend, Close, CorpusReader, Extend, Grant, NextBatch, Offer, Opened,
-    OpenedReport, Packer, PackerArgs, PackerReport, PackerState, Recorded, SourceEnd,
+    AccountsBelow, Advance, Allowance, Attach, Attend, Close, CorpusReader, Grant, NextBatch, Offer, Opened,
+    OpenedReport, Packer, PackerArgs, PackerReport, PackerState, Stock, Supplied, Supply,
 };
 use crate::run_directory::RunDirectory;
 
-/// Batches that are sealed before anybody asks for them (L2).
-const SEALED_AHEAD: u64 = 2;
+/// Batches between two lines of the log.
+const TOLD_EVERY: u64 = 100;
 
 /// The actor; see the module.
 pub struct PackerActor {
@@ -28,8 +29,6 @@ pub struct PackerActor {
     reader: Option<ActorRef<CorpusReader>>,
     /// Sealed batches that some rank may still ask for.
     sealed: BTreeMap<u64, Object>,
-    /// Chains for which there was no room yet: at most what the horizons allow (L2).
-    offered: VecDeque<(ChainRecord, Responder<()>)>,
     asking: Vec<Asking>,
     attending: Vec<Responder<()>>,
     /// For each rank, the batch it asked for last.
@@ -38,7 +37,12 @@ pub struct PackerActor {
     ungranted: u64,
     /// First batch that does not exist.
     end: Option<u64>,
-    told: Vec<u64>,
+    /// What the reader was told last.
+    told: Vec<Allowance>,
+    /// Recorded since.
+    settled: Vec<ChainId>,
+    /// Chains of synthesizers, recorded since the start.
+    converted: u64,
 }
 
 /// A rank that waits for a batch.
@@ -52,59 +56,77 @@ impl PackerActor {
     /// Seals what may be sealed, answers who waits, tells the reader how far it may go. An error ends the run: everybody who
     /// attends is told.
     async fn go_on(&mut self) -> Result<()> {
-        let result = self.try_go_on().await;
-        if let Err(error) = &result {
-            for responder in self.attending.drain(..) {
-                responder.fail(anyhow::anyhow!("no batch can be made: {error:#}"));
-            }
+        match self.try_go_on().await {
+            Ok(()) => Ok(()),
+            Err(error) => self.give_up(error),
         }
-        result
+    }
+
+    fn give_up(&mut self, error: anyhow::Error) -> Result<()> {
+        tracing::error!(error = format!("{error:#}"), "no batch can be made");
+        for responder in self.attending.drain(..) {
+            responder.fail(anyhow::anyhow!("no batch can be made: {error:#}"));
+        }
+        Err(error)
     }
 
     async fn try_go_on(&mut self) -> Result<()> {
-        self.take_in().await?;
         while self.end.is_none() && self.ahead() < SEALED_AHEAD {
             match self.packing.next_batch()? {
                 Next::Batch(position, plan) => {
                     let object = self.seal(position, &plan).await?;
                     self.sealed.insert(position, object);
-                    self.take_in().await?;
+                    if position.is_multiple_of(TOLD_EVERY) {
+                        let report = self.packing.report();
+                        tracing::info!(
+                            position,
+                            documents = report.accounts.read(),
+                            waiting_bytes = report.bytes,
+                            "sealed"
+                        );
+                    }
                 }
                 Next::Waits(_) => break,
                 Next::Ended => {
-                    self.end = Some(self.sealed.last_key_value().map_or(self.ungranted, |(last, _)| last + 1))
+                    let end = self.sealed.last_key_value().map_or(self.ungranted, |(last, _)| last + 1);
+                    tracing::info!(batches = end, "all data is packed");
+                    self.end = Some(end);
                 }
             }
         }
         self.grant().await?;
-        let horizons: Vec<u64> =
-            (0..self.packing.sources()).map(|source| self.packing.horizon(source)).collect();
-        if let Some(reader) = &self.reader
-            && self.told != horizons
-        {
-            reader.tell(Extend { horizons: horizons.clone() }).await?;
-            self.told = horizons;
+        self.tell_reader().await
+    }
+
+    /// Tells the reader what is recorded and how far it may go. It never waits for the Packer: this wait ends.
+    async fn tell_reader(&mut self) -> Result<()> {
+        let Some(reader) = &self.reader else { return Ok(()) };
+        let allowances = self.packing.allowances();
+        if self.told != allowances || !self.settled.is_empty() {
+            let recorded = std::mem::take(&mut self.settled);
+            reader
+                .tell(Advance { recorded, allowances: allowances.clone() })
+                .await
+                .map_err(CallError::erase)?;
+            self.told = allowances;
         }
         Ok(())
     }
 
-    /// Records what was offered, as far as there is room.
-    async fn take_in(&mut self) -> Result<()> {
-        for (record, responder) in std::mem::take(&mut self.offered) {
-            let chain = record.chain;
-            match self.packing.offer(record) {
-                Ok(None) => {
-                    if let Some(reader) = &self.reader {
-                        reader.tell(Recorded { chain }).await?;
-                    }
-                    responder.reply(());
-                }
-                Ok(Some(record)) => self.offered.push_back((record, responder)),
-                Err(error @ PackingError::BeyondHorizon { .. }) => responder.fail(error),
-                Err(error) => return Err(error.into()),
+    /// Asks the reader for raw chains; they come as a message to this actor, which goes on meanwhile.
+    fn ask_for_supply(&self, ctx: &mut Context<Self>) {
+        let Some(reader) = self.reader.clone() else { return };
+        let me = ctx.me();
+        ctx.spawn_task(async move {
+            let stocked = async {
+                let supplied = reader.ask(Supply).await.map_err(CallError::erase)?.read()?;
+                anyhow::Ok(me.tell(Stock { supplied }).await.map_err(CallError::erase)?)
+            };
+            // A reader that has failed is told of to those who attend it.
+            if let Err(error) = stocked.await {
+                tracing::warn!(error = format!("{error:#}"), "no more raw chains come");
             }
-        }
-        Ok(())
+        });
     }
 
     /// Sealed batches that no rank was granted yet.
@@ -148,12 +170,23 @@ impl PackerActor {
 
 impl Actor for PackerActor {
     type Role = Packer;
+    /// What synthesizers are sending at a time. One record alone may be this large.
+    const MAILBOX: Credits = Credits { count: 4096, bytes: 256 << 20 };
 
     async fn start(args: PackerArgs, _: &mut Context<Self>) -> Result<Self> {
         let run = args.settings.run_file()?;
         let records = RunDirectory::at(Path::new(&args.settings.directory)).records();
         let packing = Packing::open(&run, &records, args.settings.epoch, args.from_position)
             .with_context(|| format!("cannot open {}", records.display()))?;
+        let report = packing.report();
+        let (from, logged) = (args.from_position, report.logged);
+        tracing::info!(
+            epoch = args.settings.epoch,
+            from,
+            logged,
+            sources = packing.sources(),
+            "records and log are open"
+        );
         let store = lyceum_cluster::worker::store()
             .context("the packer needs a node's store: it runs in a worker only")?
             .clone();
@@ -162,13 +195,14 @@ impl Actor for PackerActor {
             store,
             reader: None,
             sealed: BTreeMap::new(),
-            offered: VecDeque::new(),
             asking: Vec::new(),
             attending: Vec::new(),
             ranks: vec![None; run.trainer.world_size as usize],
             ungranted: args.from_position,
             end: None,
             told: Vec::new(),
+            settled: Vec::new(),
+            converted: 0,
         })
     }
 }
@@ -186,25 +220,45 @@ impl Handler<Opened> for PackerActor {
 }
 
 impl Handler<Attach> for PackerActor {
-    async fn handle(&mut self, attach: Incoming<Attach>, _: &mut Context<Self>) -> Result<()> {
+    async fn handle(&mut self, attach: Incoming<Attach>, ctx: &mut Context<Self>) -> Result<()> {
         self.reader = Some(attach.read()?.reader);
+        self.ask_for_supply(ctx);
         self.go_on().await
     }
 }
 
-impl Handler<Offer> for PackerActor {
-    async fn handle(&mut self, offer: Incoming<Offer>, ctx: &mut Context<Self>) -> Result<()> {
-        let Offer { record } = offer.read()?;
-        let later = ctx.reply_later(|responder| self.offered.push_back((record, responder)));
+impl Handler<Stock> for PackerActor {
+    async fn handle(&mut self, stock: Incoming<Stock>, ctx: &mut Context<Self>) -> Result<()> {
+        let Supplied { records, ends, done } = stock.read()?.supplied;
+        for record in records {
+            if let Err(error) = self.packing.record(record) {
+                return self.give_up(error.into());
+            }
+        }
+        for (source, chains) in ends {
+            tracing::info!(source, chains, "a source has ended");
+            self.packing.end_source(source, chains);
+        }
         self.go_on().await?;
-        later
+        if !done {
+            self.ask_for_supply(ctx);
+        }
+        Ok(())
     }
 }
 
-impl Handler<SourceEnd> for PackerActor {
-    async fn handle(&mut self, end: Incoming<SourceEnd>, _: &mut Context<Self>) -> Result<()> {
-        let SourceEnd { source, chains } = end.read()?;
-        self.packing.end_source(source, chains);
+impl Handler<Offer> for PackerActor {
+    async fn handle(&mut self, offer: Incoming<Offer>, _: &mut Context<Self>) -> Result<()> {
+        let Offer { record } = offer.read()?;
+        let chain = record.chain;
+        match self.packing.record(record) {
+            Ok(new) => {
+                self.converted += u64::from(new);
+                self.settled.push(chain);
+            }
+            Err(error @ PackingError::BeyondHorizon { .. }) => return Err(error.into()),
+            Err(error) => return self.give_up(error.into()),
+        }
         self.go_on().await
     }
 }
@@ -226,6 +280,7 @@ impl Handler<NextBatch> for PackerActor {
 impl Handler<Close> for PackerActor {
     async fn handle(&mut self, _: Incoming<Close>, _: &mut Context<Self>) -> Result<u64> {
         let end = self.end.map_or(self.ungranted, |end| end.min(self.ungranted));
+        tracing::info!(end, "closed: no rank gets this batch or a later one");
         self.end = Some(end);
         self.grant().await?;
         Ok(end)
@@ -240,6 +295,7 @@ impl Handler<AccountsBelow> for PackerActor {
 
 impl Handler<PackerState> for PackerActor {
     async fn handle(&mut self, _: Incoming<PackerState>, _: &mut Context<Self>) -> Result<PackerReport> {
-        Ok(PackerReport { ready: self.ahead() as u32, ..self.packing.report() })
+        let report = self.packing.report();
+        Ok(PackerReport { ready: self.ahead() as u32, converted: self.converted, ..report })
     }
 }

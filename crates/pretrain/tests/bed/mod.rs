@@ -12,6 +12,10 @@ pub struct Bed {
     pub folder: TempDir,
 }
 
+/// As much of a `config.json` as a run file is held against.
+pub const CONFIG: &str =
+    "{\"model_type\": \"llama\",\n \"vocab_size\": 300,\n \"max_position_embeddings\": 64}";
+
 /// A document of its own words.
 pub fn document(number: usize) -> String {
     format!(
@@ -28,13 +32,18 @@ impl Bed {
         let texts: Vec<String> = (0..documents).map(document).collect();
         let model = folder.path().join("model");
         fs::create_dir(&model).unwrap();
-        fs::write(model.join("config.json"), "{}").unwrap();
+        fs::write(model.join("config.json"), CONFIG).unwrap();
         let options = TrainOptions { vocabulary: 300, ..TrainOptions::default() };
         Tokenizer::train(texts.iter(), options).unwrap().save(model.join("tokenizer.json")).unwrap();
-        let lines: String =
-            texts.iter().map(|text| format!("{}\n", serde_json::json!({ "text": text }))).collect();
-        fs::write(folder.path().join("texts.jsonl"), lines).unwrap();
-        Self { folder }
+        let bed = Self { folder };
+        bed.write_documents("texts.jsonl", 0..documents);
+        bed
+    }
+
+    /// Writes JSON lines of these documents.
+    pub fn write_documents(&self, name: &str, numbers: std::ops::Range<usize>) {
+        let line = |number| format!("{}\n", serde_json::json!({ "text": document(number) }));
+        fs::write(self.folder.path().join(name), numbers.map(line).collect::<String>()).unwrap();
     }
 
     /// The run file's text, before a test changes it.
@@ -44,6 +53,7 @@ seed = 3
 
 [model]
 directory = "model"
+start = "random"
 
 [[source]]
 name = "texts"

@@ -1,0 +1,234 @@
+//! The rules of a run file: paths that must be there, values that must fit each other, files that a run would fail for.
+
+use std::path::{Path, PathBuf};
+
+use lyceum_cluster::strict::{Place, Source as Text, StrictError};
+use lyceum_corpus::tokenizer::Tokenizer;
+use lyceum_synth::prompt;
+
+use super::model_directory::ModelDirectory;
+use super::{DETERMINISTIC_POSITIONS, EngineKind, RunFile, Source, SourceKind, Start, Synthesizer};
+use crate::evaluation;
+
+/// `run` with absolute paths, if everything about it is right.
+pub(super) fn checked(run: RunFile, text: &Text) -> Result<RunFile, StrictError> {
+    let run = with_absolute_paths(run, text)?;
+    check_values(&run, text)?;
+    check_models(&run, text)?;
+    check_evaluation(&run)?;
+    Ok(run)
+}
+
+fn with_absolute_paths(mut run: RunFile, text: &Text) -> Result<RunFile, StrictError> {
+    let existing = |key: &str, path: &Path| -> Result<PathBuf, StrictError> {
+        let found = text.resolve_existing(key, path)?;
+        found.canonicalize().map_err(|error| text.refuse(key, format!("{}: {error}", found.display())))
+    };
+    run.model.directory = existing("model.directory", &run.model.directory)?;
+    for file in ["config.json", "tokenizer.json"] {
+        existing("model.directory", &run.model.directory.join(file))?;
+    }
+    for (number, source) in run.sources.iter_mut().enumerate() {
+        for (index, path) in source.paths.iter_mut().enumerate() {
+            *path = existing(&format!("source[{number}].paths[{index}]"), path)?;
+        }
+    }
+    if let Some(directory) = run.synthesizer.as_mut().and_then(|synthesizer| synthesizer.directory.as_mut()) {
+        *directory = existing("synthesizer.directory", directory)?;
+    }
+    if let Some(path) = &mut run.evaluation.heldout {
+        *path = existing("evaluation.heldout", path)?;
+    }
+    if let Some(path) = &mut run.evaluation.multiple_choice {
+        *path = existing("evaluation.multiple_choice", path)?;
+    }
+    Ok(run)
+}
+
+fn check_values(run: &RunFile, text: &Text) -> Result<(), StrictError> {
+    let require = |holds: bool, key: &str, message: String| {
+        if holds { Ok(()) } else { Err(text.refuse(key, message)) }
+    };
+    let name_fits = !run.name.is_empty()
+        && run.name.len() <= 64
+        && run.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    require(name_fits, "name", format!("'{}': expected 1 to 64 letters, digits, '-', '_' or '.'", run.name))?;
+    require(!run.sources.is_empty(), "source", "expected at least one [[source]]".into())?;
+    for (number, source) in run.sources.iter().enumerate() {
+        check_source(run, number, source, &require)?;
+    }
+    if run.synthesizes() {
+        require(
+            run.synthesizer.is_some(),
+            "source",
+            "a source has `converted` above 0, and there is no [synthesizer]".into(),
+        )?;
+    }
+    if let Some(synthesizer) = &run.synthesizer {
+        check_synthesizer(synthesizer, &require)?;
+    }
+    check_trainer(run, &require)?;
+    require(run.checkpoint.every > 0, "checkpoint.every", "0: expected at least 1 step".into())?;
+    require(run.checkpoint.keep > 0, "checkpoint.keep", "0: expected at least 1 checkpoint".into())
+}
+
+fn check_source(
+    run: &RunFile,
+    number: usize,
+    source: &Source,
+    require: &Require<'_>,
+) -> Result<(), StrictError> {
+    let key = |field: &str| format!("source[{number}].{field}");
+    let twice = run.sources[..number].iter().any(|other| other.name == source.name);
+    require(!twice, &key("name"), format!("'{}' names two sources", source.name))?;
+    require(!source.paths.is_empty(), &key("paths"), "expected at least one file".into())?;
+    let unit = 0.0..=1.0;
+    for (field, value) in [("converted", source.converted), ("max_bad_share", source.max_bad_share)] {
+        require(unit.contains(&value), &key(field), format!("{value}: expected 0 to 1"))?;
+    }
+    let share = source.share;
+    let fits = share.is_finite() && share > 0.0;
+    require(fits, &key("share"), format!("{share}: expected a number above 0"))?;
+    for (field, value) in [("epochs", source.epochs), ("shots", source.shots)] {
+        require(value > 0, &key(field), "0: expected at least 1".into())?;
+    }
+    require(
+        source.converted == 0.0 || source.kind == SourceKind::Text,
+        &key("converted"),
+        "tuning examples cannot be converted".into(),
+    )
+}
+
+fn check_trainer(run: &RunFile, require: &Require<'_>) -> Result<(), StrictError> {
+    let trainer = &run.trainer;
+    let counts = [
+        ("trainer.world_size", u64::from(trainer.world_size)),
+        ("trainer.steps", trainer.steps),
+        ("trainer.batch_rows", trainer.batch_rows.into()),
+        ("trainer.micro_batch_rows", trainer.micro_batch_rows.unwrap_or(1).into()),
+    ];
+    for (key, value) in counts {
+        require(value > 0, key, "0: expected at least 1".into())?;
+    }
+    let length = trainer.sequence_length;
+    let fits = length > 0 && length.is_multiple_of(8) && length <= 1 << 20;
+    require(fits, "trainer.sequence_length", format!("{length}: expected a multiple of 8 up to 1,048,576"))?;
+    require(
+        trainer.batch_rows.is_multiple_of(trainer.world_size),
+        "trainer.batch_rows",
+        format!("{} rows cannot be shared out evenly to {} ranks", trainer.batch_rows, trainer.world_size),
+    )?;
+    let positive =
+        [("trainer.learning_rate", trainer.learning_rate), ("trainer.clip_norm", trainer.clip_norm)];
+    for (key, value) in positive {
+        require(value.is_finite() && value > 0.0, key, format!("{value}: expected a number above 0"))?;
+    }
+    let unit = 0.0..1.0;
+    for value in trainer.betas {
+        require(unit.contains(&value), "trainer.betas", format!("{value}: expected 0 up to below 1"))?;
+    }
+    let share = trainer.minimum_rate_share;
+    require((0.0..=1.0).contains(&share), "trainer.minimum_rate_share", format!("{share}: expected 0 to 1"))?;
+    let decay = trainer.weight_decay;
+    require(
+        decay.is_finite() && decay >= 0.0,
+        "trainer.weight_decay",
+        format!("{decay}: expected at least 0"),
+    )?;
+    check_processors("trainer", trainer.cpus, require)?;
+    let gpus = trainer.gpus;
+    require(gpus == 0.0 || gpus == 1.0, "trainer.gpus", format!("{gpus}: a rank has no GPU or one"))
+}
+
+/// What the models and tokenizers say of themselves must fit what is asked of them.
+fn check_models(run: &RunFile, text: &Text) -> Result<(), StrictError> {
+    let (model, learner) = ModelDirectory::read(&run.model.directory, "model.directory", text)?;
+    let length = run.trainer.sequence_length;
+    if u64::from(length) > model.positions {
+        let (directory, positions) = (run.model.directory.display(), model.positions);
+        let said = format!("{length}: the model in {directory} has {positions} positions");
+        return Err(text.refuse("trainer.sequence_length", said));
+    }
+    if run.model.start == Start::Weights {
+        model.check_weights("model.directory", ", or `start = \"random\"` beside it", text)?;
+    }
+    let Some(synthesizer) = &run.synthesizer else { return Ok(()) };
+    match (synthesizer.engine, &synthesizer.directory) {
+        (EngineKind::Model, Some(directory)) => {
+            let (model, tokenizer) = ModelDirectory::read(directory, "synthesizer.directory", text)?;
+            model.check_weights("synthesizer.directory", "", text)?;
+            check_room(synthesizer, &tokenizer, model.positions, text)
+        }
+        _ => check_room(synthesizer, &learner, DETERMINISTIC_POSITIONS as u64, text),
+    }
+}
+
+/// New tokens and at least a prompt without a text must fit the synthesizer's positions.
+fn check_room(
+    synthesizer: &Synthesizer,
+    tokenizer: &Tokenizer,
+    positions: u64,
+    text: &Text,
+) -> Result<(), StrictError> {
+    let refuse = |said: String| text.refuse("synthesizer.max_new_tokens", said);
+    let least = prompt::request(tokenizer, "").map_err(|error| refuse(error.to_string()))?.len() as u64;
+    let new = u64::from(synthesizer.max_new_tokens);
+    if new + least < positions {
+        return Ok(());
+    }
+    Err(refuse(format!(
+        "{new}: of the synthesizer's {positions} positions {least} go to the marks around a text, and none is left for the text"
+    )))
+}
+
+/// Evaluation files must be readable to their last line.
+fn check_evaluation(run: &RunFile) -> Result<(), StrictError> {
+    let fault = |error: evaluation::EvaluationError| StrictError {
+        place: error.line.map(|line| Place { line: line as usize, column: error.column.unwrap_or(1) }),
+        file: error.path,
+        message: error.message,
+    };
+    if let Some(path) = &run.evaluation.heldout {
+        evaluation::heldout(path).map_err(fault)?;
+    }
+    if let Some(path) = &run.evaluation.multiple_choice {
+        evaluation::multiple_choice(path).map_err(fault)?;
+    }
+    Ok(())
+}
+
+type Require<'a> = dyn Fn(bool, &str, String) -> Result<(), StrictError> + 'a;
+
+fn check_synthesizer(synthesizer: &Synthesizer, require: &Require<'_>) -> Result<(), StrictError> {
+    require(
+        synthesizer.engine != EngineKind::Model || synthesizer.directory.is_some(),
+        "synthesizer",
+        "expected `directory`, the model that generates".into(),
+    )?;
+    let Synthesizer { min, max, .. } = *synthesizer;
+    require(min > 0, "synthesizer.min", "0: expected at least 1".into())?;
+    require(min <= max, "synthesizer.max", format!("{max} is below min = {min}"))?;
+    let counts = [
+        ("synthesizer.rounds", synthesizer.rounds),
+        ("synthesizer.max_new_tokens", synthesizer.max_new_tokens),
+        ("synthesizer.chains_at_once", synthesizer.chains_at_once),
+        ("synthesizer.window", synthesizer.window),
+    ];
+    for (key, value) in counts {
+        require(value > 0, key, "0: expected at least 1".into())?;
+    }
+    let Synthesizer { temperature, top_p, gpus, .. } = *synthesizer;
+    require(
+        temperature.is_finite() && temperature >= 0.0,
+        "synthesizer.temperature",
+        format!("{temperature}: expected at least 0"),
+    )?;
+    require(top_p > 0.0 && top_p <= 1.0, "synthesizer.top_p", format!("{top_p}: expected above 0, up to 1"))?;
+    require(gpus.is_finite() && gpus >= 0.0, "synthesizer.gpus", format!("{gpus}: expected at least 0"))?;
+    check_processors("synthesizer", synthesizer.cpus, require)
+}
+
+fn check_processors(table: &str, cpus: f64, require: &Require<'_>) -> Result<(), StrictError> {
+    let fits = cpus.is_finite() && cpus > 0.0;
+    require(fits, &format!("{table}.cpus"), format!("{cpus}: expected a number above 0"))
+}
