@@ -118,7 +118,7 @@ fn l3_a_killed_controller_ends_the_run_with_one_error_and_it_can_be_resumed() {
 
 #[test]
 fn l3_a_killed_agent_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("agent", &["on node a", "node lost: its agent"]);
+    killed("agent", &["on node a", "lost with its node: its agent"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A command-line process's way to the head: jobs, spawns, status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -46,6 +46,8 @@ struct Shared {
     /// Streams of jobs that have begun and that nobody has taken yet.
     begun: Mutex<BTreeMap<u64, mpsc::Receiver<JobEvent>>>,
     system: OnceLock<System>,
+    /// Nodes of which the head hears nothing.
+    silent: Mutex<BTreeSet<String>>,
     /// Why the connection ended, once it has.
     ended: watch::Sender<Option<String>>,
     local: IpAddr,
@@ -72,6 +74,7 @@ impl Client {
             jobs: Mutex::default(),
             begun: Mutex::default(),
             system: OnceLock::new(),
+            silent: Mutex::default(),
             ended,
             local: address.bound.ip(),
             cluster: credentials.identity().cluster().to_owned(),
@@ -104,7 +107,12 @@ impl Client {
 
     /// Ends a job; returns when nothing of it is left.
     pub async fn end_job(&self, job: u64, by: &str) -> Result<(), ClusterError> {
-        Ok(self.ask(Ask::EndJob { job, by: by.to_owned() }).await.map(drop)?)
+        Ok(self.ask(Ask::EndJob { job, by: by.to_owned(), kill: false }).await.map(drop)?)
+    }
+
+    /// Ends a job without asking its processes; returns when nothing of it is left.
+    pub async fn kill_job(&self, job: u64, by: &str) -> Result<(), ClusterError> {
+        Ok(self.ask(Ask::EndJob { job, by: by.to_owned(), kill: true }).await.map(drop)?)
     }
 
     /// The state of everything.
@@ -145,6 +153,8 @@ impl Client {
         // A weak line: the system must not keep the client, and with it its jobs, alive.
         let line = Arc::new(WeakLine(Arc::downgrade(&self.shared)));
         system.set_control(Arc::new(Control { line, job }));
+        // What was said before there was a system to tell.
+        locked(&self.shared.silent).iter().for_each(|node| system.node_suspected(node, true));
         Ok(system)
     }
 
@@ -193,6 +203,11 @@ impl Job {
     pub async fn end(&self, by: &str) -> Result<(), ClusterError> {
         self.client.end_job(self.id, by).await
     }
+
+    /// Ends it without asking its processes; returns when nothing of it is left.
+    pub async fn kill(&self, by: &str) -> Result<(), ClusterError> {
+        self.client.kill_job(self.id, by).await
+    }
 }
 
 impl Shared {
@@ -240,7 +255,14 @@ impl Shared {
                 }
             }
             HeadToClient::Notice(Notice::Suspect { node, unreachable }) => {
-                tracing::debug!(node, unreachable, "the head's opinion of a node");
+                let mut silent = locked(&self.silent);
+                match unreachable {
+                    true => silent.insert(node.clone()),
+                    false => silent.remove(&node),
+                };
+                if let Some(system) = self.system.get() {
+                    system.node_suspected(&node, unreachable);
+                }
             }
         }
     }

@@ -39,6 +39,17 @@ impl ProcessMark {
     }
 }
 
+/// The processes whose arguments satisfy `which`, the program itself being the first argument.
+pub(crate) fn processes(which: impl Fn(&[&[u8]]) -> bool) -> Vec<ProcessMark> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let matching = pids.filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        which(&line.split(|byte| *byte == 0).collect::<Vec<_>>())
+    });
+    matching.filter_map(ProcessMark::of).collect()
+}
+
 /// State letter and start time of `/proc/PID/stat`: see proc(5).
 fn stat(pid: u32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

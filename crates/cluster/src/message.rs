@@ -37,6 +37,7 @@ pub(crate) enum AgentToHead {
 
 /// The head to an agent.
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "messages go one by one into a frame")]
 pub(crate) enum HeadToAgent {
     /// The first message of a connection.
     Welcome {

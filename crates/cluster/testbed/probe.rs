@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use lyceum_actor::{Accepts, Actor, ActorAddress, ActorRef, Context, Handler, Incoming, Registry, Role};
+use futures_util::future::join_all;
+use lyceum_actor::{
+    Accepts, Actor, ActorAddress, ActorRef, Context, Handler, Incoming, Registry, Responder, Role,
+};
 use lyceum_cluster::ClusterError;
 use lyceum_cluster::launch::local::{self, UpOptions};
 use lyceum_cluster::manifest::Manifest;
@@ -15,7 +18,7 @@ pub struct Probe;
 impl Role for Probe {
     const NAME: &'static str = "probe";
     type Args = String;
-    type Messages = (Look, Misbehave, AskOther, SpawnAnother, Echo);
+    type Messages = (Look, Misbehave, AskOther, SpawnAnother, Echo, Hold, Held, LetGo, WaitOn);
 }
 
 /// What do you see?
@@ -75,6 +78,47 @@ pub struct Echo {
     pub bytes: Vec<u8>,
 }
 
+/// Give no answer before you are told to let go.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct Hold;
+
+/// How many wait for you to let go?
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct Held;
+
+/// Answer all that wait.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct LetGo;
+
+/// Have that probe hold so many calls of yours at once, and tell how each of them ended.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct WaitOn {
+    pub other: ActorAddress,
+    pub calls: u32,
+}
+
+/// How a call ended.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct Ended {
+    /// "answered", or the error.
+    pub words: String,
+    /// On [`clock`].
+    pub at: u64,
+}
+
+/// Nanoseconds on a clock that all processes of this machine share.
+pub fn clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Calls `probe`, which holds the call, and tells how that ended.
+pub async fn hold(probe: ActorRef<Probe>) -> Ended {
+    let answer = probe.ask(Hold).await;
+    let at = clock();
+    Ended { words: answer.map_or_else(|error| error.to_string(), |_| "answered".to_owned()), at }
+}
+
 /// Spawn a probe in a process of its own.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone)]
 pub struct SpawnAnother {
@@ -96,10 +140,23 @@ impl Accepts<Echo> for Probe {
 impl Accepts<SpawnAnother> for Probe {
     type Reply = String;
 }
+impl Accepts<Hold> for Probe {
+    type Reply = ();
+}
+impl Accepts<Held> for Probe {
+    type Reply = u32;
+}
+impl Accepts<LetGo> for Probe {
+    type Reply = ();
+}
+impl Accepts<WaitOn> for Probe {
+    type Reply = Vec<Ended>;
+}
 
 struct Process {
     greeting: String,
     hoard: Vec<Vec<u8>>,
+    held: Vec<Responder<()>>,
 }
 
 impl Actor for Process {
@@ -110,7 +167,7 @@ impl Actor for Process {
         if let Some(why) = greeting.strip_prefix("fail: ") {
             return Err(std::io::Error::other(why.to_owned()).into());
         }
-        Ok(Process { greeting, hoard: Vec::new() })
+        Ok(Process { greeting, hoard: Vec::new(), held: Vec::new() })
     }
 }
 
@@ -224,6 +281,37 @@ impl Handler<SpawnAnother> for Process {
             },
             Err(error) => error.to_string(),
         })
+    }
+}
+
+impl Handler<Hold> for Process {
+    async fn handle(&mut self, _: Incoming<Hold>, ctx: &mut Context<Self>) -> lyceum_actor::Result<()> {
+        ctx.reply_later(|responder| self.held.push(responder))
+    }
+}
+
+impl Handler<Held> for Process {
+    async fn handle(&mut self, _: Incoming<Held>, _: &mut Context<Self>) -> lyceum_actor::Result<u32> {
+        Ok(self.held.len() as u32)
+    }
+}
+
+impl Handler<LetGo> for Process {
+    async fn handle(&mut self, _: Incoming<LetGo>, _: &mut Context<Self>) -> lyceum_actor::Result<()> {
+        self.held.drain(..).for_each(|responder| responder.reply(()));
+        Ok(())
+    }
+}
+
+impl Handler<WaitOn> for Process {
+    async fn handle(
+        &mut self,
+        wait: Incoming<WaitOn>,
+        ctx: &mut Context<Self>,
+    ) -> lyceum_actor::Result<Vec<Ended>> {
+        let wait = wait.read()?;
+        let other: ActorRef<Probe> = ctx.system().actor_ref(wait.other).map_err(std::io::Error::other)?;
+        Ok(join_all((0..wait.calls).map(|_| hold(other.clone()))).await)
     }
 }
 

@@ -173,7 +173,7 @@ fn l6_a_worker_acts_in_its_own_job_only() {
     let worker = Origin::Worker(process);
     let forbidden = [
         Ask::Spawn(spawn(other, 1)),
-        Ask::EndJob { job: other, by: "me".into() },
+        Ask::EndJob { job: other, by: "me".into(), kill: false },
         Ask::BeginJob { name: "mine".into(), bound: false },
         Ask::IssueNode { node: "a".into() },
         Ask::IssueClient,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use lyceum_actor::LabelRule;
+
 use super::resources::{Allotment, Ledger, Request, Strategy};
 
 /// A node as placement sees it.
@@ -81,15 +83,25 @@ fn never_on(node: &Candidate<'_>, request: &Request) -> Option<String> {
     if request.node.as_deref().is_some_and(|name| name != node.name) {
         return Some(format!("is not the node asked for, `{}`", request.node.as_deref().unwrap_or_default()));
     }
-    for (label, value) in &request.labels {
-        match node.labels.get(label) {
-            Some(found) if found == value => {}
-            Some(found) => return Some(format!("label `{label}` is `{found}`, `{value}` asked")),
-            None => return Some(format!("has no label `{label}`")),
+    for rule in &request.labels {
+        let found = node.labels.get(&rule.label).map(String::as_str);
+        if !rule.allows(found) {
+            return Some(mismatch(rule, found));
         }
     }
     let empty = Ledger::new(node.ledger.capacity().clone());
     empty.fit(request).err().map(|shortfall| shortfall.to_string().replace(" free", " in all"))
+}
+
+fn mismatch(rule: &LabelRule, found: Option<&str>) -> String {
+    let label = &rule.label;
+    let values: Vec<String> = rule.values.iter().map(|value| format!("`{value}`")).collect();
+    let values = values.join(" or ");
+    match found {
+        Some(found) if rule.not => format!("label `{label}` is `{found}`, anything but {values} asked"),
+        Some(found) => format!("label `{label}` is `{found}`, {values} asked"),
+        None => format!("has no label `{label}`, {values} asked"),
+    }
 }
 
 #[cfg(test)]
@@ -143,12 +155,41 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_node_or_label_is_never() {
+    fn an_unknown_node_is_never() {
         let nodes = cluster(&[("a", 4, 0)]);
         let elsewhere = Request { node: Some("z".into()), ..Request::default() };
         let Err(Unplaced::Never(why)) = choose(&nodes, &elsewhere) else { panic!("there is no node z") };
         assert!(why.to_string().ends_with("node `a`: is not the node asked for, `z`"));
-        let labelled = Request { labels: BTreeMap::from([("disk".into(), "fast".into())]), ..elsewhere };
-        assert!(matches!(choose(&nodes, &labelled), Err(Unplaced::Never(_))));
+    }
+
+    #[test]
+    fn a_label_can_be_asked_for_one_of_several_or_excluded() {
+        let nodes = cluster(&[("a", 4, 0)]);
+        let with = |disk: Option<&str>, values: &[&str], not| {
+            let labels = disk.map(|disk| ("disk".to_owned(), disk.to_owned())).into_iter().collect();
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            let rule = LabelRule { label: "disk".into(), values, not };
+            let request = Request { labels: vec![rule], ..Request::default() };
+            let candidates =
+                nodes.iter().map(|(name, ledger)| Candidate { name, labels: &labels, ledger, open: true });
+            match place(candidates, &request) {
+                Err(Unplaced::Never(why)) => why.to_string(),
+                placed => placed.expect("a node that is open and empty").0,
+            }
+        };
+        let refused = "no node can ever hold this request: node `a`: ";
+        assert_eq!(with(Some("fast"), &["fast"], false), "a");
+        assert_eq!(with(Some("fast"), &["slow", "fast"], false), "a");
+        assert_eq!(
+            with(Some("tape"), &["slow", "fast"], false),
+            format!("{refused}label `disk` is `tape`, `slow` or `fast` asked")
+        );
+        assert_eq!(with(None, &["fast"], false), format!("{refused}has no label `disk`, `fast` asked"));
+        assert_eq!(with(None, &["fast"], true), "a");
+        assert_eq!(with(Some("slow"), &["fast"], true), "a");
+        assert_eq!(
+            with(Some("fast"), &["fast"], true),
+            format!("{refused}label `disk` is `fast`, anything but `fast` asked")
+        );
     }
 }

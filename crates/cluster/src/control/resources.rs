@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use lyceum_actor::LabelRule;
+pub use lyceum_actor::Strategy;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::units::{Bytes, Milli};
 
 /// What a spawn asks for, and where it may be given.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
     /// Cores, in thousandths.
     pub cpus: Milli,
@@ -20,20 +22,10 @@ pub struct Request {
     pub custom: BTreeMap<String, Milli>,
     /// Only this node.
     pub node: Option<String>,
-    /// Only nodes with all of these labels.
-    pub labels: BTreeMap<String, String>,
+    /// Only nodes whose labels satisfy all of these.
+    pub labels: Vec<LabelRule>,
     /// Which of the nodes that fit.
     pub strategy: Strategy,
-}
-
-/// Which of the nodes that fit is chosen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub enum Strategy {
-    /// The node with the most free, so that load spreads.
-    #[default]
-    Spread,
-    /// The node with the least free that still fits, so that large requests find room later.
-    Pack,
 }
 
 /// What a node has in all.

@@ -125,6 +125,8 @@ pub enum Ask {
         job: u64,
         /// Who orders it, for the death reports.
         by: String,
+        /// At once, without asking its processes?
+        kill: bool,
     },
     /// Be told of a job's events from now on. Clients only.
     Follow {

@@ -16,11 +16,14 @@ use crate::control::{Head, HeadEffect, HeadEvent};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
 use crate::message::{self, HeadToAgent, HeadToClient};
+use crate::state::{StateDir, log_tail};
 
 /// Events that are committed together at most.
 const MAX_BATCH: usize = 256;
 /// Longest wait for a second path to an agent.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Lines of an agent's log that go into the death reports of its processes.
+const TAIL_LINES: usize = 12;
 /// How long the last answers may take to leave.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -66,6 +69,7 @@ pub(super) struct Joining {
 }
 
 pub(super) struct Core {
+    state: StateDir,
     head: Head,
     records: Records,
     authority: Authority,
@@ -91,8 +95,22 @@ fn is_news(effect: &HeadEffect) -> bool {
     matches!(effect, HeadEffect::Notify { notice: Notice::Died(_) | Notice::Suspect { .. }, .. })
 }
 
+/// Verdicts are logged when they are found, for who wants to know how long what follows from them took.
+fn log_verdict(effect: &HeadEffect) {
+    match effect {
+        HeadEffect::ToAgent { command: Command::NodeLost { node, reason, .. }, .. } => {
+            tracing::warn!(node, reason, "a node is lost");
+        }
+        HeadEffect::Notify { notice: Notice::Died(death), .. } => {
+            tracing::warn!(process = death.process, node = death.node, cause = %death.cause, "a process is lost");
+        }
+        _ => {}
+    }
+}
+
 impl Core {
     pub(super) fn new(
+        state: StateDir,
         head: Head,
         records: Records,
         authority: Authority,
@@ -101,6 +119,7 @@ impl Core {
         runtime: Handle,
     ) -> Core {
         Core {
+            state,
             head,
             records,
             authority,
@@ -128,6 +147,7 @@ impl Core {
                     effects.extend(wanted);
                 }
             }
+            effects.iter().for_each(log_verdict);
             // What has happened to others is a fact, not a decision: whoever waits on the dead hears of it at once (L3).
             let (news, effects): (Vec<_>, Vec<_>) = effects.into_iter().partition(is_news);
             for effect in news {
@@ -212,12 +232,13 @@ impl Core {
     fn watch_agent(&self, node: &str, incarnation: u64, pid: u32) {
         let _entered = self.runtime.enter();
         let Ok(watch) = ProcessWatch::new(pid) else { return };
-        let (node, events) = (node.to_owned(), self.events.clone());
+        let (node, events, log) = (node.to_owned(), self.events.clone(), self.state.agent_log(node));
         self.runtime.spawn(async move {
             if watch.ended().await.is_ok() {
                 let evidence = format!("its agent, process {pid} of this machine, has ended");
-                let _ =
-                    events.send(Input::Machine(HeadEvent::AgentEnded { node, incarnation, evidence })).await;
+                let log_tail = log_tail(&log, TAIL_LINES);
+                let ended = HeadEvent::AgentEnded { node, incarnation, evidence, log_tail };
+                let _ = events.send(Input::Machine(ended)).await;
             }
         });
     }

@@ -94,7 +94,7 @@ pub fn run(state: &StateDir) -> Result<(), ClusterError> {
     runtime.spawn(tick(events.clone()));
     runtime.spawn(end_when_told(events.clone()));
     tracing::info!(cluster = %config.manifest.name, address = %endpoint.local_addr(), "the head is up");
-    let core = Core::new(head, records, authority, endpoint, events, runtime.handle().clone());
+    let core = Core::new(state.clone(), head, records, authority, endpoint, events, runtime.handle().clone());
     let ended = core.run(inbox);
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended

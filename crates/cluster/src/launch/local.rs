@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
+use super::ends::Ends;
 use super::machine::{self, Share};
 use super::record::{Lock, RunRecord};
 use crate::agent::AgentConfig;
@@ -65,8 +66,9 @@ pub struct Up {
     pub state: StateDir,
     /// Was any of its processes started now, or did all run before?
     pub started: bool,
-    /// The head's process.
-    head: Option<ProcessMark>,
+    /// Its processes.
+    record: RunRecord,
+    ends: Ends,
     /// For an owned cluster: at its end the cluster ends.
     tether: Option<OwnedFd>,
 }
@@ -77,11 +79,40 @@ impl Up {
         self.tether.is_some()
     }
 
-    /// The end of the head's process, if it has ended: seen at once, long before its silence tells of it.
+    /// The end of the head's process, if it has ended: seen at once, long before its silence tells of it. It says how
+    /// the process ended where this one started it, and has its last log lines.
     pub fn head_loss(&self) -> Option<ClusterError> {
-        let head = self.head.filter(|head| !head.lives())?;
-        let what = format!("the head, process {} of this machine, has ended", head.pid);
-        Some(ClusterError::Process { what, log: log_tail(&self.state.head_log(), TAIL_LINES) })
+        self.loss("the head", self.record.head?, &self.state.head_log())
+    }
+
+    /// As [`head_loss`](Self::head_loss), for the agent of `node`.
+    pub fn agent_loss(&self, node: &str) -> Option<ClusterError> {
+        let who = format!("the agent of node `{node}`");
+        self.loss(&who, *self.record.agents.get(node)?, &self.state.agent_log(node))
+    }
+
+    /// The ends of all processes of the cluster that have ended, the head's first.
+    pub fn losses(&self) -> Vec<ClusterError> {
+        let agents = self.record.agents.keys().filter_map(|node| self.agent_loss(node));
+        self.head_loss().into_iter().chain(agents).collect()
+    }
+
+    fn loss(&self, who: &str, mark: ProcessMark, log: &Path) -> Option<ClusterError> {
+        if mark.lives() {
+            return None;
+        }
+        let what = format!("{who}, process {} of this machine, {}", mark.pid, self.ends.in_words(mark));
+        Some(ClusterError::Process { what, log: log_tail(log, TAIL_LINES) })
+    }
+
+    /// Kills the cluster without asking it; returns when nothing of it runs any more.
+    pub async fn kill(self) -> Result<(), ClusterError> {
+        let Up { client, state, tether, .. } = self;
+        drop(client);
+        let _lock = Lock::take(&state).await?;
+        end_processes(RunRecord::load(&state).living_and_strays(&state), Duration::ZERO).await;
+        drop(tether);
+        clear(&state)
     }
 
     /// Ends the cluster; returns when nothing of it runs any more.
@@ -104,20 +135,20 @@ pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterEr
     let mut record = RunRecord::load(&state);
     let found = check_found(manifest, &options, &record)?;
     if !found {
-        end_processes(&record, Duration::ZERO).await;
+        end_processes(record.living_and_strays(&state), Duration::ZERO).await;
         clear(&state)?;
         record = RunRecord { owned: options.owned, ..RunRecord::default() };
     }
     let tether = if options.owned && !found { Some(tether()?) } else { None };
-    let mut launch = Launch { manifest, options, record, tether, started: false };
+    let mut launch = Launch { manifest, options, record, ends: Ends::default(), tether, started: false };
     match launch.start(&shares).await {
         Ok(client) => {
-            let Launch { record, tether, started, .. } = launch;
-            Ok(Up { client, state, started, head: record.head, tether: tether.map(|(_, ours)| ours) })
+            let Launch { record, ends, tether, started, .. } = launch;
+            Ok(Up { client, state, started, record, ends, tether: tether.map(|(_, ours)| ours) })
         }
         Err(error) => {
             if !found {
-                end_processes(&launch.record, Duration::ZERO).await;
+                end_processes(launch.record.living_and_strays(&state), Duration::ZERO).await;
                 clear(&state)?;
             }
             Err(error)
@@ -132,7 +163,8 @@ pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
     }
     let _lock = Lock::take(state).await?;
     let record = RunRecord::load(state);
-    let was_up = !record.living().is_empty();
+    let processes = record.living_and_strays(state);
+    let was_up = !processes.is_empty();
     let mut patience = Duration::ZERO;
     if record.head_lives()
         && let (Ok(client), Ok(config)) = (Client::connect(state).await, HeadConfig::load(state))
@@ -143,7 +175,7 @@ pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
             patience = Duration::from_secs(3);
         }
     }
-    end_processes(&record, patience).await;
+    end_processes(processes, patience).await;
     clear(state)?;
     Ok(was_up)
 }
@@ -179,6 +211,7 @@ struct Launch<'a> {
     manifest: &'a Manifest,
     options: UpOptions,
     record: RunRecord,
+    ends: Ends,
     /// The daemons' end and ours.
     tether: Option<(OwnedFd, OwnedFd)>,
     started: bool,
@@ -212,7 +245,7 @@ impl Launch<'_> {
         let began = Instant::now();
         while !HeadAddress::load(state).is_ok_and(|address| address.pid == mark.pid) {
             if !mark.lives() || began.elapsed() > HEAD_START {
-                let how = if mark.lives() { "does not listen" } else { "has ended" };
+                let how = if mark.lives() { "does not listen".to_owned() } else { self.ends.in_words(mark) };
                 let what = format!("the head of cluster `{}` {how}", self.manifest.name);
                 return Err(ClusterError::Process { what, log: log_tail(&state.head_log(), TAIL_LINES) });
             }
@@ -272,14 +305,10 @@ impl Launch<'_> {
         }
         spawn::prepare(&mut command, Preparation { own_session: true, inherited, ..Preparation::default() });
         let doing = format!("start {} {}", program.display(), arguments.join(" "));
-        let mut child = command.spawn().map_err(ClusterError::system(doing))?;
+        let child = command.spawn().map_err(ClusterError::system(doing))?;
         self.started = true;
         let mark = ProcessMark::of(child.id()).unwrap_or(ProcessMark { pid: child.id(), started: 0 });
-        // Taken in when it ends, if this process is still there: no zombie stays.
-        std::thread::Builder::new()
-            .name("lyceum-reaper".into())
-            .spawn(move || child.wait())
-            .map_err(ClusterError::system("start a thread"))?;
+        self.ends.wait_for(child)?;
         Ok(mark)
     }
 
@@ -305,9 +334,9 @@ impl Launch<'_> {
     fn not_joined(&self, nodes: &[&str]) -> ClusterError {
         let mut log = Vec::new();
         for node in nodes {
-            let how = match self.record.agent_lives(node) {
-                true => format!("did not join within {} s", JOIN.as_secs()),
-                false => "has ended".to_owned(),
+            let how = match self.record.agents.get(*node).filter(|mark| !mark.lives()) {
+                None => format!("did not join within {} s", JOIN.as_secs()),
+                Some(mark) => self.ends.in_words(*mark),
             };
             let path = self.options.state.agent_log(node);
             log.push(format!("node `{node}`: its agent {how}; the end of {}:", path.display()));
@@ -325,16 +354,20 @@ fn tether() -> Result<(OwnedFd, OwnedFd), ClusterError> {
 }
 
 /// Waits `patience` for the processes to end by themselves, then kills them. Their workers end with them.
-async fn end_processes(record: &RunRecord, patience: Duration) {
+async fn end_processes(mut living: Vec<ProcessMark>, patience: Duration) {
     let began = Instant::now();
-    while !record.living().is_empty() && began.elapsed() < patience {
-        tokio::time::sleep(POLL).await;
-    }
-    for mark in record.living() {
-        mark.signal_group(Signal::KILL);
-    }
-    let killed = Instant::now();
-    while !record.living().is_empty() && killed.elapsed() < KILLED {
+    let mut killed = None;
+    loop {
+        living.retain(ProcessMark::lives);
+        match killed {
+            _ if living.is_empty() => return,
+            None if began.elapsed() >= patience => {
+                living.iter().for_each(|mark| mark.signal_group(Signal::KILL));
+                killed = Some(Instant::now());
+            }
+            Some(at) if at.elapsed() >= KILLED => return,
+            _ => {}
+        }
         tokio::time::sleep(POLL).await;
     }
 }

@@ -1,5 +1,6 @@
 //! Launchers: how a cluster's processes come to be.
 
+mod ends;
 pub mod local;
 mod machine;
 mod record;

@@ -9,7 +9,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ClusterError;
-use crate::host::ProcessMark;
+use crate::host::{self, ProcessMark};
 use crate::state::{StateDir, read_json, write_json};
 
 /// Longest wait for another `up` or `down` of the same cluster.
@@ -44,6 +44,20 @@ impl RunRecord {
     /// Every process that lives, agents first.
     pub(super) fn living(&self) -> Vec<ProcessMark> {
         self.agents.values().copied().chain(self.head).filter(ProcessMark::lives).collect()
+    }
+
+    /// As [`living`](Self::living), with those that were started for `state` and never written down: whoever started
+    /// them was killed before that.
+    pub(super) fn living_and_strays(&self, state: &StateDir) -> Vec<ProcessMark> {
+        use std::os::unix::ffi::OsStrExt;
+        let root = state.root().as_os_str().as_bytes();
+        let mut living = self.living();
+        let daemons = host::processes(|arguments| {
+            matches!(arguments, [_, b"head" | b"agent", ..])
+                && arguments.windows(2).any(|pair| pair == [&b"--state"[..], root])
+        });
+        living.extend(daemons.into_iter().filter(|daemon| !self.living().contains(daemon)));
+        living
     }
 }
 

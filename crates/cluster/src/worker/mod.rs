@@ -3,7 +3,6 @@
 //! The node's agent starts it with two inherited sockets, one to itself and one to the node's store. Over the first
 //! come its identity and the role it is to play. It ends with its actor, when it is told to, or with its agent.
 
-mod payloads;
 mod relay;
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +18,6 @@ use lyceum_wire::Credentials;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use self::payloads::StorePayloads;
 use self::relay::Relay;
 use crate::agent::{AGENT_VARIABLE, STORE_VARIABLE};
 use crate::ask::Control;
@@ -37,8 +35,8 @@ const AGENT_LOST: i32 = 3;
 /// Waiters of a lost connection are kept this much longer than the head takes for its verdict.
 const VERDICT_MARGIN: Duration = Duration::from_secs(5);
 
-/// How long the last replies may take to leave before connections are closed.
-const LAST_REPLIES: Duration = Duration::from_millis(100);
+/// How long the last message to the agent may take.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 static STORE: OnceLock<StoreClient> = OnceLock::new();
 static PLACE: OnceLock<Place> = OnceLock::new();
@@ -115,7 +113,8 @@ impl AgentLine {
         });
         let writing = tokio::spawn(async move {
             while let Some(message) = leaving.recv().await {
-                if message::write_local(&mut writer, &message).await.is_err() {
+                let last = matches!(message, WorkerToAgent::Ended { .. });
+                if message::write_local(&mut writer, &message).await.is_err() || last {
                     return;
                 }
             }
@@ -153,10 +152,8 @@ async fn serve(roles: Registry, agent: OwnedFd, store: OwnedFd) -> Result<(), Ca
         Err(cause) => cause.clone(),
     };
     agent.say(WorkerToAgent::Ended { cause }).await;
-    // The relay keeps a sender for as long as the system lives: what is queued goes out, then the process ends.
-    let AgentLine { outbox, writing, .. } = agent;
-    drop(outbox);
-    let _ = tokio::time::timeout(Duration::from_millis(200), writing).await;
+    // It is done when its last message is out; an agent that does not read any more is not waited for.
+    let _ = tokio::time::timeout(LAST_WORDS, agent.writing).await;
     ended
 }
 
@@ -178,14 +175,12 @@ async fn host(agent: &mut AgentLine, init: WorkerInit, roles: Registry, store: O
     let system = System::start(options).map_err(|error| failed(error.to_string()))?;
     let relay = Arc::new(Relay::new(agent.outbox.clone()));
     system.set_control(Arc::new(Control { line: relay.clone(), job: init.request.job }));
-    system.set_large_payloads(Arc::new(StorePayloads::new(store.clone())));
+    system.set_large_payloads(Arc::new(store.clone()));
     // Set once: a process hosts one root actor.
     let _ = STORE.set(store);
 
     let ended = play(agent, &init, &system, &relay).await;
     relay.close("the worker is ending");
-    // What the actor said last is still on its way to the sockets.
-    tokio::time::sleep(LAST_REPLIES).await;
     system.shut_down(Duration::from_millis(init.stop_ms)).await;
     ended
 }
@@ -230,10 +225,7 @@ fn take_in(message: AgentToWorker, system: &System, relay: &Relay) {
     match message {
         AgentToWorker::Answer { request, answer } => relay.answered(request, answer),
         AgentToWorker::Died(death) => system.process_died(death),
-        AgentToWorker::Suspect { node, unreachable } => match unreachable {
-            true => tracing::warn!(node, "a node is silent"),
-            false => tracing::info!(node, "a node is heard of again"),
-        },
+        AgentToWorker::Suspect { node, unreachable } => system.node_suspected(&node, unreachable),
         AgentToWorker::Init(_) | AgentToWorker::Stop { .. } => {}
     }
 }

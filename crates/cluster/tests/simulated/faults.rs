@@ -40,7 +40,7 @@ impl World {
     pub(super) fn end_some_job(&mut self) {
         if let Some(job) = pick(&mut self.random, &self.jobs) {
             self.open_ends.insert(self.questions + 1);
-            self.ask(|_| Ask::EndJob { job, by: "the test".into() });
+            self.ask(|_| Ask::EndJob { job, by: "the test".into(), kill: false });
         }
     }
 

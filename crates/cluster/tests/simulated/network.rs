@@ -73,7 +73,7 @@ impl World {
             }
             Message::Evidence { node, incarnation, term } if term == self.term => {
                 let evidence = "seen to end".to_owned();
-                self.head_event(HeadEvent::AgentEnded { node, incarnation, evidence });
+                self.head_event(HeadEvent::AgentEnded { node, incarnation, evidence, log_tail: Vec::new() });
             }
             Message::Probed { .. } | Message::Evidence { .. } => {}
             Message::WatchAt { from, target } => {

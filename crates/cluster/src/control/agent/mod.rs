@@ -36,6 +36,7 @@ pub struct AgentOptions {
 
 /// What can happen to an agent.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "events are made and used up one by one, never kept")]
 pub enum AgentEvent {
     /// The head commands.
     Commanded(Command),
@@ -186,6 +187,8 @@ pub struct Agent {
     watches: BTreeMap<u64, Watch>,
     /// Lost nodes: processes below this number are gone, and why.
     lost: BTreeMap<String, (u64, String)>,
+    /// Nodes of which the head hears nothing.
+    silent: BTreeSet<String>,
     head_heard: Duration,
     ending: Option<Ending>,
     exited: bool,
@@ -227,6 +230,7 @@ impl Agent {
             deaths: Default::default(),
             watches: BTreeMap::new(),
             lost: BTreeMap::new(),
+            silent: BTreeSet::new(),
             head_heard: Duration::ZERO,
             ending: None,
             exited: false,
@@ -291,6 +295,10 @@ impl Agent {
                 self.effects.push(AgentEffect::Peer { node, incarnation, address });
             }
             Command::Suspect { node, unreachable } => {
+                match unreachable {
+                    true => self.silent.insert(node.clone()),
+                    false => self.silent.remove(&node),
+                };
                 self.effects.push(AgentEffect::TellSuspicion { node, unreachable });
             }
             Command::NodeLost { node, before, reason } => self.node_lost(node, before, reason),
@@ -329,6 +337,10 @@ impl Agent {
         self.processes
             .insert(process, Process { allotment, cores: cores.clone(), port, ready: None, stop: None });
         self.effects.push(AgentEffect::Start { launch, cores, port });
+        // The new one has not heard it; for the others it is nothing new.
+        let silent = self.silent.iter();
+        let known = silent.map(|node| AgentEffect::TellSuspicion { node: node.clone(), unreachable: true });
+        self.effects.extend(known);
     }
 
     /// `wanted` cores that no other process has; none, which means all, where the node's cores are not its own.

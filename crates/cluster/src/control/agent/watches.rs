@@ -90,6 +90,7 @@ impl Agent {
             let cause = Cause::NodeLost(reason.clone());
             self.tell_watchers(&ProcessDeath { process, node: node.clone(), cause, log_tail: Vec::new() });
         }
+        self.silent.remove(&node);
         self.lost.insert(node, (before, reason));
     }
 }

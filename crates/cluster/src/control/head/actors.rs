@@ -8,7 +8,7 @@ use lyceum_actor::{
 
 use super::super::placement::{self, Candidate, Unplaced};
 use super::super::record::{ActorState, Key, ProcessState};
-use super::super::resources::{Request, Strategy};
+use super::super::resources::Request;
 use super::super::vocabulary::{Answer, Command, JobEvent, Launch, Origin};
 use super::{Head, MAX_WAITING};
 use crate::units::Milli;
@@ -230,7 +230,7 @@ fn requested(request: &SpawnRequest) -> Request {
         memory: resources.memory,
         custom: resources.custom.iter().map(|(name, milli)| (name.clone(), Milli(*milli))).collect(),
         node: request.node.clone(),
-        labels: Default::default(),
-        strategy: Strategy::Spread,
+        labels: request.labels.clone(),
+        strategy: request.strategy,
     }
 }

@@ -20,9 +20,9 @@ impl Head {
             (Ask::BeginJob { name, bound }, Origin::Client(client)) => {
                 self.begin_job(asker, name, bound, client)
             }
-            (Ask::EndJob { job, by }, _) => match self.jobs.contains_key(&job) {
+            (Ask::EndJob { job, by, kill }, _) => match self.jobs.contains_key(&job) {
                 true => {
-                    self.end_job(job, &by);
+                    self.end_job(job, &by, kill);
                     self.enders.entry(job).or_default().push(asker);
                 }
                 // It has ended already: the same as if it did now.
@@ -69,6 +69,10 @@ impl Head {
                 if let Some(state) = self.clients.get_mut(&client) {
                     state.process = Some(incarnation);
                 }
+                for node in self.silent_nodes() {
+                    let notice = Notice::Suspect { node, unreachable: true };
+                    self.effects.push(HeadEffect::Notify { client, notice });
+                }
                 self.reply(asker, Answer::Identity { node: CLIENT_NODE.into(), incarnation });
             }
             (Ask::Shutdown { by }, _) => self.shut_down(Some(asker), &by),
@@ -92,7 +96,7 @@ impl Head {
         };
         match ask {
             Ask::Spawn(request) => same_job(request.job).map(|()| Ask::Spawn(request)),
-            Ask::EndJob { job, by } => same_job(job).map(|()| Ask::EndJob { job, by }),
+            Ask::EndJob { job, by, kill } => same_job(job).map(|()| Ask::EndJob { job, by, kill }),
             Ask::Lookup { name, .. } => Ok(Ask::Lookup { job: own, name }),
             Ask::StopActor { actor, kill } => match self.actors.get(&actor) {
                 Some(state) => same_job(state.request.job).map(|()| Ask::StopActor { actor, kill }),
@@ -122,10 +126,11 @@ impl Head {
         self.reply(asker, Answer::Job(job));
     }
 
-    /// Orders the end of everything in a job.
-    pub(super) fn end_job(&mut self, job: u64, by: &str) {
-        let Some(state) = self.jobs.get_mut(&job).filter(|state| state.ended_by.is_none()) else { return };
-        state.ended_by = Some(by.to_owned());
+    /// Orders the end of everything in a job. A kill overrules an earlier graceful order.
+    pub(super) fn end_job(&mut self, job: u64, by: &str, kill: bool) {
+        let ending = |state: &&mut JobState| kill || state.ended_by.is_none();
+        let Some(state) = self.jobs.get_mut(&job).filter(ending) else { return };
+        state.ended_by.get_or_insert_with(|| by.to_owned());
         self.dirty.insert(Key::Job(job));
         let processes: Vec<u64> = self
             .processes
@@ -134,7 +139,7 @@ impl Head {
             .map(|(process, _)| *process)
             .collect();
         for process in processes {
-            self.stop_process(process, by, false);
+            self.stop_process(process, by, kill);
         }
         let unplaced: Vec<u64> = self
             .actors
@@ -239,7 +244,7 @@ impl Head {
         let bound: Vec<u64> =
             self.jobs.iter().filter(|(_, job)| job.bound_to == Some(client)).map(|(job, _)| *job).collect();
         for job in bound {
-            self.end_job(job, "the head, because the job's client is gone");
+            self.end_job(job, "the head, because the job's client is gone", false);
         }
     }
 }

@@ -89,6 +89,8 @@ pub enum HeadEvent {
         incarnation: u64,
         /// The evidence in words.
         evidence: String,
+        /// The last lines of its log, where they can be read.
+        log_tail: Vec<String>,
     },
     /// A second path to a silent agent was tried.
     Probed {
@@ -281,7 +283,7 @@ impl Head {
         let bound: Vec<u64> =
             self.jobs.iter().filter(|(_, job)| job.bound_to.is_some()).map(|(id, _)| *id).collect();
         for job in bound {
-            self.end_job(job, "the head, which was started again after the job's client was lost");
+            self.end_job(job, "the head, which was started again after the job's client was lost", false);
         }
     }
 
@@ -298,8 +300,8 @@ impl Head {
                 self.agent_heard(&node, incarnation, Some(store))
             }
             HeadEvent::Disconnected { node, incarnation } => self.agent_disconnected(&node, incarnation),
-            HeadEvent::AgentEnded { node, incarnation, evidence } => {
-                self.agent_lost(&node, incarnation, evidence)
+            HeadEvent::AgentEnded { node, incarnation, evidence, log_tail } => {
+                self.agent_lost(&node, incarnation, evidence, log_tail)
             }
             HeadEvent::Probed { node, incarnation, answered } => {
                 self.agent_probed(&node, incarnation, answered)
@@ -393,7 +395,7 @@ impl Head {
             self.shutdown = Some(Shutdown { deadline, askers: Vec::new(), done: false });
             let jobs: Vec<u64> = self.jobs.keys().copied().collect();
             for job in jobs {
-                self.end_job(job, by);
+                self.end_job(job, by, false);
             }
             let grace_ms = self.options.stop_grace.as_millis() as u64;
             self.command_all("", &Command::End { grace_ms, by: by.to_owned() });

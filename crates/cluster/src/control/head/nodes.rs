@@ -211,18 +211,17 @@ impl Head {
     /// Tells the new one of the others, and the others of the new one.
     fn introduce(&mut self, name: &str, incarnation: u64, address: SocketAddr) {
         self.command_all(name, &Command::Peer { node: name.to_owned(), incarnation, address });
-        self.command_all(name, &Command::Suspect { node: name.to_owned(), unreachable: false });
-        let others: Vec<Command> = self
-            .nodes
-            .iter()
-            .filter(|(other, node)| node.present() && *other != name)
-            .filter_map(|(other, node)| {
-                let (node, incarnation, address) = (other.clone(), node.incarnation, node.address?);
-                Some(Command::Peer { node, incarnation, address })
-            })
-            .collect();
-        for peer in others {
-            self.command(name, peer);
+        self.tell_suspicion(name, false);
+        let mut others = Vec::new();
+        for (other, node) in self.nodes.iter().filter(|(other, node)| node.present() && *other != name) {
+            let (incarnation, unreachable) = (node.incarnation, node.presence == Presence::Unreachable);
+            let peer =
+                node.address.map(|address| Command::Peer { node: other.clone(), incarnation, address });
+            others.extend(peer);
+            others.push(Command::Suspect { node: other.clone(), unreachable });
+        }
+        for command in others {
+            self.command(name, command);
         }
     }
 
@@ -243,7 +242,7 @@ impl Head {
     pub(super) fn agent_disconnected(&mut self, name: &str, incarnation: u64) {
         if self.shutdown.is_some() {
             // It was told to end, and its connection is gone.
-            self.agent_lost(name, incarnation, "its agent ended with the cluster".into());
+            self.agent_lost(name, incarnation, "its agent ended with the cluster".into(), Vec::new());
         } else if self.current(name, incarnation).is_some() {
             self.suspect(name);
         }
@@ -276,7 +275,7 @@ impl Head {
                     true => format!("its agent did not come back within {seconds:.1} s of the head's start"),
                     false => format!("nothing heard for {seconds:.1} s, and a second path to it failed too"),
                 };
-                self.agent_lost(&name, incarnation, evidence);
+                self.agent_lost(&name, incarnation, evidence, Vec::new());
             } else if node.present() && silent >= unreachable {
                 self.suspect(&name);
             }
@@ -300,6 +299,12 @@ impl Head {
         }
     }
 
+    /// The nodes of which nothing is heard and that are not given up yet.
+    pub(super) fn silent_nodes(&self) -> Vec<String> {
+        let silent = self.nodes.iter().filter(|(_, node)| node.presence == Presence::Unreachable);
+        silent.map(|(name, _)| name.clone()).collect()
+    }
+
     fn tell_suspicion(&mut self, name: &str, unreachable: bool) {
         let node = name.to_owned();
         self.command_all(name, &Command::Suspect { node: node.clone(), unreachable });
@@ -310,7 +315,13 @@ impl Head {
     }
 
     /// The verdict: the node and everything on it is gone.
-    pub(super) fn agent_lost(&mut self, name: &str, incarnation: u64, evidence: String) {
+    pub(super) fn agent_lost(
+        &mut self,
+        name: &str,
+        incarnation: u64,
+        evidence: String,
+        log_tail: Vec<String>,
+    ) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         let gone = node.incarnation == incarnation && !matches!(node.presence, Presence::Lost(_));
         if !gone {
@@ -330,7 +341,8 @@ impl Head {
             .collect();
         for process in dead {
             let cause = Cause::NodeLost(evidence.clone());
-            self.process_gone(ProcessDeath { process, node: name.to_owned(), cause, log_tail: Vec::new() });
+            let log_tail = log_tail.clone();
+            self.process_gone(ProcessDeath { process, node: name.to_owned(), cause, log_tail });
         }
     }
 

@@ -10,7 +10,7 @@ use lyceum_cluster::state::StateDir;
 use lyceum_cluster::{Client, ClusterError, Job, JobEvent, Status};
 use rustix::process::Signal;
 
-use crate::probe::{Look, Probe, Sight};
+use crate::probe::{Held, Look, Probe, Sight};
 
 /// The longest that any step of these tests may take before it counts as hanging.
 pub const HANGING: Duration = Duration::from_secs(60);
@@ -26,15 +26,23 @@ pub struct Testbed {
 
 impl Testbed {
     pub async fn start(nodes: &[(&str, &str)]) -> Testbed {
-        let mut testbed = Testbed::prepare(nodes);
-        testbed.up = Some(testbed.try_up(&testbed.manifest).await.expect("the cluster starts"));
-        testbed
+        Testbed::prepare(nodes).started().await
     }
 
     pub fn prepare(nodes: &[(&str, &str)]) -> Testbed {
+        Testbed::of(&manifest_text(nodes))
+    }
+
+    /// A cluster of that manifest, not yet started.
+    pub fn of(manifest: &str) -> Testbed {
         let folder = tempfile::tempdir().unwrap();
-        let manifest = Manifest::parse("test.toml", &manifest_text(nodes)).unwrap();
+        let manifest = Manifest::parse("test.toml", manifest).unwrap();
         Testbed { folder, manifest, up: None }
+    }
+
+    pub async fn started(mut self) -> Testbed {
+        self.up = Some(self.try_up(&self.manifest).await.expect("the cluster starts"));
+        self
     }
 
     pub fn state(&self) -> StateDir {
@@ -126,6 +134,13 @@ pub fn processes_of(folder: &Path) -> Vec<u32> {
 pub fn kill(pid: u32, signal: Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Waits until `probe` holds so many calls.
+pub async fn until_held(probe: &ActorRef<Probe>, calls: u32) {
+    while within(probe.ask(Held)).await.expect("the probe counts").to_native() < calls {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Does the process run? A zombie does not.

@@ -1,0 +1,154 @@
+//! Actors in processes of their own: what they are given, how they are found, how they end.
+
+use std::time::{Duration, Instant};
+
+use lyceum_actor::{CallError, Cause, Registry};
+use lyceum_cluster::{Client, JobEvent};
+use rustix::process::Signal;
+
+use crate::harness::{HANGING, Testbed, kill, lives, look, next_end, until, within};
+use crate::probe::{AskOther, Look, Misbehave, Probe, Question, SpawnAnother};
+
+#[tokio::test]
+async fn a_spawned_actor_answers_and_its_death_is_an_error_with_the_cause() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
+    let (mut job, system) = testbed.job().await;
+    let cluster = job.cluster(&system);
+    let probe = within(cluster.spawn::<Probe>("hello".into()).cpus(1).node("b").named("first").into_future())
+        .await
+        .unwrap();
+    let sight = look(&probe, &[]).await;
+    assert_eq!(sight.greeting, "hello");
+    assert_eq!(probe.address().process.node, "b");
+
+    let found = within(cluster.lookup::<Probe>("first")).await.unwrap().expect("it has a name");
+    assert_eq!(found.address(), probe.address());
+
+    let asked = within(probe.ask(Misbehave::Exit(7, "these are my last words".into()))).await;
+    let Err(CallError::Dead(report)) = asked else { panic!("a dead actor cannot answer: {asked:?}") };
+    assert_eq!(report.cause, Cause::Exited(7));
+    assert_eq!(report.node, "b");
+    assert!(report.log_tail.iter().any(|line| line.contains("these are my last words")), "{report}");
+
+    let (ended, expected) = next_end(&mut job).await;
+    assert_eq!((ended.cause, expected), (Cause::Exited(7), false));
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn an_actor_finds_the_resources_that_were_asked_for() {
+    let gpus = "{ cpus = 1, gpus = 2, memory = \"1 GiB\", custom = { seat = 1.5 } }";
+    let testbed = Testbed::start(&[("a", gpus)]).await;
+    let (_job, system) = testbed.job().await;
+    let cluster = _job.cluster(&system);
+    let spawn =
+        cluster.spawn::<Probe>("rich".into()).cpus(1).gpus(1).resource("seat", 0.5).env("COLOUR", "red");
+    let probe = within(spawn.into_future()).await.unwrap();
+    let variables =
+        ["OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "COLOUR"];
+    let sight = look(&probe, &variables).await;
+    let seen: Vec<&str> = sight.variables.iter().flatten().map(String::as_str).collect();
+    assert_eq!(seen, ["1", "1", "passive", "0", "red"]);
+    assert_eq!(sight.cores.len(), 1, "one core of its own: {:?}", sight.cores);
+    assert_eq!(sight.group, sight.pid, "it leads a process group of its own");
+    assert_eq!(sight.store_holder, probe.address().process.process, "its store knows it");
+
+    let status = testbed.status().await;
+    assert_eq!(status.nodes[0].pid, sight.parent, "its agent is its parent");
+    assert_eq!(status.nodes[0].used.cpus.to_string(), "1");
+    assert_eq!(status.nodes[0].used.custom["seat"].to_string(), "0.5");
+    assert_eq!(status.actors[0].pid, sight.pid);
+
+    // The second GPU goes to the next one.
+    let other = within(cluster.spawn::<Probe>("poor".into()).gpus(0.5).into_future()).await.unwrap();
+    assert_eq!(look(&other, &["CUDA_VISIBLE_DEVICES"]).await.variables, [Some("1".to_owned())]);
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn a_memory_limit_is_enforced_and_named_as_the_cause() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 1, memory = \"1 GiB\" }")]).await;
+    let (job, system) = testbed.job().await;
+    let spawn = job.cluster(&system).spawn::<Probe>("hungry".into()).memory(96 << 20);
+    let probe = within(spawn.into_future()).await.unwrap();
+    let asked = within(probe.ask(Misbehave::Hoard(1 << 30))).await;
+    let Err(CallError::Dead(report)) = asked else { panic!("it took more than it may: {asked:?}") };
+    assert!(matches!(report.cause, Cause::OutOfMemory(_)), "{report}");
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn a_restarted_actor_has_a_new_incarnation_under_its_old_name() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
+    let (mut job, system) = testbed.job().await;
+    let cluster = job.cluster(&system);
+    let probe =
+        within(cluster.spawn::<Probe>("cat".into()).restarts(1).named("cat").into_future()).await.unwrap();
+    kill(look(&probe, &[]).await.pid, Signal::KILL);
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        told.push(within(job.next_event()).await.unwrap());
+    }
+    assert!(matches!(&told[0], JobEvent::Started { address, .. } if address == probe.address()), "{told:?}");
+    assert!(
+        matches!(&told[1], JobEvent::Restarting { report, restarts_left: 0 }
+        if report.cause == Cause::Signal(9)),
+        "{told:?}"
+    );
+    let again = within(cluster.lookup::<Probe>("cat")).await.unwrap().expect("it lives again");
+    assert_eq!(again.address().actor, probe.address().actor);
+    assert!(again.address().incarnation > probe.address().incarnation);
+    assert_eq!(look(&again, &[]).await.greeting, "cat");
+    let old = within(probe.ask(Look { variables: Vec::new() })).await;
+    assert!(matches!(old, Err(CallError::Dead(_))), "the old incarnation is dead");
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn workers_spawn_and_call_each_other_across_nodes_with_large_messages() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
+    let (job, system) = testbed.job().await;
+    let cluster = job.cluster(&system);
+    let a = within(cluster.spawn::<Probe>("on a".into()).node("a").into_future()).await.unwrap();
+    let b = within(cluster.spawn::<Probe>("on b".into()).node("b").into_future()).await.unwrap();
+    let ask = |what| AskOther { other: b.address().clone(), what };
+    assert_eq!(within(a.ask(ask(Question::Greeting))).await.unwrap().as_str(), "on b");
+    assert_eq!(within(a.ask(ask(Question::Echo(3 << 20)))).await.unwrap().as_str(), "true");
+    let child = within(a.ask(SpawnAnother { node: "b".into() })).await.unwrap();
+    assert_eq!(child.as_str(), "a child");
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_stop_is_killed_after_the_grace() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
+    let (mut job, system) = testbed.job().await;
+    let probe = within(job.cluster(&system).spawn::<Probe>("deaf".into()).into_future()).await.unwrap();
+    let pid = look(&probe, &[]).await.pid;
+    let spinning = tokio::spawn(probe.ask(Misbehave::Spin(3_600_000)).into_future());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    within(job.end("the test")).await.unwrap();
+    assert!(!lives(pid));
+    let (report, expected) = next_end(&mut job).await;
+    assert_eq!((report.cause, expected), (Cause::OrderedBy("the test".into()), true));
+    assert!(matches!(within(spinning).await.unwrap(), Err(CallError::Dead(_))));
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn a_bound_job_ends_with_its_client() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
+    let client = Client::connect(&testbed.state()).await.unwrap();
+    let job = client.begin_job("bound", true).await.unwrap();
+    let system = client.start_system(job.id(), Registry::new()).await.unwrap();
+    let probe = within(job.cluster(&system).spawn::<Probe>("bound".into()).into_future()).await.unwrap();
+    let pid = look(&probe, &[]).await.pid;
+    drop((client, job));
+    until("the worker of a bound job ends", || !lives(pid)).await;
+    let began = Instant::now();
+    while !testbed.status().await.jobs.is_empty() {
+        assert!(began.elapsed() < HANGING, "the job is left");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    testbed.down().await;
+}

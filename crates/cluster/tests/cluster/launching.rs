@@ -1,0 +1,102 @@
+//! Starting clusters and ending them.
+
+use lyceum_actor::Registry;
+use lyceum_cluster::launch::local;
+use lyceum_cluster::manifest::Manifest;
+use rustix::process::Signal;
+
+use crate::harness::{PROGRAM, Testbed, kill, lives, look, manifest_text, processes_of, until, within};
+use crate::probe::Probe;
+
+#[tokio::test]
+async fn an_owned_cluster_ends_with_its_runner_and_with_its_head() {
+    for victim in ["runner", "head"] {
+        let testbed = Testbed::prepare(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]);
+        let manifest = testbed.folder.path().join("owned.toml");
+        std::fs::write(&manifest, manifest_text(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")])).unwrap();
+        let mut runner = std::process::Command::new(PROGRAM)
+            .args(["runner", "--manifest", manifest.to_str().unwrap(), "--state"])
+            .arg(testbed.state().root())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut said = std::io::BufReader::new(runner.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        assert!(line.starts_with("up "), "{line}");
+        let refused = testbed.try_up(&testbed.manifest).await.unwrap_err().to_string();
+        assert!(refused.contains("belongs to another `lyceum run`"), "{refused}");
+
+        let pid = if victim == "runner" { runner.id() } else { testbed.pid_of("head") };
+        kill(pid, Signal::KILL);
+        let daemons = || {
+            let left = processes_of(testbed.folder.path());
+            left.into_iter().filter(|pid| *pid != runner.id()).collect::<Vec<_>>()
+        };
+        until("everything ends", || daemons().is_empty()).await;
+        runner.kill().unwrap();
+        runner.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_second_up_finds_the_first_and_another_manifest_is_refused() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
+    let before = processes_of(testbed.folder.path());
+    let again = testbed.try_up(&testbed.manifest).await.unwrap();
+    assert!(!again.started);
+    assert_eq!(processes_of(testbed.folder.path()), before);
+
+    let other = Manifest::parse("other.toml", &manifest_text(&[("a", "{ cpus = 1 }")])).unwrap();
+    let refused = testbed.try_up(&other).await.unwrap_err().to_string();
+    assert!(refused.contains("runs with another manifest"), "{refused}");
+    drop(again);
+    let state = testbed.state();
+    let folder = testbed.folder.path().to_owned();
+    let mut testbed = testbed;
+    testbed.up = None;
+    assert!(within(local::down(&state)).await.unwrap());
+    assert!(!within(local::down(&state)).await.unwrap(), "there is nothing to end twice");
+    assert_eq!(processes_of(&folder), Vec::<u32>::new());
+    assert!(!state.authority().exists() && !state.client().exists(), "keys are left");
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_start_is_named_with_its_log_and_nothing_stays() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let testbed = Testbed::prepare(&[("a", "{ cpus = 1 }")]);
+    let text = manifest_text(&[("a", "{ cpus = 1 }")]);
+    let text = format!("ports = {{ first = {}, count = 3 }}\n{text}", port - 1);
+    let manifest = Manifest::parse("test.toml", &text).unwrap();
+    let error = testbed.try_up(&manifest).await.unwrap_err().to_string();
+    assert!(error.contains("node `a`: its agent exited with code 1"), "{error}");
+    assert!(error.contains(&format!("cannot bind 127.0.0.1:{port}")), "{error}");
+    assert_eq!(processes_of(testbed.folder.path()), Vec::<u32>::new());
+}
+
+#[tokio::test]
+async fn down_leaves_nothing_of_a_cluster_whose_head_was_killed() {
+    let mut testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
+    let job = testbed.client().begin_job("long", false).await.unwrap();
+    let system = testbed.client().start_system(job.id(), Registry::new()).await.unwrap();
+    let probe = within(job.cluster(&system).spawn::<Probe>("left".into()).into_future()).await.unwrap();
+    let worker = look(&probe, &[]).await.pid;
+    let head = testbed.pid_of("head");
+    kill(head, Signal::KILL);
+    until("the head ends", || !lives(head)).await;
+    testbed.up = None;
+    let state = testbed.state();
+    testbed.down().await;
+    assert!(!lives(worker));
+    assert!(!state.authority().exists() && !state.client().exists(), "keys are left");
+}
+
+#[tokio::test]
+async fn down_ends_processes_that_nobody_wrote_down() {
+    let mut testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
+    testbed.up = None;
+    // As if `up` had been killed between starting them and writing that down.
+    std::fs::remove_file(testbed.state().root().join("run.json")).unwrap();
+    testbed.down().await;
+}

@@ -1,0 +1,14 @@
+//! Clusters of real processes on this machine.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+mod actors;
+mod death;
+mod harness;
+mod launching;
+mod placing;
+#[path = "../../testbed/probe.rs"]
+#[allow(dead_code, reason = "the testbed uses the other half")]
+mod probe;
+mod silence;
+mod strangers;
