@@ -11,6 +11,8 @@ fn main() {
     }
     let mut build = cc::Build::new();
     build.cpp(true).pic(true).warnings(false).flag("-std=c++17").flag("-O2").file("src/shim.cpp");
+    // As libtorch was: without it some classes of its headers have members that the library's do not have.
+    build.define("NDEBUG", None);
     for include in include_directories() {
         build.include(include);
     }

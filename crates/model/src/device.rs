@@ -23,12 +23,21 @@ impl Placement {
     /// libtorch_cpu: call this before the process's first tensor.
     ///
     /// # Errors
-    /// There is a GPU and libtorch's CUDA part cannot be loaded or does not see it: running on would be a silent
-    /// hundredfold slowdown. An empty `CUDA_VISIBLE_DEVICES` asks for the CPU.
+    /// There is a GPU, or `CUDA_VISIBLE_DEVICES` promises one (as an agent does to a process that was given some), and
+    /// the driver or libtorch's CUDA part cannot be loaded or does not see it: running on would be a silent hundredfold
+    /// slowdown. An empty `CUDA_VISIBLE_DEVICES` asks for the CPU.
     pub fn choose() -> Result<Self, ModelError> {
-        let devices = if hidden_from_cuda() { 0 } else { lyceum_torch_shim::driver_devices() };
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let wanted = Wanted::by(visible.as_deref());
+        let devices = if wanted == Wanted::Cpu { 0 } else { lyceum_torch_shim::driver_devices() };
         if devices == 0 {
-            return Ok(Self::cpu());
+            return match (wanted, visible) {
+                (Wanted::Gpu, Some(named)) => Err(ModelError::Device(format!(
+                    "CUDA_VISIBLE_DEVICES={named} promises a GPU and the driver has none for this process: check \
+                     `nvidia-smi` and the node's gpus in the manifest, or set CUDA_VISIBLE_DEVICES= for the CPU"
+                ))),
+                _ => Ok(Self::cpu()),
+            };
         }
         let directory = std::env::var_os("LYCEUM_TORCH_LIB").map(PathBuf::from);
         lyceum_torch_shim::load_cuda(directory.as_deref()).map_err(|e| {
@@ -59,8 +68,23 @@ impl Placement {
     }
 }
 
-fn hidden_from_cuda() -> bool {
-    std::env::var_os("CUDA_VISIBLE_DEVICES").is_some_and(|value| value.is_empty() || value == "-1")
+/// What `CUDA_VISIBLE_DEVICES` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Cpu,
+    Gpu,
+    /// A GPU if there is one.
+    Either,
+}
+
+impl Wanted {
+    fn by(visible: Option<&str>) -> Self {
+        match visible {
+            None => Self::Either,
+            Some("" | "-1") => Self::Cpu,
+            Some(_) => Self::Gpu,
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -71,4 +95,18 @@ fn cpu_multiplies_bf16() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn cpu_multiplies_bf16() -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_device_named_is_the_cpu_and_one_named_is_no_matter_of_luck() {
+        assert_eq!(Wanted::by(None), Wanted::Either);
+        assert_eq!(Wanted::by(Some("")), Wanted::Cpu);
+        assert_eq!(Wanted::by(Some("-1")), Wanted::Cpu);
+        assert_eq!(Wanted::by(Some("0")), Wanted::Gpu);
+        assert_eq!(Wanted::by(Some("GPU-8a1c,1")), Wanted::Gpu);
+    }
 }

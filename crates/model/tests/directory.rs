@@ -11,6 +11,7 @@ use lyceum_model::{
     LlamaConfig, ModelError, Parameters, Placement, RopeScaling, StoredKind, load_directory, load_parameters,
     save_directory,
 };
+use lyceum_torch_shim::{Seen, observe};
 use tch::{Device, Kind, Tensor};
 
 const FP32: Placement = Placement { device: Device::Cpu, kind: Kind::Float };
@@ -59,10 +60,9 @@ fn a_model_saved_in_bf16_is_the_rounded_one_and_half_as_large() {
 #[test]
 fn weights_of_the_files_own_kind_are_mapped_and_not_allocated() {
     let directory = saved(true, StoredKind::Float);
-    lyceum_torch_shim::count_allocations().unwrap();
-    let before = lyceum_torch_shim::allocations();
-    let parameters = load_parameters(&directory.path().join("model"), &small_config(true), &FP32).unwrap();
-    assert_eq!(lyceum_torch_shim::allocations(), before);
+    let path = directory.path().join("model");
+    let (parameters, seen) = observe(|| load_parameters(&path, &small_config(true), &FP32).unwrap()).unwrap();
+    assert_eq!(seen.iter().find_map(Seen::allocated), None);
     drop(directory);
     // The mapping outlives the file's name.
     assert_equal(&parameters, &small_parameters(true));

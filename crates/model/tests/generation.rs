@@ -8,6 +8,7 @@ use lyceum_corpus::chain::DocumentId;
 use lyceum_model::Llama;
 use lyceum_model::generate::{Choice, Completion, GenerationLimits, Generator, Request, Stop, TorchEngine};
 use lyceum_synth::engine::{Engine, Finish, Prompt, Sampling};
+use lyceum_torch_shim::{Seen, observe};
 use tch::{Tensor, no_grad};
 
 const LIMITS: GenerationLimits = GenerationLimits { rows: 4, cached_tokens: 4 * 64, prefill_tokens: 64 };
@@ -72,13 +73,11 @@ fn a_small_token_budget_changes_the_batch_and_not_the_text() {
 
 #[test]
 fn l2_the_cache_holds_no_more_than_its_budget_and_is_used_again() {
-    lyceum_torch_shim::count_allocations().unwrap();
     let mut generator = Generator::new(load("llama-tied"), LIMITS).unwrap();
     let mut bytes_of = |count: u32| {
         let requests: Vec<Request> = prompts(count).iter().map(|prompt| greedy(prompt, 40)).collect();
-        let before = lyceum_torch_shim::allocations();
-        generator.generate(requests, &Stop::default()).unwrap();
-        lyceum_torch_shim::allocations().bytes - before.bytes
+        let (_, seen) = observe(|| generator.generate(requests, &Stop::default()).unwrap()).unwrap();
+        seen.iter().filter_map(Seen::allocated).sum::<usize>()
     };
     // 56 tokens a row, 4 rows, 2 layers, keys and values of 2 heads x 8 in fp32.
     let cache = 56 * 4 * 2 * 2 * 2 * 8 * 4;

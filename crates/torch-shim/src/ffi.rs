@@ -43,8 +43,11 @@ unsafe extern "C" {
         out: *mut *mut C_tensor,
     ) -> *mut c_char;
 
-    pub(crate) fn lyceum_shim_count_allocations() -> *mut c_char;
-    pub(crate) fn lyceum_shim_allocations(count: *mut u64, bytes: *mut u64);
+    pub(crate) fn lyceum_shim_observe_begin() -> *mut c_char;
+    pub(crate) fn lyceum_shim_observe_end(
+        tell: Option<unsafe extern "C" fn(*mut c_void, *const c_char, *const c_void, u64)>,
+        context: *mut c_void,
+    );
     pub(crate) fn lyceum_shim_empty_cache() -> *mut c_char;
     pub(crate) fn lyceum_shim_device_memory(
         device: i8,

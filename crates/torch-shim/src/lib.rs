@@ -2,7 +2,7 @@
 //!
 //! - [`tensor_over`]: a tensor over somebody's memory that keeps its owner alive, so that a mapped file or a sealed
 //!   batch becomes a tensor without a copy (L4);
-//! - [`count_allocations`] and [`allocations`]: what libtorch's CPU allocator did on this thread, the proof of L4;
+//! - [`observe`]: which integers libtorch's operations are given and what its CPU allocator does, the witness of L4;
 //! - [`fused_adamw`]: one optimizer step over one flat tensor, on any device;
 //! - [`PackedLinear`]: a weight in oneDNN's layout, for products with few rows on the CPU;
 //! - [`load_cuda`] and [`driver_devices`]: libtorch's CUDA part, loaded at run time;
@@ -11,17 +11,17 @@
 //! Exceptions do not cross the border: they are [`ShimError`]s.
 #![deny(missing_docs, rustdoc::broken_intra_doc_links)]
 
-mod allocation;
 mod device;
 mod error;
 mod ffi;
 mod linear;
+mod observe;
 mod optimizer;
 mod over;
 
-pub use allocation::{Allocations, allocations, count_allocations};
 pub use device::{DeviceMemory, device_memory, driver_devices, empty_cache, load_cuda};
 pub use error::ShimError;
 pub use linear::PackedLinear;
+pub use observe::{Seen, observe};
 pub use optimizer::{AdamW, fused_adamw};
 pub use over::tensor_over;

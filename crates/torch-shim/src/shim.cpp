@@ -9,6 +9,7 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_adamw_ops.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/record_function.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -44,19 +45,41 @@ char* guarded(Body body) noexcept {
   }
 }
 
-thread_local uint64_t allocated_count = 0;
-thread_local uint64_t allocated_bytes = 0;
+// What was seen since the observation on this thread began. An allocation has no operation.
+struct Sight {
+  std::string operation;
+  const void* address;
+  uint64_t bytes;
+};
 
-// Counts per thread, then hands on.
-class CountingAllocator final : public at::Allocator {
+thread_local bool observing = false;
+thread_local std::vector<Sight> sights;
+thread_local at::CallbackHandle observer = at::INVALID_CALLBACK_HANDLE;
+
+void see_operand(const at::RecordFunction& function, const at::Tensor& tensor) {
+  if (tensor.defined() && tensor.scalar_type() == at::kLong && tensor.device().is_cpu()) {
+    sights.push_back({function.name(), tensor.const_data_ptr(), tensor.nbytes()});
+  }
+}
+
+std::unique_ptr<at::ObserverContext> see_operation(const at::RecordFunction& function) {
+  for (const auto& input : function.inputs()) {
+    if (input.isTensor()) {
+      see_operand(function, input.toTensor());
+    } else if (input.isTensorList()) {
+      for (const at::Tensor& tensor : input.toTensorVector()) see_operand(function, tensor);
+    }
+  }
+  return nullptr;
+}
+
+// Notes what an observing thread takes, then hands on.
+class ObservedAllocator final : public at::Allocator {
  public:
-  explicit CountingAllocator(at::Allocator* inner) : inner_(inner) {}
+  explicit ObservedAllocator(at::Allocator* inner) : inner_(inner) {}
 
   at::DataPtr allocate(size_t bytes) override {
-    if (bytes > 0) {
-      allocated_count += 1;
-      allocated_bytes += bytes;
-    }
+    if (observing && bytes > 0) sights.push_back({std::string(), nullptr, bytes});
     return inner_->allocate(bytes);
   }
 
@@ -120,19 +143,30 @@ char* lyceum_shim_packed_linear(const at::Tensor* input, const at::Tensor* packe
   });
 }
 
-char* lyceum_shim_count_allocations() {
+char* lyceum_shim_observe_begin() {
   return guarded([] {
     static std::once_flag once;
     std::call_once(once, [] {
       // Never freed: tensors may outlive any owner of it.
-      c10::SetCPUAllocator(new CountingAllocator(c10::GetCPUAllocator()), /*priority=*/1);
+      c10::SetCPUAllocator(new ObservedAllocator(c10::GetCPUAllocator()), /*priority=*/1);
     });
+    TORCH_CHECK(!observing, "this thread is observed already");
+    sights.clear();
+    auto callback = at::RecordFunctionCallback(see_operation).needsInputs(true);
+    observer = at::addThreadLocalCallback(callback.scopes({at::RecordScope::FUNCTION}));
+    observing = true;
   });
 }
 
-void lyceum_shim_allocations(uint64_t* count, uint64_t* bytes) {
-  *count = allocated_count;
-  *bytes = allocated_bytes;
+// Ends what was begun and tells what was seen, in order; without `tell`, nothing is told.
+void lyceum_shim_observe_end(void (*tell)(void*, const char*, const void*, uint64_t), void* context) {
+  observing = false;
+  at::removeCallback(observer);
+  for (const Sight& sight : sights) {
+    if (tell == nullptr) break;
+    tell(context, sight.operation.empty() ? nullptr : sight.operation.c_str(), sight.address, sight.bytes);
+  }
+  sights.clear();
 }
 
 char* lyceum_shim_empty_cache() {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lyceum_torch_shim::{
-    AdamW, PackedLinear, ShimError, allocations, count_allocations, device_memory, driver_devices,
-    empty_cache, fused_adamw, load_cuda, tensor_over,
+    AdamW, PackedLinear, Seen, ShimError, device_memory, driver_devices, empty_cache, fused_adamw, load_cuda,
+    observe, tensor_over,
 };
 use tch::{Kind, Tensor};
 
@@ -35,13 +35,16 @@ impl Drop for Owner {
 
 #[test]
 fn l4_a_tensor_over_memory_copies_nothing_and_keeps_its_owner() {
-    count_allocations().unwrap();
     let (owner, ended) = Owner::new((0..12).collect());
-    let (address, before) = (owner.memory.as_ptr() as usize, allocations());
-    // SAFETY: a `Vec`'s memory stays where it is.
-    let tensor = unsafe { tensor_over(owner, Owner::bytes, &[3, 4], Kind::Int64) }.unwrap();
-    let row = tensor.get(1);
-    assert_eq!(allocations(), before);
+    let address = owner.memory.as_ptr() as usize;
+    let ((tensor, row), seen) = observe(|| {
+        // SAFETY: a `Vec`'s memory stays where it is.
+        let tensor = unsafe { tensor_over(owner, Owner::bytes, &[3, 4], Kind::Int64) }.unwrap();
+        let row = tensor.get(1);
+        (tensor, row)
+    })
+    .unwrap();
+    assert_eq!(seen.iter().find_map(Seen::allocated), None);
     assert_eq!(tensor.data_ptr() as usize, address);
     drop(tensor);
     assert_eq!(ended.load(Ordering::SeqCst), 0, "a view keeps it");
@@ -66,16 +69,36 @@ fn memory_that_does_not_fit_the_tensor_is_refused_and_freed() {
 }
 
 #[test]
-fn l4_the_count_sees_each_allocation_of_this_thread() {
-    count_allocations().unwrap();
-    let before = allocations();
-    let tensor = Tensor::zeros([100], (Kind::Float, tch::Device::Cpu));
-    let view = tensor.view([10, 10]);
-    let after = allocations();
-    assert_eq!((after.count - before.count, after.bytes - before.bytes), (1, 400));
-    std::thread::spawn(|| drop(Tensor::zeros([100], (Kind::Float, tch::Device::Cpu)))).join().unwrap();
-    assert_eq!(allocations(), after, "another thread's are its own");
-    assert_eq!(view.size(), [10, 10]);
+fn l4_an_observation_sees_allocations_and_the_integers_that_operations_are_given() {
+    let table = Tensor::zeros([10, 25], (Kind::Float, tch::Device::Cpu));
+    let ids = Tensor::from_slice(&[3_i64, 5]);
+    let (looked_up, seen) = observe(|| Tensor::f_embedding(&table, &ids, -1, false, false).unwrap()).unwrap();
+    assert_eq!(looked_up.size(), [2, 25]);
+    let own = |seen: &&Seen| {
+        matches!(seen, Seen::Operand { operation, address, bytes: 16 }
+            if operation == "aten::embedding" && *address == ids.data_ptr() as usize)
+    };
+    assert_eq!(seen.iter().filter(own).count(), 1, "{seen:?}");
+    assert_eq!(seen.iter().filter_map(Seen::allocated).collect::<Vec<_>>(), [2 * 25 * 4]);
+
+    // A copy shows, as an allocation and as an operand that lies elsewhere.
+    let (_, seen) = observe(|| Tensor::f_embedding(&table, &ids.copy(), -1, false, false).unwrap()).unwrap();
+    assert!(seen.contains(&Seen::Allocation { bytes: 16 }));
+    assert_eq!(seen.iter().filter(own).count(), 0);
+
+    // Other threads' doings are their own, and so is what comes after.
+    let other = || drop(Tensor::zeros([100], (Kind::Float, tch::Device::Cpu)));
+    let (_, seen) = observe(|| std::thread::spawn(other).join().unwrap()).unwrap();
+    other();
+    assert_eq!(seen, []);
+    assert_eq!(observe(|| ()).unwrap().1, []);
+}
+
+#[test]
+fn an_observation_ends_with_work_that_panics() {
+    let panics = std::panic::catch_unwind(|| observe(|| panic!("as it should")));
+    assert!(panics.is_err());
+    assert!(observe(|| observe(|| ()).is_err()).unwrap().0, "observations do not nest");
 }
 
 #[test]
@@ -102,6 +125,19 @@ fn the_fused_step_is_adamws_formula() {
     for (found, (expected, ..)) in Vec::<f32>::try_from(&parameter).unwrap().iter().zip(&expected) {
         assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} is not {expected}");
     }
+}
+
+#[test]
+fn a_divisor_divides_the_gradient_first() {
+    let numbers = AdamW { rate: 0.1, beta1: 0.9, beta2: 0.95, decay: 0.0, epsilon: 1e-8 };
+    let moved = |gradient: f32, divisor: Option<f32>| {
+        let [mut p, mut m, mut v] = [0.0_f32; 3].map(|value| Tensor::from_slice(&[value]));
+        let (mut gradient, mut step) = (Tensor::from_slice(&[gradient]), Tensor::from(1.0_f32));
+        let divisor = divisor.map(Tensor::from);
+        fused_adamw([&mut p, &mut gradient, &mut m, &mut v], &mut step, divisor.as_ref(), &numbers).unwrap();
+        m.double_value(&[0])
+    };
+    assert!((moved(3.0, Some(2.0)) - moved(1.5, None)).abs() < 1e-9);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lyceum_corpus::batch::RowView;
+use lyceum_corpus::batch::{BatchError, BatchView, RowView};
 
 use crate::TrainError;
 
@@ -44,6 +44,33 @@ impl OwnedRow {
 impl<'a> From<RowView<'a>> for Row<'a> {
     fn from(row: RowView<'a>) -> Self {
         Self { inputs: row.inputs, labels: row.labels }
+    }
+}
+
+/// A batch read where it was sealed: validated once, nothing copied (L4).
+pub struct SealedBatch<'a> {
+    view: BatchView<'a>,
+    rows: Vec<Row<'a>>,
+}
+
+impl<'a> SealedBatch<'a> {
+    /// Validates the archive in `sealed`, which is 64-byte aligned.
+    ///
+    /// # Errors
+    /// It is no batch.
+    pub fn open(sealed: &'a [u8]) -> Result<Self, BatchError> {
+        let view = BatchView::open(sealed)?;
+        let rows = (0..view.rows()).map(|row| view.row(row).into()).collect();
+        Ok(Self { view, rows })
+    }
+
+    /// The batch, to be trained on.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            log_position: self.view.log_position(),
+            target_tokens: self.view.target_tokens(),
+            rows: &self.rows,
+        }
     }
 }
 

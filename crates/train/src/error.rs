@@ -55,6 +55,9 @@ pub enum TrainError {
     /// A tensor operation failed.
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),
+    /// The shim refused a call.
+    #[error(transparent)]
+    Shim(#[from] lyceum_torch_shim::ShimError),
     /// A checkpoint could not be written or read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

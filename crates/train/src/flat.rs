@@ -9,7 +9,7 @@ use crate::{
     adamw::{Shard, before},
     kernel::{self, CHUNK},
     layout::GroupLayout,
-    memory::{allocate, bf16_elements, device_of, elements, view},
+    memory::{RowTensor, allocate, bf16_elements, device_of, elements, view},
     parallel::{in_parallel, threads},
 };
 
@@ -116,12 +116,12 @@ impl FlatGroup {
         Ok(())
     }
 
-    /// Adds `gradient`, `[n, width]` fp32, to the rows `ids` (`n` i64) of the parameter `index`: what an embedding's
+    /// Adds `gradient`, `[n, width]` fp32, to the rows `ids` (`n` of them) of the parameter `index`: what an embedding's
     /// backward does, without a dense gradient of the whole vocabulary.
     pub fn accumulate_rows(
         &mut self,
         index: usize,
-        ids: &Tensor,
+        ids: &RowTensor<'_>,
         gradient: &Tensor,
     ) -> Result<(), TrainError> {
         if !std::mem::replace(&mut self.written[index], true) {
@@ -133,14 +133,14 @@ impl FlatGroup {
                 let start = self.layout.parameters[index].range.start;
                 let table = &mut buffer.as_mut_slice::<f32>()[start..];
                 // Ids were checked against the vocabulary before the step.
-                let ids = Vec::<i64>::try_from(ids.f_reshape([-1])?)?;
-                for (id, row) in ids.iter().zip(elements(gradient).chunks_exact(width)) {
+                for (id, row) in ids.row().iter().zip(elements(gradient).chunks_exact(width)) {
                     let sum = &mut table[*id as usize * width..][..width];
                     sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
                 }
             }
             _ => {
-                let _ = self.gradient_views[index].f_index_add_(0, &ids.f_reshape([-1])?, gradient)?;
+                let ids = ids.tensor().f_reshape([-1])?;
+                let _ = self.gradient_views[index].f_index_add_(0, &ids, gradient)?;
             }
         }
         Ok(())

@@ -56,8 +56,8 @@ mod trainer;
 mod vote;
 mod walk;
 
-pub use batch::{Batch, IGNORED_LABEL, OwnedRow, Row};
+pub use batch::{Batch, IGNORED_LABEL, OwnedRow, Row, SealedBatch};
 pub use error::TrainError;
-pub use memory::{keep_freed_memory, solo_communicator};
+pub use memory::{keep_freed_memory, memory_of, solo_communicator};
 pub use schedule::Schedule;
 pub use trainer::{Precision, Progress, StepReport, Trainer, TrainerConfig};

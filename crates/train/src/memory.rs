@@ -1,10 +1,10 @@
 //! Tensors over memory that is not libtorch's: views of buffers, and rows of a sealed batch. The one place of this crate,
 //! with [`kernel`](crate::kernel), that needs `unsafe`.
 
-use std::{marker::PhantomData, ptr::NonNull, sync::Arc};
+use std::{ptr::NonNull, sync::Arc};
 
 use half::bf16;
-use lyceum_collective::{Buffer, Keeper, Location, Plain, SoloCommunicator};
+use lyceum_collective::{Allocator, Buffer, Keeper, Location, Plain, SoloCommunicator};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Where tensors over a buffer of this location live.
@@ -17,8 +17,12 @@ pub fn device_of(location: Location) -> Device {
 
 /// A rank alone in its world whose buffers lie where `device` computes.
 pub fn solo_communicator(device: Device, epoch: u64) -> SoloCommunicator {
-    SoloCommunicator::in_epoch(epoch)
-        .with_allocator(Box::new(move |bytes| allocate(device, bytes).map_err(|error| error.to_string())))
+    SoloCommunicator::in_epoch(epoch).with_allocator(memory_of(device))
+}
+
+/// What communicators take their buffers from: on a GPU libtorch's allocator, so that the device has one pool.
+pub fn memory_of(device: Device) -> Allocator {
+    Box::new(move |bytes| allocate(device, bytes).map_err(|error| error.to_string()))
 }
 
 /// Tells glibc to keep what is freed instead of giving it back to the kernel: a step allocates the same activations as the
@@ -63,23 +67,20 @@ pub fn view(buffer: &Buffer, offset: usize, shape: &[i64], kind: Kind) -> Result
         (offset + elements) * size <= buffer.len(),
         "a view of {elements} elements at {offset} past {buffer:?}"
     );
-    // SAFETY: inside the buffer, which the caller keeps alive.
-    unsafe {
-        Tensor::f_from_blob(
-            buffer.as_ptr().add(offset * size),
-            shape,
-            &[],
-            kind,
-            device_of(buffer.location()),
-        )
+    let device = device_of(buffer.location());
+    if elements == 0 {
+        // libtorch asks CUDA whose an address is, and one behind the end is nobody's.
+        return Tensor::f_empty(shape, (kind, device));
     }
+    // SAFETY: inside the buffer, which the caller keeps alive.
+    unsafe { Tensor::f_from_blob(buffer.as_ptr().add(offset * size), shape, &[], kind, device) }
 }
 
 /// A `[1, length]` tensor over a row of token ids or labels, not copied (L4): it cannot outlive the row, and only reading
 /// operations may have it.
 pub struct RowTensor<'a> {
     tensor: Tensor,
-    row: PhantomData<&'a [i64]>,
+    row: &'a [i64],
 }
 
 impl<'a> RowTensor<'a> {
@@ -89,32 +90,17 @@ impl<'a> RowTensor<'a> {
         // SAFETY: the lifetime in the type keeps the row.
         let tensor =
             unsafe { Tensor::f_from_blob(row.as_ptr().cast::<u8>(), &shape, &[], Kind::Int64, Device::Cpu)? };
-        Ok(Self { tensor: tensor.f_to_device(device)?, row: PhantomData })
+        Ok(Self { tensor: tensor.f_to_device(device)?, row })
     }
 
     /// The tensor, to be read.
     pub fn tensor(&self) -> &Tensor {
-        #[cfg(test)]
-        witness::saw(&self.tensor);
         &self.tensor
     }
-}
 
-/// Where the rows were that this thread handed to embedding and loss: for the test of L4.
-#[cfg(test)]
-pub mod witness {
-    use std::cell::RefCell;
-
-    thread_local! {
-        static SEEN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub fn saw(tensor: &tch::Tensor) {
-        SEEN.with_borrow_mut(|seen| seen.push(tensor.data_ptr() as usize));
-    }
-
-    pub fn take() -> Vec<usize> {
-        SEEN.take()
+    /// The row itself, in host memory.
+    pub fn row(&self) -> &'a [i64] {
+        self.row
     }
 }
 

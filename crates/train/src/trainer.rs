@@ -359,10 +359,12 @@ impl Trainer {
         losses: &[Tensor],
         batch: &Batch<'_>,
     ) -> Result<Verdict, TrainError> {
-        let mut loss_sum = 0.0;
-        for loss in losses {
-            loss_sum += loss.f_double_value(&[])?;
-        }
+        // One transfer, where they are on a GPU; added up in the order of the rows.
+        let losses = match losses {
+            [] => Vec::new(),
+            losses => Vec::<f32>::try_from(Tensor::f_stack(losses, 0)?)?,
+        };
+        let loss_sum = losses.into_iter().map(f64::from).sum();
         let squared_norm = match self.ballot.location() {
             Location::Host => {
                 let shards: Vec<_> =
@@ -390,14 +392,15 @@ impl Trainer {
             epsilon: self.config.epsilon,
             weight_decay: self.config.weight_decay,
         };
-        let (step, keep) = adamw.step(self.progress.updates + 1, learning_rate, gradient_scale);
+        let update = self.progress.updates + 1;
         match self.ballot.location() {
             Location::Host => {
+                let (step, keep) = adamw.step(update, learning_rate, gradient_scale);
                 let shards = self.groups.iter_mut().map(FlatGroup::shard).collect::<Result<_, _>>()?;
                 adamw::update(shards, &step, keep, threads());
                 Ok(())
             }
-            Location::Cuda(_) => device::update(&self.groups, &step, keep),
+            Location::Cuda(_) => device::update(&self.groups, &adamw, update, learning_rate, gradient_scale),
         }
     }
 }

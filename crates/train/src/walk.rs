@@ -57,7 +57,7 @@ impl Walk<'_> {
         }
         for (row, ids) in inputs.iter().enumerate() {
             let gradient = gradient.f_get(row as i64)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-            groups[embed].accumulate_rows(0, ids.tensor(), &gradient)?;
+            groups[embed].accumulate_rows(0, ids, &gradient)?;
         }
         finished(&mut groups[embed])?;
         Ok(losses)
@@ -134,18 +134,10 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::sync::Arc;
-
-    use lyceum_collective::{Buffer, SoloCommunicator};
-    use lyceum_corpus::batch::{self, BatchView};
-    use lyceum_corpus::chain::{ChainId, Loss, Text, TextId};
-    use lyceum_corpus::pack::{BatchShape, Packer};
+    use lyceum_collective::SoloCommunicator;
     use lyceum_model::{LlamaConfig, initial_parameters};
-    use lyceum_torch_shim::{allocations, count_allocations};
-    use tch::{Device, Tensor};
+    use tch::Tensor;
 
-    use crate::memory::{RowTensor, witness};
     use crate::{Batch, OwnedRow, Precision, Row, Trainer, TrainerConfig};
 
     fn model(tied: bool) -> LlamaConfig {
@@ -213,47 +205,6 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn l4_embedding_and_loss_read_every_row_where_it_was_sealed() {
-        tch::set_num_threads(1);
-        let mut packer = Packer::new(BatchShape::new(3, 8, 1).unwrap());
-        for number in 0..3 {
-            let tokens = (0..10).map(|i| (i * 7 + number * 11) % 50).collect();
-            let chain = ChainId { source: 0, number: number.into() };
-            packer.push(TextId { chain, index: 0 }, Arc::new(Text { tokens, loss: Loss::All }));
-        }
-        let plan = packer.next_batch().unwrap();
-        let mut sealed = Buffer::host(batch::encoded_len(&plan).unwrap());
-        batch::write(&plan, 0, sealed.as_mut_slice::<u8>()).unwrap();
-        let sealed = sealed.as_slice::<u8>();
-        let view = BatchView::open(sealed).unwrap();
-        let rows: Vec<Row<'_>> = (0..view.rows()).map(|row| view.row(row).into()).collect();
-
-        let model = model(true);
-        let config =
-            TrainerConfig { precision: Precision::Fp32, micro_batch_rows: 2, ..TrainerConfig::default() };
-        let parameters = initial_parameters(&model, 5).unwrap();
-        let parameter = |name: &str| parameters.get(name).map(Tensor::shallow_clone);
-        let mut trainer = Trainer::new(config, model, parameter, Box::new(SoloCommunicator::new())).unwrap();
-        drop(witness::take());
-        trainer.step(&Batch { log_position: 0, target_tokens: view.target_tokens(), rows: &rows }).unwrap();
-        let seen: BTreeSet<usize> = witness::take().into_iter().collect();
-        let own = |ids: &[i64]| ids.as_ptr() as usize;
-        let expected = rows.iter().flat_map(|row| [own(row.inputs), own(row.labels)]).collect();
-        assert_eq!(seen, expected);
-        let archive = sealed.as_ptr_range();
-        assert!(seen.iter().all(|row| (archive.start as usize..archive.end as usize).contains(row)));
-
-        // Of memory, the embedding takes what it returns and nothing else.
-        count_allocations().unwrap();
-        let before = allocations();
-        let ids = RowTensor::new(rows[0].inputs, Device::Cpu).unwrap();
-        let embedded = trainer.llama().embed(ids.tensor()).unwrap();
-        let after = allocations();
-        assert_eq!((after.count - before.count, embedded.size()), (1, vec![1, 8, 32]));
-        assert!(after.bytes - before.bytes < 8 * 32 * 4 + 64, "{before:?} {after:?}");
     }
 
     #[test]
