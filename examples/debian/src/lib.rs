@@ -37,4 +37,6 @@ pub mod report;
 pub mod split;
 pub mod statistics;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 pub mod text;

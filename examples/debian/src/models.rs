@@ -186,6 +186,7 @@ fn copy(from: &Path, to: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::write_model;
 
     #[test]
     fn a_finished_recipe_only_gives_its_models_away() {
@@ -195,9 +196,10 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        for name in ["stats.txt", "tokenizer.json", "base-documents.jsonl", "tuning-documents.jsonl"] {
+        for name in ["stats.txt", "base-documents.jsonl", "tuning-documents.jsonl"] {
             write(work.join(name), "");
         }
+        write_model(&work, &["a text"]);
         write(work.join("tuning.jsonl"), "");
         let installation = Installation::find().unwrap();
         for stage in Model::ALL.into_iter().flat_map(Model::stages) {
@@ -205,9 +207,9 @@ mod tests {
             let run: toml::Table = fs::read_to_string(file).unwrap().parse().unwrap();
             let last = run["trainer"]["steps"].as_integer().unwrap().try_into().unwrap();
             let model = weights(&RunDirectory::at(work.join("runs").join(stage)), last);
-            for name in MODEL_FILES {
-                write(model.join(name), stage);
-            }
+            write_model(&model, &["a text"]);
+            write(model.join("generation_config.json"), "{}");
+            write(model.join("model.safetensors"), stage);
         }
         let out = folder.path().join("out");
         let recipe = Recipe { work, out: out.clone(), models: Model::ALL.to_vec() };

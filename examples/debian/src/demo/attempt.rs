@@ -106,6 +106,7 @@ fn read_summary(folder: &Path) -> Result<Option<Summary>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::write_run;
 
     #[test]
     fn a_finished_run_is_told_from_an_interrupted_one() {
@@ -115,14 +116,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        for name in ["config.json", "tokenizer.json", "a.jsonl"] {
-            write(name, "");
-        }
-        write(
-            "run.toml",
-            "name = \"x\"\n[model]\ndirectory = \".\"\n[[source]]\nname = \"a\"\npaths = [\"a.jsonl\"]\n\
-             [trainer]\nsteps = 9\nsequence_length = 8\nbatch_rows = 1\nlearning_rate = 1e-3\n",
-        );
+        write_run(folder.path(), &["a text"], 9);
         let attempt =
             Attempt::new(&folder.path().join("run.toml"), Path::new("one.toml"), &folder.path().join("run"))
                 .unwrap();

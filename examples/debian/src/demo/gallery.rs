@@ -152,12 +152,10 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use lyceum_corpus::chain::{ChainId, Counts, Loss, Text};
-    use lyceum_corpus::tokenizer::TrainOptions;
 
     use super::*;
+    use crate::testing::write_run;
 
     const RAW: [&str; 4] = ["one - a raw text\n", "two - asked about", "three - asked too", "four - alone"];
 
@@ -186,26 +184,10 @@ mod tests {
         }
     }
 
-    fn run_in(folder: &Path) -> RunFile {
-        let lines: Vec<String> =
-            RAW.iter().map(|text| serde_json::json!({ "text": text }).to_string()).collect();
-        std::fs::write(folder.join("a.jsonl"), lines.join("\n")).unwrap();
-        std::fs::write(folder.join("config.json"), "{}").unwrap();
-        let options = TrainOptions { vocabulary: 300, ..TrainOptions::default() };
-        Tokenizer::train(RAW.iter(), options).unwrap().save(folder.join("tokenizer.json")).unwrap();
-        std::fs::write(
-            folder.join("run.toml"),
-            "name = \"x\"\n[model]\ndirectory = \".\"\n[[source]]\nname = \"a\"\npaths = [\"a.jsonl\"]\n\
-             [trainer]\nsteps = 1\nsequence_length = 8\nbatch_rows = 1\nlearning_rate = 1e-3\n",
-        )
-        .unwrap();
-        RunFile::load(folder.join("run.toml")).unwrap()
-    }
-
     #[test]
     fn augmented_texts_are_shown_in_chain_order_with_their_documents() {
         let folder = tempfile::tempdir().unwrap();
-        let run = run_in(folder.path());
+        let run = write_run(folder.path(), &RAW, 1);
         let tokenizer = Tokenizer::load(folder.path().join("tokenizer.json")).unwrap();
         let directory = RunDirectory::at(folder.path().join("run"));
         {

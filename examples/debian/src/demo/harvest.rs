@@ -92,6 +92,7 @@ mod tests {
     use lyceum_corpus::chain::{ChainId, Counts, DocumentId};
 
     use super::*;
+    use crate::testing::write_run;
 
     fn record(
         source: u16,
@@ -139,16 +140,7 @@ mod tests {
     #[test]
     fn the_harvest_is_read_from_a_runs_records() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["config.json", "tokenizer.json", "a.jsonl"] {
-            std::fs::write(folder.path().join(name), "").unwrap();
-        }
-        std::fs::write(
-            folder.path().join("run.toml"),
-            "name = \"x\"\n[model]\ndirectory = \".\"\n[[source]]\nname = \"a\"\npaths = [\"a.jsonl\"]\n\
-             [trainer]\nsteps = 1\nsequence_length = 8\nbatch_rows = 1\nlearning_rate = 1e-3\n",
-        )
-        .unwrap();
-        let run = RunFile::load(folder.path().join("run.toml")).unwrap();
+        let run = write_run(folder.path(), &["a text"], 1);
         let directory = RunDirectory::at(folder.path().join("run"));
         {
             let lock = directory.claim(&run).unwrap();

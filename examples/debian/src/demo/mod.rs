@@ -117,6 +117,7 @@ fn write_run_file(run: &RunFile, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::write_run;
 
     #[test]
     fn missing_models_are_named_with_the_command_that_makes_them() {
@@ -133,18 +134,9 @@ mod tests {
     #[test]
     fn a_run_file_that_is_written_reads_as_the_same_run_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        for name in ["config.json", "tokenizer.json", "a.jsonl"] {
-            write(name, "");
-        }
-        write(
-            "run.toml",
-            "name = \"x\"\n[model]\ndirectory = \".\"\n[[source]]\nname = \"a\"\npaths = [\"a.jsonl\"]\n\
-             [trainer]\nsteps = 1\nsequence_length = 8\nbatch_rows = 1\nlearning_rate = 1e-3\n",
-        );
         let written = folder.path().join("out/run.toml");
         std::fs::create_dir(folder.path().join("out")).unwrap();
-        let mut run = RunFile::load(folder.path().join("run.toml")).unwrap();
+        let mut run = write_run(folder.path(), &["a text"], 1);
         run.seed = 7;
         Hardware::Gpu.fit(&mut run);
         write_run_file(&run, &written).unwrap();
