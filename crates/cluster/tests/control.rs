@@ -7,9 +7,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lyceum_actor::{ControlError, Resources, SpawnRequest};
-use lyceum_cluster::control::resources::Capacity;
-use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Labels, Origin, Report, StoreUse};
-use lyceum_cluster::control::{Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions};
+use lyceum_cluster::control::resources::{Allotment, Capacity};
+use lyceum_cluster::control::vocabulary::{
+    Answer, Ask, Command, Labels, Launch, Notice, Origin, Report, StoreUse,
+};
+use lyceum_cluster::control::{
+    Agent, AgentEffect, AgentEvent, AgentOptions, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions,
+};
 use lyceum_cluster::units::Milli;
 
 const CLIENT: Origin = Origin::Client(1);
@@ -153,6 +157,45 @@ fn a_node_that_is_heard_again_is_not_lost() {
     };
     assert!(effects.iter().any(cleared), "{effects:?}");
     assert!(cluster.head.status().nodes[0].joined);
+}
+
+#[test]
+fn whoever_comes_late_hears_which_nodes_are_silent() {
+    let mut cluster = Cluster::new();
+    for _ in 0..6 {
+        cluster.half_a_second();
+    }
+    assert_eq!(cluster.head.status().nodes[0].state, "unreachable");
+    let b_joins = HeadEvent::Joined {
+        node: "b".into(),
+        incarnation: 1,
+        address: address(),
+        pid: 1,
+        running: Vec::new(),
+        ended: Vec::new(),
+    };
+    let told = |node: &str| Command::Suspect { node: node.into(), unreachable: true };
+    let effects = cluster.event(b_joins);
+    let to_b = HeadEffect::ToAgent { node: "b".into(), incarnation: 1, command: told("a") };
+    assert!(effects.contains(&to_b), "an agent that joins: {effects:?}");
+    let effects = cluster.ask(CLIENT, Ask::IssueClient);
+    let notice = Notice::Suspect { node: "a".into(), unreachable: true };
+    assert!(effects.contains(&HeadEffect::Notify { client: 1, notice }), "a client's process: {effects:?}");
+
+    let mut agent = Agent::new(AgentOptions {
+        node: "b".into(),
+        owned: false,
+        verdict: Duration::from_secs(10),
+        stop_grace: Duration::from_secs(1),
+        cores: Vec::new(),
+        ports: 0..0,
+    });
+    agent.apply(AgentEvent::Commanded(told("a")), Duration::ZERO);
+    let launch = Launch { process: 7, actor: 6, request: spawn(5, 1), allotment: Allotment::default() };
+    let effects = agent.apply(AgentEvent::Commanded(Command::Launch(launch)), Duration::ZERO);
+    let suspicion = AgentEffect::TellSuspicion { node: "a".into(), unreachable: true };
+    assert!(matches!(effects[..], [AgentEffect::Start { .. }, _]), "{effects:?}");
+    assert_eq!(effects[1], suspicion, "a process that starts");
 }
 
 #[test]

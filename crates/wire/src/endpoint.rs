@@ -248,7 +248,12 @@ impl Acceptor {
                 }
                 Err(error) => {
                     counters.refused.fetch_add(1, Relaxed);
-                    tracing::warn!(peer = %addr, %error, "connection refused");
+                    // What the peer was told, without the words for the peer's own log.
+                    let why = match error {
+                        WireError::Refused { reason, .. } => reason,
+                        other => other.to_string(),
+                    };
+                    tracing::warn!(peer = %addr, why, "connection refused");
                 }
             }
         }
