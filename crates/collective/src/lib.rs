@@ -9,7 +9,7 @@
 //!    [`Communicator::wait`] gives it back: the program cannot touch a buffer that is under way, and the reduction of
 //!    one bucket overlaps the computation of the next.
 //! 3. **Every rank calls the same operations in the same order**, and sums are formed in rank order: the same inputs
-//!    give the same bits (L5).
+//!    give the same bits (L5; on GPUs the order is NCCL's).
 //! 4. **Nobody waits for ever** (L3). A wait has a deadline; a failed rank, a deadline or [`Communicator::abort`] ends the
 //!    whole epoch: from then on every call returns the first failure, which names its rank.
 //!

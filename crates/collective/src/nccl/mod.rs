@@ -6,7 +6,7 @@
 //!
 //! | what | how |
 //! |---|---|
-//! | the library | loaded by path or by its soname at run time ([`NcclLibrary`]); version and functions are checked before any is called |
+//! | the library | loaded at run time, the one that torch has loaded, or the one that `LYCEUM_NCCL` names ([`NcclLibrary`]); version and functions are checked before any is called |
 //! | joining | `ncclCommInitRankConfig` with `blocking = 0`, asked again until a deadline; the id travels over the host's plane |
 //! | an operation | announced on the host's plane by every rank, then launched by the one thread that owns the communicator |
 //! | streams | an event on the legacy default stream, where libtorch works; a stream of our own waits for it; when NCCL is done there, the driver calls back and [`wait`](crate::Communicator::wait) returns |
@@ -21,8 +21,8 @@
 //! hosts give (L5 is promised on CPUs).
 //!
 //! **What has been run.** The tests drive all of this against doubles of NCCL and of the driver, written in C, that work
-//! in host memory behind real streams of work: order, deadlines, aborts, failures, refusals. The real library has been
-//! loaded and its functions found. On a GPU nothing has been run yet: `cargo test -p lyceum-train --test cuda` is what to
+//! in host memory behind real streams of work: order, deadlines, aborts, failures, refusals. The real library (2.28.9)
+//! has been loaded on a machine without a GPU, made an id, took the configuration, and said that it lacks a driver. On a GPU nothing has been run yet: `cargo test -p lyceum-train --test cuda` is what to
 //! run on one.
 
 mod comm;

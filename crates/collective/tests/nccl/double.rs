@@ -1,7 +1,7 @@
 //! The doubles of NCCL and of the CUDA driver, compiled by the machine's C compiler, and child processes that run on
 //! them: the loader looks for libraries where it was told when the process began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -55,31 +55,52 @@ impl Child {
         Self { library: Library::At(path), ..self }
     }
 
-    /// Plays the scenario to its end, which must be a good one. `None`, with a printed reason, where nothing compiles C.
-    pub fn run(self) -> Option<Calls> {
+    /// The command that starts it, and where its calls will be written down. `None`, with a printed reason, where
+    /// nothing compiles C.
+    pub fn command(&self) -> Option<(Command, Log)> {
         let cuda = compiled("cuda.c", "libcuda.so", &[])?;
-        let nccl = match self.library {
+        let nccl = match &self.library {
             Library::Double(flags) => compiled("nccl.c", "libnccl.so.2", flags)?,
             Library::At(path) => PathBuf::from(path),
         };
         let name = format!("{}-{}-{}.calls", self.scenario, self.fault, std::process::id());
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        // It is there only if an earlier process had the same number.
-        let _ = std::fs::remove_file(&log);
-        let child = Command::new(std::env::current_exe().unwrap())
+        let log = Log(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "child", "--nocapture", "--test-threads=1"])
             .env(SCENARIO, self.scenario)
             .env("LD_LIBRARY_PATH", cuda.parent().unwrap())
             .env("LYCEUM_NCCL", nccl)
-            .env("NCCL_DOUBLE_LOG", &log)
-            .env("NCCL_DOUBLE_FAULT", self.fault)
-            .output()
-            .unwrap();
+            .env("NCCL_DOUBLE_LOG", &log.0)
+            .env("NCCL_DOUBLE_FAULT", self.fault);
+        Some((command, log))
+    }
+
+    /// Plays the scenario to its end, which must be a good one; `None` as for [`Child::command`].
+    pub fn run(self) -> Option<Calls> {
+        let (mut command, log) = self.command()?;
+        let child = command.output().unwrap();
         let said = [child.stdout, child.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
         assert!(child.status.success(), "{}: {}\n{}", self.scenario, child.status, said.concat());
-        let calls = std::fs::read_to_string(&log).unwrap_or_default();
-        let _ = std::fs::remove_file(&log);
-        Some(Calls(calls.lines().map(Call::read).collect()))
+        Some(log.calls())
+    }
+}
+
+/// The file of a child's calls.
+pub struct Log(PathBuf);
+
+impl Log {
+    /// What has been called so far.
+    pub fn calls(&self) -> Calls {
+        let calls = std::fs::read_to_string(&self.0).unwrap_or_default();
+        Calls(calls.lines().map(Call::read).collect())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // A child that called nothing has made none.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -115,24 +136,29 @@ impl Calls {
     }
 }
 
-/// The library made of a source beside this file, in a folder of its own.
+/// The library made of a source beside this file, anew once a process, in the folder of its flags.
 fn compiled(source: &str, library: &str, flags: &[&str]) -> Option<PathBuf> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    static MADE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut all = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nccl/doubles").join(source);
-    let folder = format!("nccl-double-{}{}", std::process::id(), flags.concat());
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nccl-double{}", flags.concat()));
     let made = folder.join(library);
-    if made.exists() {
+    if all.contains(&made) {
         return Some(made);
     }
+    // Renamed when it is whole: another run of these tests may be loading it.
+    let new = folder.join(format!("{library}.{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     let arguments = ["-shared", "-fPIC", "-O1", "-w", "-pthread", "-o"];
     let output =
-        Command::new(&compiler).args(arguments).arg(&made).arg(&source).args(flags).arg("-ldl").output();
+        Command::new(&compiler).args(arguments).arg(&new).arg(&source).args(flags).arg("-ldl").output();
     match output {
-        Ok(output) if output.status.success() => Some(made),
+        Ok(output) if output.status.success() => {
+            std::fs::rename(new, &made).unwrap();
+            all.insert(made.clone());
+            Some(made)
+        }
         Ok(output) => panic!("{}: {}", source.display(), String::from_utf8_lossy(&output.stderr)),
         Err(error) => {
             assert!(std::env::var_os(REQUIRE_TOOLS).is_none(), "{compiler}: {error}");

@@ -6,7 +6,9 @@
 mod double;
 mod scenario;
 
-use std::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use double::{Child, SCENARIO};
 use lyceum_collective::*;
@@ -87,6 +89,34 @@ fn l3_an_abort_from_any_thread_ends_what_is_under_way_on_every_rank() {
 fn l3_a_rank_that_leaves_in_mid_operation_is_named() {
     let Some(calls) = Child::plays("leaving").with_fault("stuck").run() else { return };
     assert_eq!(calls.count("ncclCommAbort"), 2);
+}
+
+#[test]
+fn l3_a_rank_whose_process_is_killed_in_mid_operation_is_named_and_the_device_is_free_again() {
+    let child = Child::plays("one-process").with_fault("apart");
+    let Some((mut command, log)) = child.command() else { return };
+    let gang = scenario::to_line(&scenario::gang(2));
+    let mut ranks = [0, 1].map(|rank: usize| {
+        command.env(scenario::RANK, rank.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        process.stdin.take().unwrap().write_all(gang.as_bytes()).unwrap();
+        process
+    });
+    let begun = Instant::now();
+    while log.calls().count("ncclAllGather") < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "both ranks launch");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    ranks[1].kill().unwrap();
+    ranks[1].wait().unwrap();
+    let mut said = String::new();
+    ranks[0].stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(ranks[0].wait().unwrap().success(), "{said}");
+    let error = said.lines().find_map(|line| Some(line.split_once(scenario::MARK)?.1)).unwrap();
+    assert_eq!(error, "rank 1 of epoch 1 is lost: its process has ended");
+    let calls = log.calls();
+    assert_eq!(calls.of(0), ["ncclCommInitRankConfig", "ncclAllGather", "ncclCommAbort"]);
+    assert_eq!(calls.count("ncclGetUniqueId"), 1, "the id was carried to the other process");
 }
 
 #[test]

@@ -11,6 +11,12 @@ use lyceum_collective::*;
 /// Far beyond what any scenario takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// In the environment of a rank that is a process of its own; its gang comes as a line.
+pub const RANK: &str = "LYCEUM_NCCL_RANK";
+
+/// Before what such a rank says.
+pub const MARK: &str = "@@ ";
+
 /// Below what a rank waits where it is to wait in vain.
 const BRIEF: Duration = Duration::from_millis(300);
 
@@ -28,21 +34,34 @@ pub fn play(name: &str) {
         "mismatch" => mismatch(),
         "misplaced" => misplaced(),
         "leaving" => leaving(),
+        "one-process" => one_process(),
         "unjoined" => unjoined(),
         "unloaded" => unloaded(),
         other => panic!("no scenario {other}"),
     }
 }
 
-fn gang(nodes: &[&str]) -> Gang {
-    let members = nodes.iter().enumerate().map(|(rank, node)| Member {
-        node: (*node).into(),
+/// A gang on the devices of one host.
+pub fn gang(world: usize) -> Gang {
+    let members = (0..world).map(|rank| Member {
+        node: "a".into(),
         incarnation: rank as u64,
         addr: None,
         device: Some(rank as u32),
         trusted_interface: None,
     });
     Gang { epoch: 1, members: members.collect(), token: Token::random().unwrap() }
+}
+
+/// The gang as a line of text.
+pub fn to_line(gang: &Gang) -> String {
+    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(gang).unwrap();
+    bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(",") + "\n"
+}
+
+fn from_line(line: &str) -> Gang {
+    let bytes: Vec<u8> = line.trim().split(',').map(|byte| byte.parse().unwrap()).collect();
+    rkyv::from_bytes::<Gang, rkyv::rancor::Error>(&bytes).unwrap()
 }
 
 /// "Device" memory: the host's, which the doubles work in.
@@ -67,7 +86,7 @@ fn attempt<T: Send>(
     timeout: Duration,
     body: impl Fn(usize, Result<Box<dyn Communicator>, CollectiveError>) -> T + Sync,
 ) -> Vec<T> {
-    let gang = gang(&vec!["a"; world]);
+    let gang = gang(world);
     std::thread::scope(|scope| {
         let start = |rank| {
             let (gang, body) = (&gang, &body);
@@ -156,7 +175,8 @@ fn order() {
             late.fill((rank + 1) as f32);
         });
         let pending = ranks.start(Operation::AllReduce(Element::F32), buffer).unwrap();
-        // Only now may the default stream go on.
+        // Only now may the default stream go on: time enough for an operation that did not wait for it.
+        std::thread::sleep(Duration::from_millis(50));
         go.send(()).unwrap();
         let mut buffer = ranks.wait(pending, PATIENCE).unwrap();
         assert!(floats(&mut buffer).iter().all(|v| *v == 3.0));
@@ -265,6 +285,18 @@ fn misplaced() {
         assert!(error.contains("on a buffer on CUDA device 5"), "{error}");
         ranks.barrier(PATIENCE).expect("a refusal does not end the epoch");
     });
+}
+
+/// A rank as a process of its own, in an operation that does not end of itself. Says how it ended.
+fn one_process() {
+    let rank: usize = std::env::var(RANK).unwrap().parse().unwrap();
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    let mut ranks = form(&from_line(&line), rank, None, Some(memory(rank)), PATIENCE).unwrap();
+    let buffer = ranks.allocate(64).unwrap();
+    let pending = ranks.start(Operation::AllGather, buffer).unwrap();
+    let error = ranks.wait(pending, PATIENCE).unwrap_err();
+    println!("{MARK}{error}");
 }
 
 /// One rank goes while its operation is under way.

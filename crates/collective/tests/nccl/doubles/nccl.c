@@ -3,6 +3,7 @@
  * a while. It writes down every call, as "<rank> <call> <thread>" lines in NCCL_DOUBLE_LOG, and fails as told:
  *   NCCL_DOUBLE_FAULT=join          nobody ever has joined
  *   NCCL_DOUBLE_FAULT=stuck         operations never end, but by an abort
+ *   NCCL_DOUBLE_FAULT=apart         so too, and a rank has joined without the others: they are other processes
  *   NCCL_DOUBLE_FAULT=network       operations never end, and rank 1 has an asynchronous error
  * Compiled with -DVERSION=n it has another version, with -DLACKS_ABORT no ncclCommAbort. */
 #include <dlfcn.h>
@@ -135,7 +136,7 @@ int ncclCommInitRankConfig(comm **made, int ranks, unique_id id, int rank, confi
 
 int ncclCommGetAsyncError(comm *c, int *result) {
     pthread_mutex_lock(&lock);
-    int busy = c->group->joined < c->group->ranks || c->progress > 0 || faulty("join");
+    int busy = (c->group->joined < c->group->ranks && !faulty("apart")) || c->progress > 0 || faulty("join");
     if (c->progress > 0) c->progress--;
     *result = busy ? IN_PROGRESS : OK;
     if (c->operations > 0 && c->rank == 1 && faulty("network")) *result = REMOTE_ERROR;
@@ -206,7 +207,7 @@ static void perform(void *argument) {
     group *g = c->group;
     meeting *m = &g->meetings[o->number % OPERATIONS];
     pthread_mutex_lock(&lock);
-    if (faulty("stuck") || faulty("network")) {
+    if (faulty("stuck") || faulty("apart") || faulty("network")) {
         while (!c->aborted) pthread_cond_wait(&changed, &lock);
     }
     /* The place of an older operation is free once all have gone from it. */
