@@ -10,9 +10,10 @@ mod tokenizer;
 mod up;
 
 use std::future::Future;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use lyceum_cluster::state::StateDir;
 
@@ -68,10 +69,20 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.context("cannot start the runtime")?.block_on(future)
 }
 
+/// Refuses a path of the command line where there is no file, by what it should have been.
+fn require_file(what: &str, path: &Path) -> Result<()> {
+    ensure!(path.exists(), "{}: there is no such {what}", path.display());
+    ensure!(path.is_file(), "{}: a {what} is a file", path.display());
+    Ok(())
+}
+
 /// The cluster that `given` names: a name, a manifest, or, without either, the only one there is.
 fn named_cluster(given: Option<&str>) -> Result<(String, StateDir)> {
     let name = match given {
-        Some(path) if path.ends_with(".toml") => lyceum_cluster::manifest::Manifest::load(path)?.name,
+        Some(path) if path.ends_with(".toml") => {
+            require_file("cluster manifest", Path::new(path))?;
+            lyceum_cluster::manifest::Manifest::load(path)?.name
+        }
         Some(name) => name.to_owned(),
         None => {
             let mut names = StateDir::clusters()?;

@@ -17,8 +17,8 @@ use lyceum_pretrain::run_file::RunFile;
 use lyceum_pretrain::summary::Summary;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{block_on, require_file};
 use super::progress::Display;
+use super::{block_on, require_file};
 
 /// How often the Controller is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(250);

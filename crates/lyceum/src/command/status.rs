@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use lyceum_cluster::launch::local;
+use lyceum_cluster::state::StateDir;
 
 use super::{block_on, named_cluster, table};
 
@@ -16,7 +17,16 @@ pub struct Status {
 
 impl Status {
     pub fn run(self) -> Result<ExitCode> {
-        let (_, state) = named_cluster(self.cluster.as_deref())?;
+        let (name, state) = named_cluster(self.cluster.as_deref())?;
+        let running = StateDir::clusters()?;
+        if !running.contains(&name) {
+            let others = if running.is_empty() {
+                "none does".to_owned()
+            } else {
+                format!("these do: {}", running.join(", "))
+            };
+            bail!("no cluster `{name}` runs here; {others}");
+        }
         let status = block_on(async { Ok(local::status(&state).await?) })?;
         let kind = if status.owned { "owned" } else { "standing" };
         println!("cluster `{}` ({kind})\n", status.cluster);

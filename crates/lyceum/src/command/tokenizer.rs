@@ -8,6 +8,8 @@ use clap::{Args, Subcommand};
 use lyceum_corpus::document::{DocumentReader, ReaderOptions};
 use lyceum_corpus::tokenizer::{Tokenizer, TrainOptions};
 
+use super::require_file;
+
 /// Texts over which bytes a token are counted.
 const COUNTED: usize = 2000;
 
@@ -51,24 +53,42 @@ impl TokenizerCommand {
 
 impl Train {
     fn run(self) -> Result<ExitCode> {
+        for input in &self.inputs {
+            require_file("input file", input)?;
+        }
         let mut reader = DocumentReader::new(0, ReaderOptions::new(self.inputs));
-        let mut texts = Vec::new();
-        for document in reader.by_ref() {
-            texts.push(document?.text);
-        }
-        ensure!(!texts.is_empty(), "the inputs hold no text");
-        for (reason, count) in reader.take_skipped() {
-            eprintln!("skipped {count} entries: {reason}");
-        }
         let options = TrainOptions {
             vocabulary: self.vocabulary,
             min_frequency: self.min_frequency,
             marks_as_tokens: !self.plain_marks,
         };
-        let tokenizer = Tokenizer::train(texts.iter(), options)?;
+        // The texts stream through: what is held are counts of words, and a few texts to measure the result on.
+        let (mut count, mut sample, mut failure) = (0_usize, Vec::new(), None);
+        let texts = reader.by_ref().map_while(|document| match document {
+            Ok(document) => {
+                count += 1;
+                if sample.len() < COUNTED {
+                    sample.push(document.text.clone());
+                }
+                Some(document.text)
+            }
+            Err(error) => {
+                failure = Some(error);
+                None
+            }
+        });
+        let tokenizer = Tokenizer::train(texts, options);
+        if let Some(failure) = failure {
+            return Err(failure.into());
+        }
+        for (reason, count) in reader.take_skipped() {
+            eprintln!("skipped {count} entries: {reason}");
+        }
+        ensure!(count > 0, "the inputs hold no text");
+        let tokenizer = tokenizer?;
         tokenizer.save(&self.out).with_context(|| format!("cannot write {}", self.out.display()))?;
         let (mut bytes, mut tokens) = (0, 0);
-        for text in texts.iter().take(COUNTED) {
+        for text in &sample {
             bytes += text.len();
             tokens += tokenizer.encode_text(text)?.len();
         }
@@ -76,7 +96,7 @@ impl Train {
             "{}: {} tokens from {} texts, {:.2} bytes a token",
             self.out.display(),
             tokenizer.vocabulary(),
-            texts.len(),
+            count,
             bytes as f64 / tokens.max(1) as f64
         );
         Ok(ExitCode::SUCCESS)

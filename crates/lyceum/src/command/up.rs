@@ -8,7 +8,7 @@ use clap::Args;
 use lyceum_cluster::launch::local::{self, UpOptions};
 use lyceum_cluster::manifest::Manifest;
 
-use super::{block_on, table};
+use super::{block_on, require_file, table};
 
 #[derive(Debug, Args)]
 pub struct Up {
@@ -18,6 +18,7 @@ pub struct Up {
 
 impl Up {
     pub fn run(self) -> Result<ExitCode> {
+        require_file("cluster manifest", &self.manifest)?;
         let manifest = Manifest::load(&self.manifest)?;
         block_on(async {
             let up = local::up(&manifest, UpOptions::standing(&manifest)?).await?;
