@@ -11,6 +11,7 @@ use crate::output::Output;
 use crate::processes::{self, Process};
 use crate::running::Running;
 use crate::settings::{self, RunText, SEED};
+use crate::standing::Standing;
 use crate::{documents, programs};
 
 /// A folder with everything that a run needs:
@@ -101,6 +102,16 @@ impl Bed {
     /// The processes of this role that run now.
     pub fn processes(&self, role: &str) -> Vec<Process> {
         processes::of(&self.state()).into_iter().filter(|process| process.role == role).collect()
+    }
+
+    /// All processes that run now with this bed's state.
+    pub fn all_processes(&self) -> Vec<Process> {
+        processes::of(&self.state())
+    }
+
+    /// Starts a standing cluster of `cluster.toml`.
+    pub fn up(&self) -> Standing<'_> {
+        Standing::up(self)
     }
 
     /// The folder.

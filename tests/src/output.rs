@@ -49,6 +49,12 @@ impl Output {
         (0..log.len()).map(|position| log.read(position).unwrap()).collect()
     }
 
+    /// Bytes of the recorded chains, also of a run that goes on.
+    pub fn recorded_bytes(&self) -> u64 {
+        let files = fs::read_dir(self.root.join("records/records")).into_iter().flatten().flatten();
+        files.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
     /// What was made of each document whose chain was drawn, each chain's record held against the log (L1).
     pub fn documents(&self) -> (BTreeMap<DocumentId, FinalState>, Accounts) {
         let records = RecordStore::open(&self.root.join("records/records"), self.epoch()).unwrap();

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::{Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::output::Output;
 use crate::processes::{self, Process};
@@ -98,8 +98,29 @@ impl Running {
         Process { pid: self.child.id() as i32, role: "run".into() }.signal(libc::SIGINT);
     }
 
+    /// Kills the command itself.
+    pub fn kill_command(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for the end, after which no process of the cluster may be left.
-    pub fn end(mut self) -> Ended {
+    pub fn end(self) -> Ended {
+        let state = self.state.clone();
+        let ended = self.end_on_standing();
+        let over = Instant::now();
+        let mut left = processes::of(&state);
+        // What is killed takes a moment to be gone.
+        while !left.is_empty() && over.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(POLL);
+            left = processes::of(&state);
+        }
+        assert!(left.is_empty(), "{left:?} are left running after:\n{}", ended.said);
+        ended
+    }
+
+    /// Waits for the end of a run on a cluster that goes on.
+    pub fn end_on_standing(mut self) -> Ended {
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -108,18 +129,10 @@ impl Running {
             assert!(begun.elapsed() < HANGING, "does not end:\n{}", self.said());
             std::thread::sleep(POLL);
         };
-        let over = Instant::now();
-        let mut left = processes::of(&self.state);
-        // What is killed takes a moment to be gone.
-        while !left.is_empty() && over.elapsed() < Duration::from_secs(2) {
-            std::thread::sleep(POLL);
-            left = processes::of(&self.state);
-        }
-        assert!(left.is_empty(), "{left:?} are left running after:\n{}", self.said());
         Ended {
             code: status.code(),
             said: self.said(),
-            waited: begun.elapsed(),
+            at: SystemTime::now(),
             took: self.begun.elapsed(),
             output: self.output.clone(),
         }
@@ -137,8 +150,8 @@ pub struct Ended {
     pub code: Option<i32>,
     /// All that it wrote.
     pub said: String,
-    /// Time from when its end was waited for.
-    pub waited: Duration,
+    /// When it ended.
+    pub at: SystemTime,
     /// Time from its start.
     pub took: Duration,
     /// What it left in the run's folder.

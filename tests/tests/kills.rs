@@ -5,19 +5,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lyceum_corpus::batch_log::Entry;
-use lyceum_tests::{Bed, Dice, Output, RunText, SEED};
+use lyceum_tests::{Bed, Dice, Output, RunText, SEED, first_told};
 
 const STEPS: u64 = 200;
 
 /// Steps after which something happens: the first checkpoint is there, and most is yet to do.
 const MIDDLE: u64 = 75;
 
-/// The verdict on a silent node comes after 3 s of the manifest; 5 s later the command has ended. The rest is for a
-/// machine that has other things to do.
-const WITHIN: Duration = Duration::from_secs(30);
+/// From when a death is found to the end of the command.
+const WITHIN: Duration = Duration::from_secs(5);
 
 fn run_text() -> RunText {
     RunText { steps: STEPS, checkpoint_every: 50, world_size: 2, ..RunText::default() }
@@ -81,49 +80,65 @@ fn a_second_ctrl_c_ends_at_once_and_leaves_nothing_running() {
     resume(&bed, ended.output.losses().len() as u64);
 }
 
-/// Kills a process of `role` in the middle of the run, which then must end with an error that has `words`, and go on
-/// when it is run again.
-fn killed(role: &str, words: &[&str]) {
+/// Kills a process of `role` in the middle of the run, which then must end with an error that has `words`, within a
+/// stated time of the `verdict`, which is a line of the cluster's logs; and go on when it is run again.
+fn killed(role: &str, verdict: &[&str], words: &[&str]) {
     let bed = bed();
     let mut run = bed.run(&run_text(), "out");
     run.until_step(MIDDLE);
+    let killed = SystemTime::now();
     run.kill(role);
     let ended = run.end();
-    assert!(ended.waited < WITHIN, "{:?}", ended.waited);
-    let output = ended.failed(words);
-    let (_, step) = output.whole_checkpoint();
+    let found = first_told(&bed.state(), killed, verdict)
+        .unwrap_or_else(|| panic!("no log has {verdict:?}:\n{}", ended.said));
+    let (to_verdict, to_end) = (found.duration_since(killed), ended.at.duration_since(found));
+    println!("{role}: from the kill to the verdict {to_verdict:?}, from the verdict to the end {to_end:?}");
+    assert!(to_end.is_ok_and(|took| took <= WITHIN), "L3: {}", ended.said);
+    let said = ended.said.clone();
+    let (_, step) = ended.failed(words).whole_checkpoint();
     assert!(step >= 50 && step.is_multiple_of(50), "{step}");
+    let last = said.trim_end().lines().last().unwrap_or_default();
+    assert_eq!(last, format!("the same command goes on from step {step}"), "{said}");
     resume(&bed, step);
 }
 
+const KILLED: &[&str] = &["a process ended", "signal 9"];
+
 #[test]
 fn l3_a_killed_trainer_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("trainer", &["error: trainer", "training: trainer", "on node", "SIGKILL"]);
+    let log = ["the gang is formed", "training begins", "a checkpoint is whole"];
+    killed(
+        "trainer",
+        KILLED,
+        &[&["error: trainer", "training: trainer", "on node", "SIGKILL"][..], &log].concat(),
+    );
 }
 
 #[test]
 fn l3_a_killed_packer_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("packer", &["error: the packer: packer", "on node", "SIGKILL"]);
+    let words = ["error: the packer: packer", "on node", "SIGKILL", "records and log are open"];
+    killed("packer", KILLED, &words);
 }
 
 #[test]
 fn l3_a_killed_corpus_reader_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("corpus-reader", &["error: the corpus reader: corpus-reader", "on node", "SIGKILL"]);
+    let words = ["error: the corpus reader: corpus-reader", "on node", "SIGKILL", "a source is open"];
+    killed("corpus-reader", KILLED, &words);
 }
 
 #[test]
 fn l3_a_killed_controller_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("controller", &["error: controller", "on node", "SIGKILL", "checkpoint step=50"]);
+    killed("controller", KILLED, &["error: controller", "on node", "SIGKILL", "checkpoint step=50"]);
 }
 
 #[test]
 fn l3_a_killed_agent_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("agent", &["on node a", "lost with its node: its agent"]);
+    killed("agent", &["a node is lost"], &["on node a", "its agent, process", "has ended"]);
 }
 
 #[test]
 fn l3_a_killed_head_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("head", &["error: the head, process"]);
+    killed("head", &["the head is lost"], &["error: the head, process"]);
 }
 
 #[test]
@@ -139,11 +154,12 @@ fn l1_synthesizers_killed_at_twenty_random_moments_lose_no_document_and_double_n
     let mut killed = BTreeSet::new();
     while killed.len() < KILLS as usize {
         let mut found = Vec::new();
-        let step = running.output.losses().len();
+        let (step, recorded) = (running.output.losses().len(), running.output.recorded_bytes());
         std::thread::sleep(Duration::from_millis(dice.below(800)));
         if killed.len() % 3 == 2 {
-            // The run gives up when five die in a row and no document is done meanwhile.
-            running.until_step(step as u64 + 2);
+            // The run gives up when five die in a row and no chain is recorded meanwhile.
+            let output = running.output.clone();
+            running.until("another recorded chain", || output.recorded_bytes() > recorded);
         }
         running.until("another synthesizer to kill", || {
             found = bed.processes("synthesizer");

@@ -1,5 +1,7 @@
 //! What is refused before anything starts, and what bad input comes to.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 
 use lyceum_tests::{Bed, RunText, documents};
@@ -53,11 +55,62 @@ fn a_missing_file_is_refused_with_the_place_that_names_it() {
 #[test]
 fn a_request_that_no_node_can_meet_is_refused_before_anything_starts() {
     let run = |text: String| text.replace("[trainer]", "[trainer]\ncpus = 5");
-    refused(run, same, &["a trainer asks for 5 cpus", "the largest have 4 cpus"]);
+    let text = RunText::default().to_string().replace("[trainer]", "[trainer]\ncpus = 5");
+    let line = text.lines().position(|line| line == "cpus = 5").unwrap() + 1;
+    refused(
+        run,
+        same,
+        &[&format!("out.toml:{line}:8: "), "a trainer asks for 5 cpus", "the largest have 4 cpus"],
+    );
     let run = |text: String| {
         text.replace("world_size = 1", "world_size = 4").replace("[trainer]", "[trainer]\ncpus = 3")
     };
-    refused(run, same, &["the run needs 13.3 cpus", "have 8"]);
+    refused(run, same, &["out.toml:", "the run needs 13.3 cpus", "have 8"]);
+    let run = |text: String| text.replace("batch_rows = 4", "batch_rows = 40000");
+    let line = RunText::default().to_string().lines().position(|line| line == "batch_rows = 4").unwrap() + 1;
+    refused(run, same, &[&format!("out.toml:{line}:14: "), "a batch of 40000 rows", "16777216 bytes"]);
+}
+
+#[test]
+fn models_without_weights_and_synthesizers_without_room_are_refused_at_their_place() {
+    let run = |text: String| text.replace("start = \"random\"", "start = \"weights\"");
+    refused(run, same, &["out.toml:5:13: ", "there are no weights", "start = \"random\""]);
+    let run = |text: String| text.replace("max_new_tokens = 400", "max_new_tokens = 4096");
+    let line =
+        |wanted: &str| RunText::default().to_string().lines().position(|line| line == wanted).unwrap() + 1;
+    let place = format!("out.toml:{}:18: ", line("max_new_tokens = 400"));
+    refused(run, same, &[&place, "4096 positions", "none is left for the text"]);
+}
+
+#[test]
+fn a_tokenizer_that_its_model_has_no_room_for_is_refused_at_the_place_that_names_them() {
+    let bed = Bed::with_documents(20);
+    let config = fs::read_to_string(bed.path("model/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let small = config["vocab_size"].as_u64().unwrap() - 1;
+    let mut changed = config.clone();
+    changed["vocab_size"] = small.into();
+    bed.write("model/config.json", changed.to_string());
+    let words = ["out.toml:5:13: ", &format!("the model's vocab_size is {small}")];
+    bed.run(&RunText::default(), "out").end().failed(&words);
+    bed.write("model/config.json", "{\"model_type\": \"llama\",\n  vocab_size");
+    bed.run(&RunText::default(), "out").end().failed(&["model/config.json:2:3: "]);
+    assert!(!bed.state().exists() && !bed.path("out").exists(), "something was started");
+}
+
+#[test]
+fn evaluation_files_are_read_before_anything_starts() {
+    let bed = Bed::with_documents(20);
+    bed.write("heldout.jsonl", documents(3, 4) + "{\"text\": 7}\n");
+    let run = RunText { heldout: Some("heldout.jsonl"), ..RunText::default() };
+    bed.run(&run, "out").end().failed(&["heldout.jsonl:5:10: corrupt json", "expected a string"]);
+    bed.write("choices.jsonl", "{\"prompt\": \"p\", \"choices\": [\"a\", \"b\"], \"answer\": 2}\n");
+    let text = RunText::default().to_string() + "\n[evaluation]\nmultiple_choice = \"choices.jsonl\"\n";
+    bed.write("choices.toml", text);
+    bed.run_files("choices.toml", "cluster.toml", "out")
+        .end()
+        .failed(&["choices.jsonl:1:1: answer 2 of 2 choices"]);
+    assert!(!bed.state().exists() && !bed.path("out").exists(), "something was started");
 }
 
 #[test]
@@ -81,6 +134,12 @@ fn a_folder_of_another_run_is_refused_and_left_as_it_is() {
         .end()
         .failed(&["belongs to a run of other settings (seed differs)", "--out"]);
     assert_eq!(output.losses(), before);
+    assert_eq!(fs::read_dir(bed.state()).unwrap().count(), state);
+    // Nor is it taken up over a source that has changed.
+    let source = fs::read_to_string(bed.path("raw.jsonl")).unwrap();
+    bed.write("raw.jsonl", source.replacen("library", "Library", 1));
+    bed.run(&run, "out").end().failed(&["raw.jsonl has changed since this run began", "--out"]);
+    bed.write("raw.jsonl", source);
     assert_eq!(fs::read_dir(bed.state()).unwrap().count(), state);
     // The run itself has nothing left to do, and says the same.
     let again = bed.run(&run, "out").end().well();

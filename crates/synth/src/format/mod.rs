@@ -12,7 +12,7 @@ use lyceum_corpus::random::{Decision, Stream};
 use crate::pair::{Kind, Pair};
 use crate::rounds::Article;
 use letters::Letters;
-use template::{BARE, Fields, Template};
+use template::{Fields, Template};
 
 const MODE: Decision = Decision::new("format.mode");
 const INVERT: Decision = Decision::new("format.invert");
@@ -173,7 +173,8 @@ impl Style {
     }
 
     fn speak(&self, pair: &Pair, bare: bool, shuffle: &mut Stream) -> Spoken {
-        let template = if bare { &BARE[pair.kind() as usize] } else { self.templates[pair.kind() as usize] };
+        let kind = pair.kind();
+        let template = if bare { &template::family(kind)[0] } else { self.templates[kind as usize] };
         let mut options: Vec<&String> = pair.options().iter().collect();
         shuffle.shuffle(&mut options);
         let chosen = options.iter().position(|option| option.as_str() == pair.answer());

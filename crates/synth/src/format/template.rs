@@ -43,7 +43,7 @@ const fn template(question: &'static str, joint: &'static str, answer: &'static 
     Template { question, joint, answer }
 }
 
-/// The family of a kind.
+/// The family of a kind. Its first template has no words around, for conversations and lists.
 pub(super) fn family(kind: Kind) -> &'static [Template] {
     match kind {
         Kind::Plain => &FREE,
@@ -52,14 +52,6 @@ pub(super) fn family(kind: Kind) -> &'static [Template] {
         Kind::Both => &REASONED_CHOICE,
     }
 }
-
-/// Without any words around, for conversations and lists; by kind.
-pub(super) static BARE: [Template; 4] = [
-    template("{question}", " ", "{answer}"),
-    template("{question}\n{options}", "\n", "{answer}"),
-    template("{question}", "\n", "{reasoning} So the answer is {answer}."),
-    template("{question}\n{options}", "\n", "{reasoning} So the answer is {answer}."),
-];
 
 static FREE: [Template; 10] = [
     template("{question}", " ", "{answer}"),
