@@ -77,7 +77,7 @@ impl SynthesizerActor {
 
 /// Gives what was made of a chain to the Packer; it is recorded when this returns.
 async fn hand_over(packer: &ActorRef<Packer>, record: ChainRecord) -> Result<()> {
-    Ok(packer.ask(Offer { record }).await.map(drop).map_err(CallError::erase).context("the packer")?)
+    packer.ask(Offer { record }).await.map(drop).map_err(CallError::erase).context("the packer")
 }
 
 impl Actor for SynthesizerActor {
