@@ -37,12 +37,21 @@ fn on(device: Device, config: TrainerConfig) -> Trainer {
     trainer(config, Box::new(solo_communicator(device, 0)))
 }
 
+/// Ranks over NCCL, one a GPU.
+fn gang(world: usize) -> Gang {
+    let members = (0..world).map(|rank| Member {
+        node: "here".into(),
+        incarnation: rank as u64,
+        addr: None,
+        device: Some(rank as u32),
+        trusted_interface: None,
+    });
+    Gang { epoch: 1, members: members.collect(), token: Token::random().unwrap() }
+}
+
 /// NCCL with one rank: the whole way, on one GPU.
 fn nccl(device: Device) -> Box<dyn Communicator> {
-    let member =
-        Member { node: "here".into(), incarnation: 1, addr: None, device: Some(0), trusted_interface: None };
-    let gang = Gang { epoch: 1, members: vec![member], token: Token::random().unwrap() };
-    form(&gang, 0, None, Some(memory_of(device)), PATIENCE).unwrap()
+    form(&gang(1), 0, None, Some(memory_of(device)), PATIENCE).unwrap()
 }
 
 fn assert_near(found: &[f64], expected: &[f64], tolerance: f64) {
@@ -69,6 +78,29 @@ fn a_rank_over_nccl_has_the_losses_of_one_without() {
     let Some(device) = gpu() else { return };
     let expected = train(&mut on(device, config()), 0..8, 4);
     assert_near(&train(&mut trainer(config(), nccl(device)), 0..8, 4), &expected, 1e-3);
+}
+
+#[test]
+fn l5_two_ranks_on_two_gpus_have_the_losses_of_one() {
+    let Some(device) = gpu() else { return };
+    if tch::Cuda::device_count() < 2 {
+        return println!("skipped: one GPU");
+    }
+    let expected = train(&mut on(device, config()), 0..12, 6);
+    let gang = gang(2);
+    std::thread::scope(|scope| {
+        let gang = &gang;
+        let ranks = [0, 1].map(|rank| {
+            scope.spawn(move || {
+                let memory = memory_of(Device::Cuda(rank));
+                let ranks = form(gang, rank, None, Some(memory), PATIENCE).unwrap();
+                train(&mut trainer(config(), ranks), 0..12, 6)
+            })
+        });
+        for losses in ranks {
+            assert_near(&losses.join().unwrap(), &expected, 1e-3);
+        }
+    });
 }
 
 #[test]

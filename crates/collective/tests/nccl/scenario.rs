@@ -195,6 +195,7 @@ fn alone() {
 
 /// Every rank but the last starts an operation and waits; the last never comes.
 fn straggler() {
+    let both_have_started = Barrier::new(2);
     let seen = on_ranks(3, |mut ranks| {
         let buffer = ranks.allocate(64).unwrap();
         if ranks.rank() == 2 {
@@ -206,6 +207,7 @@ fn straggler() {
             }
         }
         let pending = ranks.start(Operation::AllReduce(Element::F32), buffer).unwrap();
+        both_have_started.wait();
         ranks.wait(pending, BRIEF).unwrap_err()
     });
     for error in seen {
@@ -216,9 +218,11 @@ fn straggler() {
 
 /// Everybody has come, and the device does not finish.
 fn stuck() {
+    let both_have_started = Barrier::new(2);
     let seen = on_ranks(2, |mut ranks| {
         let buffer = ranks.allocate(64).unwrap();
         let pending = ranks.start(Operation::AllGather, buffer).unwrap();
+        both_have_started.wait();
         let error = ranks.wait(pending, BRIEF).unwrap_err();
         assert_eq!(ranks.barrier(PATIENCE).unwrap_err(), error, "the first failure stands");
         error
@@ -316,7 +320,7 @@ fn leaving() {
 }
 
 fn unjoined() {
-    let seen = attempt(2, Duration::from_secs(1), |_, formed| formed.err().unwrap());
+    let seen = attempt(2, Duration::from_secs(3), |_, formed| formed.err().unwrap());
     for error in seen {
         assert!(matches!(error, CollectiveError::Deadline { .. }), "{error}");
         assert!(error.to_string().contains("joining of NCCL"), "{error}");
