@@ -95,6 +95,7 @@ fn killed(role: &str, verdict: &[&str], words: &[&str]) {
     println!("{role}: from the kill to the verdict {to_verdict:?}, from the verdict to the end {to_end:?}");
     assert!(to_end.is_ok_and(|took| took <= WITHIN), "L3: {}", ended.said);
     let said = ended.said.clone();
+    println!("{said}");
     let (_, step) = ended.failed(words).whole_checkpoint();
     assert!(step >= 50 && step.is_multiple_of(50), "{step}");
     let last = said.trim_end().lines().last().unwrap_or_default();
@@ -144,7 +145,7 @@ fn l3_a_killed_head_ends_the_run_with_one_error_and_it_can_be_resumed() {
 #[test]
 fn l1_synthesizers_killed_at_twenty_random_moments_lose_no_document_and_double_none() {
     const KILLS: u32 = 20;
-    const DOCUMENTS: u64 = 4000;
+    const DOCUMENTS: u64 = 2000;
     let bed = Bed::with_documents(DOCUMENTS);
     // More steps than there is data: the run ends when every document has been trained.
     let run = RunText { steps: 100_000, raw: None, synthesizers: (2, 3), ..RunText::default() };

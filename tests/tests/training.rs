@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lyceum_tests::{Bed, RunText};
+use lyceum_tests::{Bed, RunText, SEED, documents};
 
 /// The greatest relative difference of two runs' losses.
 fn difference(a: &[f64], b: &[f64]) -> f64 {
@@ -78,4 +78,30 @@ fn l5_a_run_without_a_cluster_has_the_losses_of_one_with_it_bit_for_bit() {
     assert_eq!(alone.losses().len(), 40);
     assert_eq!(alone.losses(), gang.losses());
     assert_eq!(alone.batches()[..40], gang.batches()[..40]);
+}
+
+#[test]
+fn l2_many_sources_of_all_kinds_are_trained_to_their_end() {
+    const SOURCES: u64 = 12;
+    const DOCUMENTS: u64 = 30;
+    let bed = Bed::with_documents(20);
+    let run = RunText { steps: 100_000, raw: None, synthesizers: (2, 2), ..RunText::default() };
+    let text = run.to_string();
+    let (before, source) = text.split_once("[[source]]").unwrap();
+    let (_, after) = source.split_once("[synthesizer]").unwrap();
+    let source = |number| {
+        let name = format!("many-{number}.jsonl");
+        bed.write(&name, documents(SEED + number, DOCUMENTS));
+        let (converted, share) = ([0.0, 1.0, 0.5][number as usize % 3], 1 + number % 4);
+        format!(
+            "[[source]]\nname = \"s{number}\"\npaths = [\"{name}\"]\nconverted = {converted:?}\nshare = {share}\n"
+        )
+    };
+    let sources: String = (0..SOURCES).map(source).collect();
+    bed.write("many.toml", format!("{before}{sources}\n[synthesizer]{after}"));
+    let output = bed.run_files("many.toml", "cluster.toml", "many").end().well();
+    let summary = output.summary();
+    assert_eq!(summary.documents.read, SOURCES * DOCUMENTS, "L1: {summary:?}");
+    assert!(summary.documents.adds_up() && summary.documents.augmented > 100, "{summary:?}");
+    assert_eq!(output.documents().0.len() as u64, SOURCES * DOCUMENTS);
 }

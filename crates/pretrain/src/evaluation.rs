@@ -73,7 +73,10 @@ pub fn multiple_choice(path: &Path) -> Result<Vec<Item>, EvaluationError> {
         };
         match wrong {
             Some(message) => Err(fault(path, Some(line), None, message)),
-            None => Ok(items.push(item)),
+            None => {
+                items.push(item);
+                Ok(())
+            }
         }
     })?;
     Ok(items)

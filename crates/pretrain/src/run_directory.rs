@@ -51,7 +51,7 @@ pub enum RunDirectoryError {
         /// The folder.
         directory: PathBuf,
         /// What has changed.
-        changed: Change,
+        changed: Box<Change>,
     },
     /// A file of the run cannot be read.
     #[error(transparent)]
@@ -140,6 +140,7 @@ impl RunDirectory {
             && let Some(before) = read_json::<Identity>(&files_path)?
             && let Some(changed) = before.first_change(&files)
         {
+            let changed = Box::new(changed);
             return Err(RunDirectoryError::Changed { directory: self.root.clone(), changed });
         }
         if !begun {
