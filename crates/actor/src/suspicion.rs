@@ -14,9 +14,10 @@ use std::{
 
 use crate::{System, link::Link};
 
-/// How long a peer may take to acknowledge a probe. What the head takes to suspect a node and this are together below
-/// three seconds.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a peer may take to acknowledge a probe: long enough for a process that has hardly any share of its cores.
+/// With the two seconds after which the head suspects a node, and the quarter of one that it takes to look, this stays
+/// below three.
+const PATIENCE: Duration = Duration::from_millis(700);
 
 impl System {
     /// Tells this process that the control plane hears nothing from a node (`unreachable`), or that it does again.

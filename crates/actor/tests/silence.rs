@@ -58,7 +58,7 @@ fn a_suspicion_ends_no_call_whose_connection_answers() {
         let scene = async {
             distant.pair.here.node_suspected("n2", true);
             // Several probes long.
-            desk.ask(Nap(1200)).await.unwrap();
+            desk.ask(Nap(1600)).await.unwrap();
             desk.ask(Echo("still there?".into())).await.unwrap();
             desk.ask(Open).await.unwrap();
         };
@@ -75,7 +75,7 @@ fn a_call_that_its_caller_was_told_is_unreachable_is_not_executed_when_the_node_
         let (theirs, desk) = distant.desk::<Clerk>("ada").await;
         desk.ask(Echo("hello".into())).await.unwrap();
         // Its handler naps, so the next one waits in the mailbox.
-        let naps = theirs.ask(Nap(2500));
+        let naps = theirs.ask(Nap(3000));
         let waits = async {
             let told = desk.ask(Count(7)).await;
             assert!(matches!(told, Err(CallError::Unreachable(_))), "{told:?}");

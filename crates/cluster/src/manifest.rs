@@ -145,7 +145,8 @@ impl Default for StoreSection {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
-    /// After this long without a heartbeat, those who wait on a node are told `Unreachable`.
+    /// After this long without a heartbeat a node is suspected. Those who wait on it are told `Unreachable` when their own
+    /// connection to it proves silent too, which takes up to a second more.
     #[serde(default = "Health::default_unreachable")]
     pub unreachable: f64,
     /// After this long without a heartbeat, and a second path tried in vain, the node is lost.
@@ -158,7 +159,7 @@ pub struct Health {
 
 impl Health {
     fn default_unreachable() -> f64 {
-        2.5
+        2.0
     }
 
     fn default_verdict() -> f64 {
@@ -380,8 +381,9 @@ fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
 
 fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {
     let Health { unreachable, verdict, stop } = document.value.health;
-    if !(0.5..=3.0).contains(&unreachable) {
-        let text = format!("expected 0.5 to 3 seconds, found {unreachable}");
+    // Heartbeats come every half second: a late one is no silence.
+    if !(1.0..=3.0).contains(&unreachable) {
+        let text = format!("expected 1 to 3 seconds, found {unreachable}");
         return Err(document.refuse("health.unreachable", text));
     }
     if !(verdict > unreachable && verdict <= 3600.0) {

@@ -30,6 +30,8 @@ use crate::error::ClusterError;
 use crate::manifest::{Health, StoreSection};
 use crate::state::{StateDir, read_json, write_json};
 
+/// A head that is silent is called again no sooner than this: three of its heartbeats.
+const HEAD_PATIENCE: Duration = Duration::from_millis(1500);
 /// Events that may wait for the agent; those who bring more wait.
 const MAX_EVENTS: usize = 4096;
 
@@ -83,7 +85,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
             .map_err(|error| ClusterError::Refused(error.to_string()))?;
         let peers = Peers::new(directory, endpoint.clone(), events.clone());
         tokio::spawn(peers::accept(endpoint.clone(), store.clone(), events.clone()));
-        let patience = Duration::from_secs_f64(config.health.unreachable);
+        let patience = Duration::from_secs_f64(config.health.unreachable).max(HEAD_PATIENCE);
         tokio::spawn(head_link::keep(endpoint.clone(), config.head, patience, events.clone()));
         tokio::spawn(end_when_told(events.clone()));
         let memory = MemoryGuard::new(&config.cluster, node);

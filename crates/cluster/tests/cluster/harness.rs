@@ -97,7 +97,7 @@ impl Drop for Testbed {
 pub fn manifest_text(nodes: &[(&str, &str)]) -> String {
     let mut text =
         "name = \"test\"\noversubscribe = true\n[store]\ncapacity = \"8 MiB\"\nsegment = \"8 MiB\"\n\
-                    [health]\nunreachable = 0.5\nverdict = 2.0\nstop = 2.0\n"
+                    [health]\nunreachable = 1.0\nverdict = 3.0\nstop = 2.0\n"
             .to_owned();
     for (name, resources) in nodes {
         text += &format!("[[nodes]]\nname = \"{name}\"\nresources = {resources}\n");

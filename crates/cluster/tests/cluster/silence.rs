@@ -8,11 +8,11 @@ use rustix::process::Signal;
 use crate::harness::{Testbed, kill, look, manifest_text, until_held, within};
 use crate::probe::{LetGo, Look, Probe, WaitOn, clock, hold};
 
-/// Two nodes, with the times that a manifest has by default.
+/// Two nodes; suspicion after so many seconds, by default 2, and the default verdict after 10.
 async fn patient_cluster(unreachable: f64) -> Testbed {
     let text = manifest_text(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]);
     let health = format!("unreachable = {unreachable:?}\nverdict = 10.0");
-    Testbed::of(&text.replace("unreachable = 0.5\nverdict = 2.0", &health)).started().await
+    Testbed::of(&text.replace("unreachable = 1.0\nverdict = 3.0", &health)).started().await
 }
 
 async fn until_node_b_is(testbed: &Testbed, state: &str) {
@@ -27,7 +27,7 @@ fn holds(probe: &ActorRef<Probe>) -> tokio::task::JoinHandle<crate::probe::Ended
 
 #[tokio::test]
 async fn l3_waiters_on_a_silent_node_see_unreachable_before_any_verdict_and_the_node_comes_back() {
-    let testbed = patient_cluster(2.5).await;
+    let testbed = patient_cluster(2.0).await;
     let (job, system) = testbed.job().await;
     let cluster = job.cluster(&system);
     let waiter = within(cluster.spawn::<Probe>("waiter".into()).node("a").into_future()).await.unwrap();
@@ -82,7 +82,7 @@ async fn l3_waiters_on_a_silent_node_see_unreachable_before_any_verdict_and_the_
 
 #[tokio::test]
 async fn a_stopped_agent_whose_workers_go_on_costs_no_call() {
-    let testbed = patient_cluster(0.5).await;
+    let testbed = patient_cluster(1.0).await;
     let (job, system) = testbed.job().await;
     let cluster = job.cluster(&system);
     let waiter = within(cluster.spawn::<Probe>("waiter".into()).node("a").into_future()).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_stopped_agent_whose_workers_go_on_costs_no_call() {
     kill(sight.parent, Signal::STOP);
     until_node_b_is(&testbed, "unreachable").await;
     // Time for more than one probe.
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    tokio::time::sleep(Duration::from_millis(1600)).await;
     assert_eq!(look(&busy, &[]).await.pid, sight.pid, "new calls are taken");
     within(busy.ask(LetGo)).await.unwrap();
     assert_eq!(within(own).await.unwrap().words, "answered");
@@ -109,7 +109,7 @@ async fn a_stopped_agent_whose_workers_go_on_costs_no_call() {
 
 #[tokio::test]
 async fn a_node_that_stands_still_for_two_seconds_is_not_lost() {
-    let testbed = patient_cluster(2.5).await;
+    let testbed = patient_cluster(2.0).await;
     let (job, system) = testbed.job().await;
     let probe =
         within(job.cluster(&system).spawn::<Probe>("calm".into()).node("b").into_future()).await.unwrap();
