@@ -1,29 +1,37 @@
-//! L4 between processes: from the Packer's seal to libtorch's kernels no byte of a row is copied on its node.
+//! L4 between processes: from the Packer's seal to libtorch's kernels no byte of a row is copied on its node, and from
+//! another node it comes once.
 //!
-//! Three processes: this one keeps the node's store, as an agent does; one packs a batch into an object of it and seals
+//! Three processes: this one keeps the nodes' stores, as agents do; one packs a batch into an object of it and seals
 //! that; one maps the object, and trains a step on it. The last two are this very program, started again. What
 //! libtorch's operations are given, and what its allocator gives, is told by the shim's observation.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod nodes;
+
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsFd as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lyceum_collective::SoloCommunicator;
 use lyceum_corpus::batch;
 use lyceum_corpus::chain::{ChainId, Loss, Text, TextId};
 use lyceum_corpus::pack::{BatchShape, Packer};
 use lyceum_model::{LlamaConfig, initial_parameters};
-use lyceum_store::{NodeStore, Object, ObjectId, ObjectRef, StoreClient, StoreOptions, socket_pair};
+use lyceum_store::{NodeStore, Object, ObjectId, ObjectRef, StoreClient, socket_pair};
 use lyceum_torch_shim::{Seen, observe};
 use lyceum_train::{Batch, OwnedRow, Precision, Row, SealedBatch, Trainer, TrainerConfig};
 
 const PART: &str = "LYCEUM_ZERO_COPY_PART";
 const REFERENCE: &str = "LYCEUM_ZERO_COPY_REFERENCE";
 const MARK: &str = "@@ ";
+const END: &str = "end";
+
+/// Of a process that nobody kills.
+const LIFE: Duration = Duration::from_secs(60);
 
 const ROWS: usize = 3;
 const LENGTH: usize = 40;
@@ -32,16 +40,31 @@ const WIDTH: usize = 32;
 
 #[test]
 fn l4_a_batch_is_trained_on_where_another_process_sealed_it() {
-    let store = NodeStore::new(StoreOptions::new("n1", 1, 64 << 20)).unwrap();
-    let mut packer = Process::start(&store, 1, "packer", "");
+    let store = nodes::one();
+    assert_trained_where_it_lies(&store, &store);
+}
+
+#[test]
+fn l4_a_batch_from_another_node_is_in_the_nodes_store_once_and_trained_on_there() {
+    let (_network, packers, trainers) = nodes::two();
+    assert_trained_where_it_lies(&packers, &trainers);
+}
+
+/// Packs a batch in a process of the one node, trains on it in a process of the other, which may be the same.
+fn assert_trained_where_it_lies(packers: &NodeStore, trainers: &NodeStore) {
+    let mut packer = Process::start(packers, 1, "packer", "");
     let reference = packer.says();
     let sealed: Vec<Vec<usize>> = (0..ROWS).map(|_| numbers(&packer.says())).collect();
 
-    let mut trainer = Process::start(&store, 2, "trainer", &reference);
+    let mut trainer = Process::start(trainers, 2, "trainer", &reference);
     let mapped = trainer.says();
     assert!(mapped.starts_with("r--s") && mapped.contains("memfd:"), "mapped read-only and shared: {mapped}");
     let sights: Vec<Sight> = trainer.all().iter().map(|said| Sight::read(said)).collect();
-    drop(packer);
+    // Both processes still have it open: one copy a node.
+    let len: u64 = reference.split('/').nth(3).unwrap().parse().unwrap();
+    for store in [packers, trainers] {
+        assert_eq!((store.usage().objects, store.usage().bytes_in_use), (1, len.next_multiple_of(4096)));
+    }
 
     // Embedding and loss are given every row at the very place where the other process wrote it.
     let given = |operation: &str| -> Vec<Option<usize>> {
@@ -145,10 +168,10 @@ fn pack() {
         let place = |ids: &[i64]| ids.as_ptr() as usize - object.as_ptr() as usize;
         println!("{MARK}{} {}", place(row.inputs), place(row.labels));
     }
-    std::thread::sleep(std::time::Duration::from_secs(60));
+    std::thread::sleep(LIFE);
 }
 
-/// Maps the object, trains a step on it and says what libtorch saw.
+/// Maps the object, trains a step on it and says what libtorch saw. Lives until it is killed.
 fn train() {
     let client = StoreClient::attach(std::io::stdin().as_fd().try_clone_to_owned().unwrap()).unwrap();
     let mut trainer = trainer();
@@ -181,6 +204,8 @@ fn train() {
             }
         }
     }
+    println!("{MARK}{END}");
+    std::thread::sleep(LIFE);
 }
 
 /// Something that the trainer's libtorch did.
@@ -237,12 +262,9 @@ impl Process {
         }
     }
 
-    /// Everything that it says until it ends, well.
+    /// Everything that it says until it is through.
     fn all(&mut self) -> Vec<String> {
-        let mut rest = String::new();
-        self.lines.read_to_string(&mut rest).unwrap();
-        assert!(self.child.wait().unwrap().success(), "{rest}");
-        rest.lines().filter_map(|line| Some(line.split_once(MARK)?.1.to_owned())).collect()
+        std::iter::from_fn(|| Some(self.says()).filter(|said| said != END)).collect()
     }
 }
 
