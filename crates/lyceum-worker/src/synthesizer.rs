@@ -47,7 +47,13 @@ impl SynthesizerActor {
     /// Leases chains and hands over what came of them; false when no chain is left.
     async fn turn(&mut self, holder: u64) -> Result<bool> {
         let asked = LeaseChains { holder, most: self.options.chains_at_once };
-        let leases = self.reader.ask(asked).await.map_err(CallError::erase).context("the corpus reader")?;
+        let leases = self
+            .reader
+            .ask(asked)
+            .through_silence()
+            .await
+            .map_err(CallError::erase)
+            .context("the corpus reader")?;
         let chains = leases.read()?.chains;
         if chains.is_empty() {
             return Ok(false);
@@ -77,7 +83,13 @@ impl SynthesizerActor {
 
 /// Gives what was made of a chain to the Packer; it is recorded when this returns.
 async fn hand_over(packer: &ActorRef<Packer>, record: ChainRecord) -> Result<()> {
-    packer.ask(Offer { record }).await.map(drop).map_err(CallError::erase).context("the packer")
+    packer
+        .ask(Offer { record })
+        .through_silence()
+        .await
+        .map(drop)
+        .map_err(CallError::erase)
+        .context("the packer")
 }
 
 impl Actor for SynthesizerActor {

@@ -60,7 +60,7 @@ impl TrainerActor {
         position: u64,
         rank: u32,
     ) -> impl Future<Output = Result<Option<Object>>> + use<> {
-        let asked = packer.ask(NextBatch { position, rank }).into_future();
+        let asked = packer.ask(NextBatch { position, rank }).through_silence().into_future();
         let store = self.store.clone();
         async move {
             let granted =
@@ -128,7 +128,12 @@ impl TrainerActor {
     async fn save(&mut self, tokenizer: &Path) -> Result<()> {
         // Answered in order: the steps that were told before are written down then, so that whenever somebody is
         // killed, no checkpoint is ahead of the metrics.
-        self.controller.ask(ReadProgress).await.map_err(CallError::erase).context("the controller")?;
+        self.controller
+            .ask(ReadProgress)
+            .through_silence()
+            .await
+            .map_err(CallError::erase)
+            .context("the controller")?;
         let gang = self.gang()?;
         let begun = Instant::now();
         let path = gang.trainer.save_checkpoint(&gang.checkpoints, Some(tokenizer))?;
@@ -178,8 +183,8 @@ impl Actor for TrainerActor {
             bail!("a trainer runs in a worker only");
         };
         let placement = Placement::choose()?;
-        let (device, kind, threads) = (placement.device, placement.kind, crate::threads());
-        tracing::info!(?device, ?kind, threads, epoch = args.settings.epoch, "the trainer is ready");
+        let (device, threads) = (placement.device, crate::threads());
+        tracing::info!(?device, threads, epoch = args.settings.epoch, "the trainer is ready");
         Ok(Self {
             run: args.settings.run_file()?,
             directory: RunDirectory::at(PathBuf::from(&args.settings.directory)),

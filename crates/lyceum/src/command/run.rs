@@ -131,7 +131,7 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
         _ = terminations.recv() => return Ok(End::GivenUp),
     };
     let display = Display::new();
-    let mut outcome = std::pin::pin!(controller.ask(Run).into_future());
+    let mut outcome = std::pin::pin!(controller.ask(Run).through_silence().into_future());
     let mut tick = tokio::time::interval(ASK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stopping = false;

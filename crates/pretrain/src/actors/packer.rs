@@ -119,7 +119,8 @@ impl PackerActor {
         let me = ctx.me();
         ctx.spawn_task(async move {
             let stocked = async {
-                let supplied = reader.ask(Supply).await.map_err(CallError::erase)?.read()?;
+                let supplied =
+                    reader.ask(Supply).through_silence().await.map_err(CallError::erase)?.read()?;
                 anyhow::Ok(me.tell(Stock { supplied }).await.map_err(CallError::erase)?)
             };
             // A reader that has failed is told of to those who attend it.
