@@ -273,6 +273,7 @@ impl Driver {
         tokio::spawn(async move {
             if watch.ended().await.is_ok() {
                 let evidence = format!("process {pid} of this machine has ended");
+                tracing::warn!(evidence, "the head is lost");
                 let _ = events.send(Happening::Machine(AgentEvent::HeadEnded(evidence))).await;
             }
         });
