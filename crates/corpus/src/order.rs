@@ -15,9 +15,6 @@ use crate::random::{Decision, Stream};
 const SHUFFLE: Decision = Decision::new("order.shuffle");
 const INTERLEAVE: Decision = Decision::new("order.interleave");
 
-/// Bytes of text after which a window is closed before it has all its documents (L2).
-const WINDOW_BYTES: usize = 256 << 20;
-
 /// How a source's documents are ordered.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OrderOptions {
@@ -25,6 +22,8 @@ pub struct OrderOptions {
     pub seed: u64,
     /// Documents in a window. More mixes better and holds more memory.
     pub window: usize,
+    /// Bytes of text after which a window is closed before it has all its documents (L2).
+    pub window_bytes: usize,
     /// Share of the documents selected for conversion, 0 to 1.
     pub converted: f64,
     /// Rounds, M: documents in a chain at most.
@@ -34,9 +33,9 @@ pub struct OrderOptions {
 }
 
 impl Default for OrderOptions {
-    /// One pass, windows of 4096, all converted in two rounds.
+    /// One pass, windows of 4096 documents or 256 MiB, all converted in two rounds.
     fn default() -> Self {
-        Self { seed: 0, window: 4096, converted: 1.0, rounds: 2, epochs: 1 }
+        Self { seed: 0, window: 4096, window_bytes: 256 << 20, converted: 1.0, rounds: 2, epochs: 1 }
     }
 }
 
@@ -134,7 +133,7 @@ impl Order {
                 let document = document?;
                 bytes += document.text.len();
                 documents.push(Some(document));
-                if bytes >= WINDOW_BYTES {
+                if bytes >= self.options.window_bytes {
                     break;
                 }
             }

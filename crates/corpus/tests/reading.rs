@@ -118,7 +118,8 @@ fn corpus(folder: &Path, documents: usize) -> ReaderOptions {
     tolerant(vec![write(folder, "corpus.jsonl", lines.as_bytes())])
 }
 
-const ORDER: OrderOptions = OrderOptions { seed: 4, window: 10, converted: 0.5, rounds: 2, epochs: 2 };
+const ORDER: OrderOptions =
+    OrderOptions { seed: 4, window: 10, window_bytes: 1 << 20, converted: 0.5, rounds: 2, epochs: 2 };
 
 #[test]
 fn l1_each_epoch_has_every_document_and_every_skip_once_and_chains_are_numbered_densely() {
@@ -177,4 +178,23 @@ proptest! {
         prop_assert!(planned.iter().all(|chain| (1..=rounds).contains(&chain.documents.len())));
         prop_assert_eq!(planned, plan_window(&options, 1, 2, 3, documents));
     }
+}
+
+#[test]
+fn l2_a_window_of_long_documents_is_closed_before_it_has_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let chains = |window_bytes| {
+        let options = OrderOptions { window: 64, window_bytes, epochs: 1, ..ORDER };
+        let order = Order::new(0, corpus(folder.path(), 40), options, 0).unwrap();
+        let chains: Vec<Chain> = order.map(Result::unwrap).collect();
+        let documents: BTreeSet<_> = chains.iter().flat_map(|chain| &chain.documents).map(|d| d.id).collect();
+        assert_eq!(documents.len(), 40);
+        chains
+    };
+    // Texts of six or seven bytes: ten of them are no more than 70.
+    let first: Vec<u64> =
+        chains(60).iter().take(5).flat_map(|chain| &chain.documents).map(|d| d.id.ordinal / 2).collect();
+    assert!(first.iter().all(|&ordinal| ordinal < 10), "{first:?}");
+    assert_ne!(chains(60), chains(1 << 20));
+    assert_eq!(chains(60), chains(60));
 }

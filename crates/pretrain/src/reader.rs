@@ -95,6 +95,7 @@ impl Reader {
                 converted: source.converted,
                 rounds: synthesizer.map_or(1, |synthesizer| synthesizer.rounds as usize),
                 epochs: source.epochs,
+                ..OrderOptions::default()
             };
             let recorded = recorded.next().unwrap_or_default();
             let order = Order::new(id, reading, options, recorded.allowance.next)?;

@@ -33,7 +33,8 @@ const INTERRUPTED: u8 = 130;
 pub struct RunCommand {
     /// The run file
     run: PathBuf,
-    /// The cluster manifest; the cluster is started if it does not run, and then ends with this command
+    /// The cluster manifest; the cluster is started if it does not run, and then ends with this command. On one that
+    /// stands already only the run ends with it
     #[arg(long)]
     cluster: PathBuf,
     /// Folder of the run: records, checkpoints, summary.json [default: runs/NAME]. An interrupted run there goes on
