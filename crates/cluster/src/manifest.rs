@@ -192,6 +192,9 @@ pub struct NodeSection {
     pub bind: IpAddr,
     /// Address that others reach them by, where that is not `bind`.
     pub advertise: Option<IpAddr>,
+    /// A network interface whose network nobody else can read, such as `ib0`: what is not encrypted by nature (NCCL's
+    /// traffic between GPUs) may use it, and loopback else (L6).
+    pub trusted_interface: Option<String>,
     /// What its workers may use.
     #[serde(default)]
     pub resources: ResourceSection,
@@ -296,6 +299,10 @@ fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {
             return Err(document.refuse(&at("name"), text));
         }
         check_address(document, &format!("nodes[{index}]"), node.bind, node.advertise)?;
+        if let Some(interface) = node.trusted_interface.as_ref().filter(|name| !is_interface(name)) {
+            let text = format!("`{interface}` cannot be a network interface: expected a name such as `ib0`");
+            return Err(document.refuse(&at("trusted_interface"), text));
+        }
         if node.resources.gpus > 1024 {
             let text = format!("expected at most 1024 GPUs, found {}", node.resources.gpus);
             return Err(document.refuse(&at("resources.gpus"), text));
@@ -318,6 +325,12 @@ fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {
         }
     }
     Ok(())
+}
+
+/// What Linux takes for an interface's name, and NCCL for one name and not a list or a pattern.
+fn is_interface(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 fn check_address(

@@ -44,6 +44,8 @@ pub(crate) struct AgentConfig {
     pub(crate) head: SocketAddr,
     pub(crate) bind: IpAddr,
     pub(crate) advertise: Option<IpAddr>,
+    /// An interface that plaintext may use.
+    pub(crate) trusted_interface: Option<String>,
     /// The agent takes the first, its workers the others; empty: the system chooses.
     pub(crate) ports: Range<u16>,
     /// Cores of this node alone; empty where nodes share the machine's.

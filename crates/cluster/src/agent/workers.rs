@@ -164,6 +164,8 @@ fn environment(config: &AgentConfig, launch: &Launch) -> Vec<(&'static str, Stri
         ("CUDA_VISIBLE_DEVICES", gpus.join(",")),
         ("LYCEUM_CLUSTER", config.cluster.clone()),
         ("LYCEUM_NODE", config.node.clone()),
+        // Set in any case: trust comes from the manifest, not from whatever environment the agent was started in.
+        ("LYCEUM_TRUSTED_INTERFACE", config.trusted_interface.clone().unwrap_or_default()),
     ]
 }
 

@@ -272,6 +272,7 @@ impl Launch<'_> {
             head: HeadAddress::load(&state)?.advertised,
             bind: node.bind,
             advertise: node.advertise,
+            trusted_interface: node.trusted_interface.clone(),
             ports: self.manifest.node_ports(index),
             cores: share.cores.clone(),
             gpus: share.gpus.clone(),
