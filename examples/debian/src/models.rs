@@ -52,7 +52,7 @@ impl Model {
     pub fn stages(self) -> &'static [&'static str] {
         match self {
             Self::Base => &["base"],
-            Self::Synthesizer => &["synthesizer-text", "synthesizer-tuning"],
+            Self::Synthesizer => &["synthesizer-text", "synthesizer-tuning", "synthesizer-finish"],
         }
     }
 }
@@ -201,6 +201,7 @@ mod tests {
         }
         write_model(&work, &["a text"]);
         write(work.join("tuning.jsonl"), "");
+        write(work.join("tuning-finish.jsonl"), "");
         let installation = Installation::find().unwrap();
         for stage in Model::ALL.into_iter().flat_map(Model::stages) {
             let file = installation.example().join("recipe").join(format!("{stage}.toml"));
@@ -215,7 +216,7 @@ mod tests {
         let recipe = Recipe { work, out: out.clone(), models: Model::ALL.to_vec() };
         recipe.run(&installation).unwrap();
         let weights = |model: &str| fs::read_to_string(out.join(model).join("model.safetensors")).unwrap();
-        assert_eq!((weights("base"), weights("synthesizer")), ("base".into(), "synthesizer-tuning".into()));
+        assert_eq!((weights("base"), weights("synthesizer")), ("base".into(), "synthesizer-finish".into()));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use lyceum_synth::tuning::TuningExample;
 use crate::output::{self, Document};
 use crate::split::{self, Placed, Set};
 use crate::statistics::{DocumentCount, ExampleCount};
-use crate::tasks::{self, Example};
+use crate::tasks::{self, Example, Lesson};
 use crate::text::{Text, compose};
 
 /// What to prepare, and where.
@@ -161,6 +161,7 @@ fn is_package_name(name: &str) -> bool {
 pub struct Corpus {
     documents: BTreeMap<Set, Vec<Document>>,
     tuning: Vec<Example>,
+    finish: Vec<Example>,
     tuning_heldout: Vec<Example>,
     /// What was counted and checked on the way.
     pub notes: String,
@@ -228,9 +229,10 @@ pub fn build(options: &Options, packages: &[Package]) -> Result<Corpus> {
         draw::shuffle(options.seed, "order", set, |document| &document.id);
     }
     let of = |set: Set| documents.get(&set).map(Vec::as_slice).unwrap_or_default();
-    let tuning = examples(options, of(Set::Tuning));
-    let tuning_heldout = examples(options, of(Set::TuningHeldout));
-    Ok(Corpus { tuning, tuning_heldout, documents, notes })
+    let tuning = examples(options, of(Set::Tuning), Lesson::Copying);
+    let finish = examples(options, of(Set::Tuning), Lesson::Choosing);
+    let tuning_heldout = examples(options, of(Set::TuningHeldout), Lesson::Choosing);
+    Ok(Corpus { tuning, finish, tuning_heldout, documents, notes })
 }
 
 /// A source's packages with the paragraphs that its earlier packages do not have; packages
@@ -277,12 +279,12 @@ fn whole<'a>(
 }
 
 /// Each document with its questions, in a drawn order.
-fn examples(options: &Options, documents: &[Document]) -> Vec<Example> {
+fn examples(options: &Options, documents: &[Document], lesson: Lesson) -> Vec<Example> {
     let mut examples: Vec<Example> = documents
         .iter()
         .filter_map(|document| {
             let text = Text::parse(&document.text)?;
-            let tasks = tasks::ask(&text, options.pair_budget);
+            let tasks = tasks::ask(&text, lesson, options.pair_budget);
             (tasks.len() >= 2).then(|| Example {
                 id: document.id.clone(),
                 source: document.source.clone(),
@@ -309,7 +311,7 @@ impl Corpus {
         self.documents.get(&set).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The tuning examples.
+    /// The tuning examples of the first lesson.
     pub fn tuning(&self) -> &[Example] {
         &self.tuning
     }
@@ -335,7 +337,12 @@ pub fn prepare(options: &Options, lists: &Lists) -> Result<String> {
         output::write(&options.out.join(format!("{}-documents.jsonl", set.name())), documents)?;
         let _ = write!(statistics, "\n{}-documents: {}", set.name(), DocumentCount::of(documents));
     }
-    for (name, examples) in [("tuning", &corpus.tuning), ("tuning-heldout", &corpus.tuning_heldout)] {
+    let tuning = [
+        ("tuning", &corpus.tuning),
+        ("tuning-finish", &corpus.finish),
+        ("tuning-heldout", &corpus.tuning_heldout),
+    ];
+    for (name, examples) in tuning {
         let rows: Vec<TuningExample> = examples.iter().map(tuning_row).collect();
         output::write(&options.out.join(format!("{name}.jsonl")), &rows)?;
         let _ = write!(statistics, "\n{name}: {}", ExampleCount::of(examples));

@@ -7,7 +7,7 @@ use lyceum_debian::choices;
 use lyceum_debian::output::{self, Document, Item};
 use lyceum_debian::prepare::PAIR_BUDGET;
 use lyceum_debian::report::{Gate, Judgement};
-use lyceum_debian::tasks::{self, Category, judge, read_question};
+use lyceum_debian::tasks::{self, Category, Lesson, judge, read_question};
 use lyceum_debian::text::Text;
 
 const SETS: [&str; 4] = ["domain-raw", "domain-to-augment", "heldout", "contexts"];
@@ -57,7 +57,7 @@ fn no_answer_is_invented_and_each_is_what_the_text_says() {
     let mut asked: BTreeMap<Category, usize> = BTreeMap::new();
     for document in documents("contexts") {
         let text = Text::parse(&document.text).expect("a context");
-        let tasks = tasks::ask(&text, PAIR_BUDGET);
+        let tasks = tasks::ask(&text, Lesson::Choosing, PAIR_BUDGET);
         assert!(tasks.len() >= 2, "{}", document.id);
         assert!(tasks.is_sorted_by_key(|task| task.category), "{}", document.id);
         for task in tasks {
@@ -78,7 +78,7 @@ fn a_synthesizer_that_writes_what_we_would_passes_the_gate() {
     let mut judgement = Judgement::default();
     for document in documents("contexts") {
         let text = Text::parse(&document.text).expect("a context");
-        let pairs = tasks::ask(&text, PAIR_BUDGET).into_iter().map(|task| {
+        let pairs = tasks::ask(&text, Lesson::Choosing, PAIR_BUDGET).into_iter().map(|task| {
             let written = task.pair.written();
             format!("<QUE> {} <ANS> {} </END>", written.question, written.answer)
         });

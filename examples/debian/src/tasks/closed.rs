@@ -72,12 +72,20 @@ fn has_list(text: &Text<'_>) -> &'static str {
 
 /// The first thing that the body names, written as our vocabulary writes it, so that it can be copied.
 fn first_mentioned(text: &Text<'_>) -> Option<&'static str> {
-    let found = THINGS.iter().filter_map(|thing| {
-        let literal =
-            text.body.match_indices(thing).find(|(at, _)| is_word(text.body, *at, at + thing.len()));
-        Some((literal?.0, *thing))
-    });
-    found.min().map(|(_, thing)| thing)
+    mentioned(text).min().map(|(_, thing)| thing)
+}
+
+/// Whether the body names several things: then one of them is surely seen.
+pub fn mentions_several(text: &Text<'_>) -> bool {
+    mentioned(text).nth(1).is_some()
+}
+
+/// The things that the body names, each with the byte where it first stands.
+fn mentioned(text: &Text<'_>) -> impl Iterator<Item = (usize, &'static str)> {
+    THINGS.into_iter().filter_map(|thing| {
+        let mut places = text.body.match_indices(thing).map(|(at, _)| at);
+        Some((places.find(|&at| is_word(text.body, at, at + thing.len()))?, thing))
+    })
 }
 
 fn is_word(text: &str, start: usize, end: usize) -> bool {

@@ -147,14 +147,25 @@ pub struct Example {
 /// The most pairs a text gets.
 pub const MOST_PAIRS: usize = 4;
 
+/// What tuning teaches at a time. Both ask the same questions in the same words; they differ in which text is asked
+/// whether it has a list, or what it mentions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lesson {
+    /// First: to write pairs, and to copy from the text.
+    Copying,
+    /// Then: which question fits a text. One that says little is asked for a list, so that there is always something to
+    /// ask; what it mentions is asked where several answers stand in it, so that a doubtful glance does not ask in vain.
+    Choosing,
+}
+
 /// Questions about a text, in the order of the categories: its name, and up to three others of those that it can answer,
 /// as long as all fit into `budget` bytes.
-pub fn ask(text: &Text<'_>, budget: usize) -> Vec<Task> {
+pub fn ask(text: &Text<'_>, lesson: Lesson, budget: usize) -> Vec<Task> {
     let mut left = budget;
     let mut tasks: Vec<Task> = Vec::new();
-    for category in plan::candidates(text) {
-        if tasks.len() == MOST_PAIRS {
-            break;
+    for (category, enough) in plan::candidates(text, lesson) {
+        if tasks.len() >= enough {
+            continue;
         }
         let Some(task) = question::make(text, category, plan::kind(text.name, category)) else { continue };
         let written = task.pair.written();

@@ -7,7 +7,7 @@
 
 use lyceum_synth::pair::Kind;
 
-use super::{Category, closed};
+use super::{Category, Lesson, MOST_PAIRS, closed};
 use crate::text::Text;
 
 /// What names begin with before their stem; a longer one before its own beginning.
@@ -34,8 +34,11 @@ const BEFORE_STEM: [&str; 19] = [
 ];
 /// Letters whose texts choose their name among others instead of giving it: about a quarter of all.
 const CHOOSE_THE_NAME: std::ops::RangeInclusive<u8> = b'd'..=b'i';
-/// Letters whose texts are asked for a list that they do not have: about as many as have one.
+/// Letters whose texts are asked for a list that they do not have, in the first lesson: about as many as have one.
 const ASKED_FOR_NO_LIST: std::ops::RangeInclusive<u8> = b'm'..=b'n';
+
+/// In the second lesson, texts with fewer pairs are asked for a list that they do not have.
+const FEW_PAIRS: usize = 3;
 
 /// The letter that a name's stem begins with; `a` when the stem has none.
 fn letter(name: &str) -> u8 {
@@ -66,14 +69,14 @@ pub fn kind(name: &str, category: Category) -> Kind {
     kinds[number(name) / 3 % kinds.len()]
 }
 
-/// What a text may be asked, what matters most first: its name, then what few texts can answer, then what many can. A
-/// category may stand here that the text does not answer.
-pub fn candidates(text: &Text<'_>) -> Vec<Category> {
+/// What a text may be asked, what matters most first: its name, then what few texts can answer, then what many can; each
+/// with the number of pairs from which on it is no longer asked. A category may stand here that the text does not answer.
+pub fn candidates(text: &Text<'_>, lesson: Lesson) -> Vec<(Category, usize)> {
     let letter = letter(text.name);
+    let has_list = text.first_item.is_some();
     let identity = if CHOOSE_THE_NAME.contains(&letter) { Category::Identity } else { Category::Name };
-    let list = text.first_item.is_some() || ASKED_FOR_NO_LIST.contains(&letter);
-    let affix = closed::told_by_affix(text.name);
     let mut candidates = vec![identity];
+    candidates.extend((has_list && lesson == Lesson::Choosing).then_some(Category::HasList));
     candidates.extend([
         Category::WrittenIn,
         Category::Acronym,
@@ -82,9 +85,17 @@ pub fn candidates(text: &Text<'_>) -> Vec<Category> {
         Category::Ability,
         Category::FirstItem,
     ]);
-    candidates.extend(list.then_some(Category::HasList));
-    candidates.extend(affix);
-    candidates.extend([Category::Mentioned, Category::Definition, Category::Contents, Category::Summary]);
+    let drawn = has_list || ASKED_FOR_NO_LIST.contains(&letter);
+    candidates.extend((drawn && lesson == Lesson::Copying).then_some(Category::HasList));
+    candidates.extend(closed::told_by_affix(text.name));
+    let mentions = lesson == Lesson::Copying || closed::mentions_several(text);
+    candidates.extend(mentions.then_some(Category::Mentioned));
+    candidates.extend([Category::Definition, Category::Contents, Category::Summary]);
+    let mut candidates: Vec<(Category, usize)> =
+        candidates.into_iter().map(|category| (category, MOST_PAIRS)).collect();
+    if !has_list && lesson == Lesson::Choosing {
+        candidates.push((Category::HasList, FEW_PAIRS));
+    }
     candidates
 }
 
@@ -129,13 +140,24 @@ mod tests {
 
     #[test]
     fn signs_of_the_text_decide_what_it_is_asked() {
-        let asked = |context: &str| candidates(&Text::parse(context).expect("a context"));
-        let module = asked("python3-map - a thing\n\nbody");
+        let asked = |context: &str, lesson| -> Vec<Category> {
+            let text = Text::parse(context).expect("a context");
+            candidates(&text, lesson).into_iter().map(|(category, _)| category).collect()
+        };
+        let module = asked("python3-map - a thing\n\nbody", Lesson::Copying);
         assert!(module.contains(&Category::Language) && !module.contains(&Category::Role), "{module:?}");
         assert!(module.contains(&Category::HasList) && module.starts_with(&[Category::Name]), "{module:?}");
-        let documentation = asked("python3-foo-doc - a thing\n\n* body");
+        let documentation = asked("python3-foo-doc - a thing\n\n* body", Lesson::Copying);
         assert!(documentation.contains(&Category::Role) && !documentation.contains(&Category::Language));
         assert!(documentation.contains(&Category::HasList), "it has one");
         assert!(documentation.starts_with(&[Category::Identity]));
+        let plain = asked("foo - a thing\n\nbody", Lesson::Choosing);
+        assert_eq!(plain.last(), Some(&Category::HasList), "when there is little else to ask");
+        assert!(!plain.contains(&Category::Mentioned));
+        let several = asked("foo - a thing\n\nFrom HTML to PDF", Lesson::Choosing);
+        assert!(several.contains(&Category::Mentioned));
+        let listed = asked("foo - a thing\n\n* body", Lesson::Choosing);
+        assert_eq!(listed[1], Category::HasList);
+        assert_eq!(listed.iter().filter(|category| **category == Category::HasList).count(), 1);
     }
 }
