@@ -81,16 +81,16 @@ impl Running {
         }
     }
 
-    /// Kills the first process of this role as soon as there is one.
-    pub fn kill(&mut self, role: &str) {
+    /// Kills a process of this role as soon as there is one: the first that was started, or, after `skip`, a later one.
+    pub fn kill(&mut self, role: &str, skip: usize) {
         let mut found = Vec::new();
         let state = self.state.clone();
         self.until(&format!("a process of role {role}"), || {
             found = processes::of(&state);
             found.retain(|process| process.role == role);
-            !found.is_empty()
+            found.len() > skip
         });
-        found[0].kill();
+        found[skip].kill();
     }
 
     /// Presses Ctrl-C.

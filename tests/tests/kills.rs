@@ -80,14 +80,14 @@ fn a_second_ctrl_c_ends_at_once_and_leaves_nothing_running() {
     resume(&bed, ended.output.losses().len() as u64);
 }
 
-/// Kills a process of `role` in the middle of the run, which then must end with an error that has `words`, within a
+/// Kills a process of `role` (after `skip` others) in the middle of the run, which then must end with an error that has `words`, within a
 /// stated time of the `verdict`, which is a line of the cluster's logs; and go on when it is run again.
-fn killed(role: &str, verdict: &[&str], words: &[&str]) {
+fn killed((role, skip): (&str, usize), verdict: &[&str], words: &[&str]) {
     let bed = bed();
     let mut run = bed.run(&run_text(), "out");
     run.until_step(MIDDLE);
     let killed = SystemTime::now();
-    run.kill(role);
+    run.kill(role, skip);
     let ended = run.end();
     let found = first_told(&bed.state(), killed, verdict)
         .unwrap_or_else(|| panic!("no log has {verdict:?}:\n{}", ended.said));
@@ -109,7 +109,7 @@ const KILLED: &[&str] = &["a process ended", "signal 9"];
 fn l3_a_killed_trainer_ends_the_run_with_one_error_and_it_can_be_resumed() {
     let log = ["the gang is formed", "training begins", "a checkpoint is whole"];
     killed(
-        "trainer",
+        ("trainer", 0),
         KILLED,
         &[&["error: trainer", "training: trainer", "on node", "SIGKILL"][..], &log].concat(),
     );
@@ -118,28 +118,34 @@ fn l3_a_killed_trainer_ends_the_run_with_one_error_and_it_can_be_resumed() {
 #[test]
 fn l3_a_killed_packer_ends_the_run_with_one_error_and_it_can_be_resumed() {
     let words = ["error: the packer: packer", "on node", "SIGKILL", "records and log are open"];
-    killed("packer", KILLED, &words);
+    killed(("packer", 0), KILLED, &words);
 }
 
 #[test]
 fn l3_a_killed_corpus_reader_ends_the_run_with_one_error_and_it_can_be_resumed() {
     let words = ["error: the corpus reader: corpus-reader", "on node", "SIGKILL", "a source is open"];
-    killed("corpus-reader", KILLED, &words);
+    killed(("corpus-reader", 0), KILLED, &words);
 }
 
 #[test]
 fn l3_a_killed_controller_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("controller", KILLED, &["error: controller", "on node", "SIGKILL", "checkpoint step=50"]);
+    killed(("controller", 0), KILLED, &["error: controller", "on node", "SIGKILL", "checkpoint step=50"]);
 }
 
 #[test]
 fn l3_a_killed_agent_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("agent", &["a node is lost"], &["on node a", "its agent, process", "has ended"]);
+    killed(("agent", 0), &["a node is lost"], &["on node a", "its agent, process", "has ended"]);
+}
+
+#[test]
+fn l3_a_killed_agent_of_another_node_than_the_controllers_is_named_before_who_lost_it() {
+    // The trainer of this node loses its neighbour first.
+    killed(("agent", 1), &["a node is lost"], &["on node b", "its agent, process", "has ended"]);
 }
 
 #[test]
 fn l3_a_killed_head_ends_the_run_with_one_error_and_it_can_be_resumed() {
-    killed("head", &["the head is lost"], &["error: the head, process"]);
+    killed(("head", 0), &["the head is lost"], &["error: the head, process"]);
 }
 
 #[test]
