@@ -155,17 +155,24 @@ impl CheckpointDirectory {
         self.check_epoch()?;
         if whole.exists() {
             // The same step, trained again after going back: the new one stands.
-            fs::remove_dir_all(&whole).map_err(at(&whole))?;
+            self.remove(&whole)?;
         }
         rename_synced(&self.partial(step), &whole)?;
         let checkpoints = self.checkpoints()?;
         for old in &checkpoints[..checkpoints.len().saturating_sub(self.keep)] {
-            // Renamed first: a checkpoint is whole or not there, also when it is removed.
-            let doomed = self.path.join(format!(".{}.partial", name(old)));
-            rename_synced(old, &doomed)?;
-            fs::remove_dir_all(&doomed).map_err(at(&doomed))?;
+            self.remove(old)?;
         }
         Ok(whole)
+    }
+
+    /// Removes a checkpoint. It is renamed first: whole or not there, also for whoever looks, or is killed, meanwhile.
+    fn remove(&self, checkpoint: &Path) -> Result<(), CheckpointError> {
+        let doomed = self.path.join(format!(".{}.removed.partial", name(checkpoint)));
+        if doomed.exists() {
+            fs::remove_dir_all(&doomed).map_err(at(&doomed))?;
+        }
+        rename_synced(checkpoint, &doomed)?;
+        fs::remove_dir_all(&doomed).map_err(at(&doomed))
     }
 
     fn check_epoch(&self) -> Result<(), CheckpointError> {
