@@ -110,6 +110,9 @@ struct Account {
     active: bool,
     /// Has been asked to give back and has not answered.
     reclaiming: bool,
+    /// Was granted something since it was last asked to give back. Without that, what it holds is spent and on its way:
+    /// asking again would only be answered with nothing, and asked again, for as long as somebody waits.
+    replenished: bool,
     /// Gone: credits come back when what is queued has been consumed.
     gone: bool,
 }
@@ -167,6 +170,7 @@ impl Ledger {
             if account.granted.count <= half.count || account.granted.bytes <= half.bytes {
                 let credits = share.saturating_minus(account.granted).min(self.free);
                 if !credits.is_none() {
+                    account.replenished = true;
                     account.granted = account.granted.plus(credits);
                     self.free = self.free.saturating_minus(credits);
                     effects.push(Effect::Grant { peer, credits, answer: false });
@@ -213,8 +217,8 @@ impl Ledger {
             !idle
         });
         for (peer, account) in &mut self.peers {
-            if !account.active && !account.granted.is_none() && !account.reclaiming {
-                account.reclaiming = true;
+            if !account.active && !account.granted.is_none() && !account.reclaiming && account.replenished {
+                (account.reclaiming, account.replenished) = (true, false);
                 effects.push(Effect::Reclaim { peer: *peer });
             }
             account.active = false;
@@ -261,8 +265,9 @@ impl Ledger {
         while let Some(&(peer, cost)) = self.waiting.front() {
             if !self.free.covers(cost) {
                 for (other, account) in &mut self.peers {
-                    if *other != peer && !account.granted.is_none() && !account.reclaiming && !account.gone {
-                        account.reclaiming = true;
+                    let may_give = !account.granted.is_none() && account.replenished;
+                    if *other != peer && may_give && !account.reclaiming && !account.gone {
+                        (account.reclaiming, account.replenished) = (true, false);
                         effects.push(Effect::Reclaim { peer: *other });
                     }
                 }
@@ -271,6 +276,7 @@ impl Ledger {
             let share = self.share();
             let account = self.peers.entry(peer).or_default();
             let credits = cost.max(share.saturating_minus(account.granted)).min(self.free);
+            account.replenished = true;
             account.granted = account.granted.plus(credits);
             self.free = self.free.saturating_minus(credits);
             effects.push(Effect::Grant { peer, credits, answer: true });

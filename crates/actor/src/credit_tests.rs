@@ -225,3 +225,27 @@ fn a_request_that_is_too_large_leaves_no_credit_behind() {
     assert!(matches!(refused, Err(CreditFault::TooLarge { .. })));
     assert_eq!(ledger.free, ledger.budget);
 }
+
+#[test]
+fn who_has_nothing_left_to_give_back_is_asked_once() {
+    let budget = Credits { count: 2, bytes: 100 };
+    let mut ledger = Ledger::new(budget);
+    let mut effects = Vec::new();
+    // Peer 1 spends all it was granted; its message is on its way when peer 2 wants to send.
+    let cost = Credits { count: 1, bytes: 80 };
+    ledger.want(1, Credits::NONE, cost, &mut effects).unwrap();
+    assert_eq!(effects, [Effect::Grant { peer: 1, credits: cost, answer: true }]);
+    effects.clear();
+    ledger.want(2, Credits::NONE, cost, &mut effects).unwrap();
+    assert_eq!(effects, [Effect::Reclaim { peer: 1 }]);
+    effects.clear();
+    ledger.returned(1, Credits::NONE, &mut effects).unwrap();
+    assert_eq!(effects, [], "it said that it has nothing");
+    // Its message arrives and is consumed: now there is room.
+    ledger.received(1, cost).unwrap();
+    ledger.consumed(1, cost, &mut effects);
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Grant { peer: 2, answer: true, .. })),
+        "{effects:?}"
+    );
+}
