@@ -19,7 +19,7 @@ use crate::{
     cell::{Envelope, LOCAL, Offered},
     clock,
     credit::Credits,
-    large::{LARGE, Parcel, Payload},
+    large::{LARGE, Payload},
     link::{Link, Request},
     message::{encode, message_id},
     reference::Route,
@@ -139,7 +139,7 @@ struct Sent {
     remote: Option<(Arc<Link>, u64)>,
     timer: Option<clock::Key>,
     /// A large message on its way into the store.
-    storing: Option<BoxFuture<'static, Result<Parcel, String>>>,
+    storing: Option<BoxFuture<'static, Payload>>,
 }
 
 // Nothing in it is pinned: the stored futures are boxed.
@@ -168,11 +168,11 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
         }
         let Some(sent) = &mut self.sent else { return Poll::Pending };
         if let Some(storing) = &mut sent.storing
-            && let Poll::Ready(stored) = storing.as_mut().poll(cx)
+            && let Poll::Ready(payload) = storing.as_mut().poll(cx)
         {
             sent.storing = None;
             if let Some((link, call)) = &sent.remote {
-                link.supply(*call, stored);
+                link.supply(*call, payload);
             }
         }
         sent.slot.poll(cx)
@@ -199,8 +199,8 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
                     deadline,
                     trace: self.trace,
                 };
-                let (offered, effects) = cell.offer(envelope, (!ask).then(|| slot.clone()));
-                system.apply(&cell, effects);
+                let (offered, untold) = cell.offer(envelope, (!ask).then(|| slot.clone()));
+                system.apply(&cell, untold);
                 match offered {
                     Offered::Queued if !ask => return Err(Outcome::Sent),
                     Offered::Queued | Offered::Held => {}

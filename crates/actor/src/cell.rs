@@ -52,6 +52,8 @@ pub(crate) struct Cell {
     pub(crate) address: ActorAddress,
     pub(crate) fingerprint: u64,
     inbox: Mutex<Inbox>,
+    /// Held by whoever tells peers what the ledger decided: see [`Cell::tell`].
+    telling: Mutex<()>,
     /// Wakes the actor: for mail or for its end.
     waker: AtomicWaker,
     death: OnceLock<DeathReport>,
@@ -63,12 +65,19 @@ struct Inbox {
     /// Messages from this process that wait for credit; a `tell` also waits to hear that it was handed over.
     held: VecDeque<(Envelope, Option<Arc<Slot>>)>,
     ledger: Ledger,
+    /// What the ledger decided about peers that have not been told, in order.
+    untold: Vec<Effect>,
     timer_messages: usize,
     ending: Option<Ending>,
     dead: bool,
     watchers: Vec<Arc<Slot>>,
     remote_watchers: Vec<u64>,
 }
+
+/// Whether peers are to be [told](Cell::tell) what the ledger decided.
+#[must_use = "who waits for credit would wait for ever"]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untold(bool);
 
 /// What came of offering a message.
 pub(crate) enum Offered {
@@ -95,12 +104,14 @@ impl Cell {
                 queue: VecDeque::new(),
                 held: VecDeque::new(),
                 ledger: Ledger::new(budget),
+                untold: Vec::new(),
                 timer_messages: 0,
                 ending: None,
                 dead: false,
                 watchers: Vec::new(),
                 remote_watchers: Vec::new(),
             }),
+            telling: Mutex::new(()),
             waker: AtomicWaker::new(),
             death: OnceLock::new(),
             // A batch's credit comes back when all of it is done: keep it a small part of the budget.
@@ -110,29 +121,30 @@ impl Cell {
 
     /// A message from this process. `handed` is completed when the message enters the mailbox, unless it does so
     /// at once.
-    pub(crate) fn offer(&self, envelope: Envelope, handed: Option<Arc<Slot>>) -> (Offered, Vec<Effect>) {
+    pub(crate) fn offer(&self, envelope: Envelope, handed: Option<Arc<Slot>>) -> (Offered, Untold) {
         let mut effects = Vec::new();
         let mut inbox = self.lock();
         if let Some(outcome) = inbox.closed(self) {
             drop(inbox);
             envelope.reply.finish(outcome.clone());
-            return (Offered::Rejected(outcome), effects);
+            return (Offered::Rejected(outcome), Untold(false));
         }
         let (_, cost) = envelope.paid.unwrap_or((LOCAL, Credits::NONE));
         if inbox.held.is_empty() && inbox.ledger.received(LOCAL, cost).is_ok() {
             inbox.queue.push_back(envelope);
             drop(inbox);
             self.waker.wake();
-            return (Offered::Queued, effects);
+            return (Offered::Queued, Untold(false));
         }
         let first = inbox.held.is_empty();
         inbox.held.push_back((envelope, handed));
         if !first {
-            return (Offered::Held, effects);
+            return (Offered::Held, Untold(false));
         }
         let mut done = Vec::new();
         inbox.release_held(&mut effects, &mut done);
         let held = !inbox.held.is_empty();
+        let untold = inbox.note(effects);
         drop(inbox);
         let mut offered = if held { Offered::Held } else { Offered::Queued };
         for (slot, outcome) in done {
@@ -142,7 +154,7 @@ impl Cell {
             }
         }
         self.waker.wake();
-        (offered, effects)
+        (offered, untold)
     }
 
     /// A message from the peer behind link `peer`, which must have paid for it.
@@ -178,7 +190,7 @@ impl Cell {
     pub(crate) fn with_ledger<T>(
         &self,
         change: impl FnOnce(&mut Ledger, &mut Vec<Effect>) -> T,
-    ) -> Result<(T, Vec<Effect>), Outcome> {
+    ) -> Result<(T, Untold), Outcome> {
         let mut effects = Vec::new();
         let mut done = Vec::new();
         let mut inbox = self.lock();
@@ -187,10 +199,11 @@ impl Cell {
         }
         let result = change(&mut inbox.ledger, &mut effects);
         inbox.settle_local(&mut effects, &mut done);
+        let untold = inbox.note(effects);
         drop(inbox);
         finish_all(done);
         self.waker.wake();
-        Ok((result, effects))
+        Ok((result, untold))
     }
 
     /// The next messages, once there are some; `None` when the actor is to end gracefully and the mailbox is empty.
@@ -213,7 +226,7 @@ impl Cell {
     }
 
     /// Messages of `peer` that cost `cost` in all are done.
-    pub(crate) fn consumed(&self, done: &[(u64, Credits)]) -> Vec<Effect> {
+    pub(crate) fn consumed(&self, done: &[(u64, Credits)]) -> Untold {
         let mut effects = Vec::new();
         let mut finished = Vec::new();
         let mut inbox = self.lock();
@@ -221,9 +234,10 @@ impl Cell {
             inbox.ledger.consumed(*peer, *cost, &mut effects);
         }
         inbox.settle_local(&mut effects, &mut finished);
+        let untold = inbox.note(effects);
         drop(inbox);
         finish_all(finished);
-        effects
+        untold
     }
 
     /// Registers who is woken for mail or for the end.
@@ -294,20 +308,33 @@ impl Cell {
     }
 
     /// The connection behind `link` is closed.
-    pub(crate) fn peer_gone(&self, link: u64) -> Vec<Effect> {
+    pub(crate) fn peer_gone(&self, link: u64) -> Untold {
         let mut effects = Vec::new();
         let mut done = Vec::new();
         let mut inbox = self.lock();
         inbox.ledger.peer_gone(link, &mut effects);
         inbox.remote_watchers.retain(|watcher| *watcher != link);
         inbox.settle_local(&mut effects, &mut done);
+        let untold = inbox.note(effects);
         drop(inbox);
         finish_all(done);
-        effects
+        untold
+    }
+
+    /// Hands to `tell` what the ledger decided about peers, in the order of the decisions, whichever threads they fell
+    /// on: a peer that is asked to give back before it hears of a grant would keep that grant for ever.
+    pub(crate) fn tell(&self, untold: Untold, tell: impl FnMut(Effect)) {
+        if !untold.0 {
+            return;
+        }
+        // Who comes second finds that the first has told its effects too.
+        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let effects = std::mem::take(&mut self.lock().untold);
+        effects.into_iter().for_each(tell);
     }
 
     /// Calls back idle credits.
-    pub(crate) fn idle_round(&self) -> Vec<Effect> {
+    pub(crate) fn idle_round(&self) -> Untold {
         let mut effects = Vec::new();
         let mut done = Vec::new();
         let mut inbox = self.lock();
@@ -315,9 +342,10 @@ impl Cell {
             inbox.ledger.idle_round(&mut effects);
             inbox.settle_local(&mut effects, &mut done);
         }
+        let untold = inbox.note(effects);
         drop(inbox);
         finish_all(done);
-        effects
+        untold
     }
 
     /// The actor is dead: everyone who waits in its mailbox or for its end is told.
@@ -365,6 +393,11 @@ pub(crate) enum Taken {
 type Finished = Vec<(Arc<Slot>, Outcome)>;
 
 impl Inbox {
+    fn note(&mut self, effects: Vec<Effect>) -> Untold {
+        self.untold.extend(effects);
+        Untold(!self.untold.is_empty())
+    }
+
     /// What a newcomer is told when the mailbox takes nothing any more.
     fn closed(&self, cell: &Cell) -> Option<Outcome> {
         if self.dead {

@@ -319,6 +319,11 @@ impl Purse {
         self.requested &= !answer;
     }
 
+    /// Whether a request is under way.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.requested
+    }
+
     /// All that is left, for a receiver that calls it back.
     pub(crate) fn give_back(&mut self) -> Credits {
         std::mem::take(&mut self.held)

@@ -19,8 +19,8 @@ use crate::{
     slot::Outcome,
 };
 
-/// The longest message or reply that is taken in pieces, in bytes. Longer ones travel through the store.
-const MAX_ASSEMBLED: u64 = 256 << 20;
+/// The longest message or reply that is taken in pieces, in bytes. Longer ones travel through the store or not at all.
+pub(crate) const MAX_ASSEMBLED: u64 = 256 << 20;
 
 /// Reads frames until the connection ends; returns why it did.
 pub(crate) async fn read(system: System, link: Arc<Link>, mut lane: LaneReceiver) -> String {
@@ -126,9 +126,9 @@ fn request(
     let asked = cell.with_ledger(|ledger, effects| ledger.want(link.key, returning, cost, effects));
     match asked {
         Err(outcome) => link.refuse(life, 0, outcome),
-        Ok((Ok(()), effects)) => system.apply(&cell, effects),
-        Ok((Err(fault @ CreditFault::TooLarge { .. }), effects)) => {
-            system.apply(&cell, effects);
+        Ok((Ok(()), untold)) => system.apply(&cell, untold),
+        Ok((Err(fault @ CreditFault::TooLarge { .. }), untold)) => {
+            system.apply(&cell, untold);
             link.refuse(life, extension.total, Outcome::NotSent(fault.to_string()));
         }
         Ok((Err(fault), _)) => return Err(fault.to_string()),
@@ -183,9 +183,9 @@ fn with_ledger(
     change: impl FnOnce(&mut crate::credit::Ledger, &mut Vec<crate::credit::Effect>) -> Result<(), CreditFault>,
 ) -> Result<(), String> {
     // A dead actor's ledger is of no interest any more.
-    if let Ok((changed, effects)) = cell.with_ledger(change) {
+    if let Ok((changed, untold)) = cell.with_ledger(change) {
         changed.map_err(|fault| fault.to_string())?;
-        system.apply(cell, effects);
+        system.apply(cell, untold);
     }
     Ok(())
 }

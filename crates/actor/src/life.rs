@@ -161,8 +161,8 @@ async fn settle<A: Actor>(ctx: &mut Context<A>, done: &mut Vec<(u64, Credits)>) 
     if done.is_empty() {
         return;
     }
-    let effects = ctx.cell().consumed(done);
-    ctx.system().apply(ctx.cell(), effects);
+    let untold = ctx.cell().consumed(done);
+    ctx.system().apply(ctx.cell(), untold);
     for (peer, _) in done.drain(..).filter(|(peer, _)| *peer != LOCAL) {
         ctx.system().reply_room(peer).await;
     }

@@ -179,19 +179,14 @@ impl Link {
         Ok(call)
     }
 
-    /// The payload of a call that was submitted without one: where in the store it lies, or why there is none.
-    pub(crate) fn supply(&self, call: u64, stored: Result<Parcel, String>) {
+    /// The payload of a call that was submitted without one.
+    pub(crate) fn supply(&self, call: u64, payload: Payload) {
         let mut done = Vec::new();
         let mut state = self.lock();
         let Some(entry) = state.pending.get_mut(call) else { return };
         let life = entry.life;
-        match (stored, &mut entry.queued) {
-            (Ok(parcel), Some(queued)) => queued.payload = Some(Payload::Stored(parcel)),
-            (Err(why), _) => {
-                let why = format!("the message could not be put into the store: {why}");
-                done.extend(state.pending.remove(call).map(|call| (call.slot, Outcome::NotSent(why))));
-            }
-            (Ok(_), None) => {}
+        if let Some(queued) = &mut entry.queued {
+            queued.payload = Some(payload);
         }
         state.release(life, &mut done);
         self.unlock(state, done);

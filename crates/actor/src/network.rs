@@ -242,8 +242,8 @@ impl System {
     fn lost(&self, link: &Arc<Link>, why: &str) {
         link.close(why);
         for cell in self.inner().actors.all() {
-            let effects = cell.peer_gone(link.key);
-            self.apply(&cell, effects);
+            let untold = cell.peer_gone(link.key);
+            self.apply(&cell, untold);
         }
         let Some(network) = &self.inner().network else { return };
         let mut peers = network.lock();

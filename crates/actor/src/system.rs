@@ -17,12 +17,12 @@ use tokio::{runtime::Runtime, sync::Notify};
 use crate::{
     Actor, ActorAddress, ActorId, ActorRef, Cause, Cluster, ControlError, ControlPlane, DeathReport,
     LargePayloads, ProcessAddress, ProcessKind, Registry, Role, SpawnError,
-    cell::{Cell, Ending},
+    cell::{Cell, Ending, Untold},
     clock::Clock,
     credit::Effect,
     executor::Executor,
     fingerprint,
-    large::Parcel,
+    large::{Parcel, Payload},
     life::{self, Args},
     network::Network,
     population::Actors,
@@ -321,8 +321,8 @@ impl System {
             loop {
                 tokio::time::sleep(IDLE_ROUND).await;
                 for cell in self.inner.actors.all() {
-                    let effects = cell.idle_round();
-                    self.apply(&cell, effects);
+                    let untold = cell.idle_round();
+                    self.apply(&cell, untold);
                 }
             }
         };
@@ -409,24 +409,38 @@ impl System {
     }
 
     /// Carries out what an actor's credit ledger decided.
-    pub(crate) fn apply(&self, cell: &Cell, effects: Vec<Effect>) {
-        for effect in effects {
+    pub(crate) fn apply(&self, cell: &Cell, untold: Untold) {
+        cell.tell(untold, |effect| {
             let (Effect::Grant { peer, .. } | Effect::Reclaim { peer }) = effect;
             if let Some(link) = self.link(peer) {
                 link.apply(&cell.address, effect);
             }
-        }
+        });
     }
 
-    /// Puts a payload for process `receiver` into the store, where there is one.
+    /// Puts a payload for process `receiver` into the store, where there is one. What finds no room there travels on
+    /// the lane: slower, but a store that is small, or full of what only the receiver can free, stops nobody.
     pub(crate) fn put_large(
         &self,
         payload: AlignedBytes,
         receiver: u64,
-    ) -> Option<BoxFuture<'static, Result<Parcel, String>>> {
+    ) -> Option<BoxFuture<'static, Payload>> {
         let large = self.inner.large.get()?.clone();
-        let put = large.put(payload, receiver);
-        Some(Box::pin(async move { put.await.map(|description| Parcel::sent(large, description)) }))
+        let put = large.put(payload.clone(), receiver);
+        Some(Box::pin(async move {
+            match put.await {
+                Ok(description) => Payload::Stored(Parcel::sent(large, description)),
+                Err(why) => {
+                    let bytes = payload.len();
+                    tracing::warn!(
+                        bytes,
+                        why,
+                        "a payload could not be put into the store: it is sent on the lane"
+                    );
+                    Payload::Inline(payload)
+                }
+            }
+        }))
     }
 
     /// What another process put into the store for this one.

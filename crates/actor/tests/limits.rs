@@ -124,3 +124,34 @@ fn l2_idle_credits_come_back_so_that_others_can_have_all_of_it() {
         }
     });
 }
+
+/// The same pseudo-random number for the same `at`.
+fn draw(at: u64) -> u64 {
+    let mixed = (at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33
+}
+
+#[test]
+fn l2_calls_that_are_given_up_while_they_wait_lose_no_credit() {
+    let pair = pair();
+    block_on(async {
+        let theirs = pair.there.spawn::<Clerk<2>>("ada".to_owned()).await.unwrap();
+        let ours = pair.here.actor_ref::<Desk>(theirs.address().clone()).unwrap();
+        // Both processes want all of the small mailbox, and give up now before and now after their credit has come.
+        let senders = [(0, &ours), (1, &theirs), (2, &ours), (3, &theirs)].map(|(sender, desk)| async move {
+            for round in 0..1000 {
+                let patience = Duration::from_micros(draw(sender << 32 | round) % 600);
+                let given_up = desk.ask(Count(1)).deadline(patience).await;
+                assert!(matches!(given_up, Ok(_) | Err(CallError::Deadline)), "{given_up:?}");
+            }
+        });
+        let [a, b, c, d] = senders;
+        tokio::join!(a, b, c, d);
+        for desk in [&ours, &theirs] {
+            for _ in 0..4 {
+                let all = desk.ask(Sum(vec![1; 15 << 20])).deadline(Duration::from_secs(20)).await;
+                assert!(all.is_ok(), "credit is missing: {all:?}");
+            }
+        }
+    });
+}

@@ -18,8 +18,12 @@ use lyceum_store::{NodeStore, StoreClient, StoreOptions, socket_pair};
 
 /// Two systems on one node, whose store they share.
 fn pair_with_store() -> (Pair, NodeStore) {
+    pair_with_store_of(16 << 20)
+}
+
+fn pair_with_store_of(capacity: u64) -> (Pair, NodeStore) {
     let pair = pair();
-    let store = NodeStore::new(StoreOptions::new("n1", 1, 16 << 20)).unwrap();
+    let store = NodeStore::new(StoreOptions::new("n1", 1, capacity)).unwrap();
     for system in [&pair.here, &pair.there] {
         let (agents_end, processes_end) = socket_pair().unwrap();
         store.attach(system.address().process, agents_end).unwrap();
@@ -45,6 +49,22 @@ fn l2_large_payloads_lie_in_the_store_keep_their_place_in_the_order_and_leave_no
         assert!(store.usage().bytes_in_use >= 2_500_003, "the reply is read where it lies");
         drop(reply);
         assert_emptied(&store);
+    });
+}
+
+#[test]
+fn a_payload_that_finds_no_room_in_the_store_travels_on_the_lane_and_keeps_its_place() {
+    let (pair, store) = pair_with_store_of(1 << 20);
+    block_on(async {
+        let desk = pair.desk::<Clerk>("ada").await;
+        let bytes = pattern(3_000_001);
+        let sum = bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        let (large, small, reply) =
+            tokio::join!(desk.ask(Sum(bytes)), desk.ask(Count(7)), desk.ask(Bytes(2_500_003)));
+        assert_eq!(large.unwrap().to_native(), sum);
+        assert_eq!(small.unwrap().to_native(), 1);
+        assert_eq!(reply.unwrap().as_slice(), pattern(2_500_003));
+        assert_eq!(store.usage().bytes_in_use, 0);
     });
 }
 

@@ -7,6 +7,7 @@ use lyceum_wire::{AlignedBytes, Frame};
 use super::{CALL_SHARE, Finished, Life, Phase, State};
 use crate::{
     credit::{Credits, Purse},
+    inbound::MAX_ASSEMBLED,
     large::Payload,
     pending::Queued,
     protocol::{self, Extension, Kind, STORED, frame},
@@ -56,6 +57,15 @@ impl State {
             let Some(payload) = entry.queued.as_ref().and_then(|queued| queued.payload.as_ref()) else {
                 return;
             };
+            if payload.len() as u64 > MAX_ASSEMBLED {
+                let why = format!(
+                    "the message has {} bytes: above {MAX_ASSEMBLED} bytes it must find room in the store",
+                    payload.len()
+                );
+                done.extend(self.pending.remove(call).map(|call| (call.slot, Outcome::NotSent(why))));
+                outlet.queue.pop_front();
+                continue;
+            }
             if !outlet.purse.spend(Credits::of_message(payload.len())) {
                 self.short.push(life);
                 return;

@@ -2,7 +2,7 @@
 
 use lyceum_wire::AlignedBytes;
 
-use super::{Finished, Link, MAX_IN_FLIGHT};
+use super::{Finished, Life, Link, MAX_IN_FLIGHT, State};
 use crate::{
     DeathReport,
     credit::Credits,
@@ -46,34 +46,43 @@ impl Link {
         }
     }
 
-    pub(crate) fn on_grant(&self, life: (u64, u64), credits: Credits, answer: bool) {
+    pub(crate) fn on_grant(&self, life: Life, credits: Credits, answer: bool) {
         let mut done = Vec::new();
         let mut state = self.lock();
-        if let Some(outlet) = state.outlets.get_mut(&life) {
-            outlet.purse.granted(credits, answer);
-            state.release(life, &mut done);
+        match state.outlets.get_mut(&life) {
+            Some(outlet) => {
+                outlet.purse.granted(credits, answer);
+                state.release(life, &mut done);
+            }
+            // Nobody here wants it any more, and kept it would be lost to all other senders.
+            None => self.push_return(&mut state, life, credits),
         }
         self.unlock(state, done);
     }
 
-    pub(crate) fn on_reclaim(&self, life: (u64, u64)) {
+    pub(crate) fn on_reclaim(&self, life: Life) {
         let mut state = self.lock();
         let mut credits = Credits::NONE;
         if let Some(outlet) = state.outlets.get_mut(&life) {
             credits = outlet.purse.give_back();
-            if outlet.queue.is_empty() {
+            // Whose request is under way must know what it asked for when the answer comes.
+            if outlet.queue.is_empty() && !outlet.purse.is_waiting() {
                 state.outlets.remove(&life);
             }
         }
-        let extension =
-            Extension { actor: life.0, count: credits.count, amount: credits.bytes, ..Extension::default() };
-        let answer = frame(Kind::Return, life.1, 0, 0, &extension, AlignedBytes::default());
-        self.push_control(&mut state, answer);
+        self.push_return(&mut state, life, credits);
         self.unlock(state, Vec::new());
     }
 
+    fn push_return(&self, state: &mut State, life: Life, credits: Credits) {
+        let extension =
+            Extension { actor: life.0, count: credits.count, amount: credits.bytes, ..Extension::default() };
+        let answer = frame(Kind::Return, life.1, 0, 0, &extension, AlignedBytes::default());
+        self.push_control(state, answer);
+    }
+
     /// With `bytes` only the message of that size is refused; with 0 all that wait.
-    pub(crate) fn on_refuse(&self, life: (u64, u64), bytes: u64, outcome: &Outcome) {
+    pub(crate) fn on_refuse(&self, life: Life, bytes: u64, outcome: &Outcome) {
         let mut state = self.lock();
         let mut done: Finished = Vec::new();
         match bytes {
@@ -83,7 +92,7 @@ impl Link {
         self.unlock(state, done);
     }
 
-    pub(crate) fn on_death(&self, life: (u64, u64), report: Box<DeathReport>) {
+    pub(crate) fn on_death(&self, life: Life, report: Box<DeathReport>) {
         let mut state = self.lock();
         let mut done: Finished = Vec::new();
         for slot in state.watches.remove(&life).unwrap_or_default() {

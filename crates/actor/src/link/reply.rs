@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Link, Phase, State, outlet::pieces};
 use crate::{
     System,
-    large::{LARGE, Parcel},
+    large::{LARGE, Parcel, Payload},
     protocol::{Extension, Kind, encode_outcome, status},
     slot::Outcome,
 };
@@ -30,14 +30,13 @@ impl Link {
             self.lock().storing += 1;
             let link = self.clone();
             system.executor().spawn(async move {
-                let stored = put.await;
+                let payload = put.await;
                 let mut state = link.lock();
                 state.storing -= 1;
-                match stored {
-                    Ok(parcel) => link.push_stored(&mut state, call, parcel),
-                    Err(why) => {
-                        let chain = vec!["the reply could not be put into the store".to_owned(), why];
-                        link.push_reply(&mut state, call, Outcome::Failed(chain));
+                match payload {
+                    Payload::Stored(parcel) => link.push_stored(&mut state, call, parcel),
+                    Payload::Inline(bytes) => {
+                        link.push_reply(&mut state, call, Outcome::Reply { bytes, origin: None });
                     }
                 }
                 link.unlock(state, Vec::new());

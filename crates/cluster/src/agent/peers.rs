@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use lyceum_store::{NodeStore, PeerFuture, StorePeers};
 use lyceum_wire::{CloseCode, Connection, Endpoint, Expect, LaneSender, PeerRole, Purpose, WireError};
@@ -17,6 +18,8 @@ use crate::message::{self, AgentToAgent};
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Messages that may wait for a link.
 const MAX_QUEUED: usize = 1024;
+/// A connection for bulk that nobody has asked for this long is given up.
+const BULK_IDLE: Duration = Duration::from_secs(30);
 
 type Entries = BTreeMap<String, (u64, SocketAddr)>;
 
@@ -39,7 +42,7 @@ impl Directory {
 
     /// How the node's store reaches other stores.
     pub(super) fn store_peers(&self, endpoint: Endpoint) -> impl StorePeers {
-        Bulk { directory: self.clone(), endpoint }
+        Bulk { directory: self.clone(), endpoint, kept: Mutex::default() }
     }
 
     fn expectation(&self, node: &str) -> Option<(SocketAddr, Expect)> {
@@ -49,18 +52,69 @@ impl Directory {
     }
 }
 
+/// Connections for bulk, one to each node that something was fetched from, kept until it has been idle.
 struct Bulk {
     directory: Directory,
     endpoint: Endpoint,
+    kept: Mutex<BTreeMap<String, Arc<Kept>>>,
+}
+
+/// The way to one node. Who finds it locked waits for the connection that another makes.
+#[derive(Default)]
+struct Kept(tokio::sync::Mutex<Option<InUse>>);
+
+struct InUse {
+    connection: Connection,
+    used: Instant,
 }
 
 impl StorePeers for Bulk {
     fn connect(&self, node: &str) -> PeerFuture<'_> {
         let known = self.directory.expectation(node).ok_or(format!("no agent of node {node} has joined"));
+        let kept = self
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(node.to_owned())
+            .or_default()
+            .clone();
         Box::pin(async move {
             let (address, expect) = known?;
-            Ok(self.endpoint.connect_for(address, &expect, Purpose::Bulk).await?)
+            let mut place = kept.0.lock().await;
+            if let Some(there) = place.as_mut().filter(|there| there.leads_to(&expect)) {
+                there.used = Instant::now();
+                return Ok(there.connection.clone());
+            }
+            let connection = self.endpoint.connect_for(address, &expect, Purpose::Bulk).await?;
+            *place = Some(InUse { connection: connection.clone(), used: Instant::now() });
+            tokio::spawn(Kept::watch(Arc::downgrade(&kept), connection.clone()));
+            Ok(connection)
         })
+    }
+}
+
+impl InUse {
+    fn leads_to(&self, expect: &Expect) -> bool {
+        Some(self.connection.peer().incarnation()) == expect.incarnation
+            && self.connection.close_reason().is_none()
+    }
+}
+
+impl Kept {
+    /// Gives `connection` up when it has not been asked for in a while; streams under way keep it open to their end.
+    async fn watch(kept: Weak<Kept>, connection: Connection) {
+        loop {
+            tokio::select! {
+                _ = connection.closed() => return,
+                () = tokio::time::sleep(BULK_IDLE) => {}
+            }
+            let Some(kept) = kept.upgrade() else { return };
+            let mut place = kept.0.lock().await;
+            if place.as_ref().is_none_or(|there| there.used.elapsed() >= BULK_IDLE) {
+                *place = None;
+                return;
+            }
+        }
     }
 }
 

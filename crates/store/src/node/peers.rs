@@ -3,8 +3,9 @@
 //! A stream's header is 4 bytes of tag, 1 of version, 1 that says what is wished for, then object origin, sequence,
 //! ticket and length as little-endian u64. To *fetch*, the server answers with one byte: [`HERE`], then the object's
 //! bytes, exactly `length` of them; or [`NOT_HERE`], then a reason, at most 1 KiB, up to the stream's end. When the
-//! fetcher's agent has its own lease it sends [`ACKNOWLEDGED`], and the lease in transit ends. To *acknowledge* without
-//! fetching, the header is all; the server answers [`ACKNOWLEDGED`].
+//! fetcher's agent has its own lease it sends [`ACKNOWLEDGED`], and the lease in transit ends; the server finishes the
+//! stream when it has heard that, not before. To *acknowledge* without fetching, the header is all; the server answers
+//! [`ACKNOWLEDGED`].
 
 use std::error::Error;
 use std::future::Future;

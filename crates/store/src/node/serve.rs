@@ -112,12 +112,12 @@ async fn send(
         within(stall, sender.write_bytes(chunk)).await?;
     }
     drop(bytes);
-    sender.finish().map_err(|e| e.to_string())?;
     let mut answer = [0];
     within(stall, receiver.read_exact(&mut answer)).await?;
     if answer != [ACKNOWLEDGED] {
         return Err(format!("the peer answered {}, which means nothing", answer[0]));
     }
     serving.acknowledged.store(true, Ordering::Release);
-    Ok(())
+    // The peer keeps stream and connection until it sees this end: finished earlier, its word could be lost with them.
+    sender.finish().map_err(|e| e.to_string())
 }
