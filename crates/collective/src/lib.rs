@@ -29,8 +29,8 @@
 //!
 //! A [`Gang`] says who the members of an epoch are and where each runs; [`form`] brings them together and chooses the
 //! transport by that topology: shared memory among the ranks of a host, QUIC under the cluster's TLS between hosts, NCCL
-//! among GPUs ([`nccl`]). Within a host a rank that dies is noticed at once, another host that falls silent after
-//! [`HOST_SILENCE`]; either way every rank gets an error that names the rank (L3).
+//! among GPUs ([`nccl`]). Within a host a rank that dies is noticed at once, another host that falls silent after the time
+//! that its [`Seat`] was given; either way every rank gets an error that names the rank (L3).
 
 mod buffer;
 mod chain;
@@ -52,5 +52,5 @@ pub use communicator::{AbortHandle, CollectiveError, Communicator, Element, Oper
 pub use form::form;
 pub use gang::{Gang, Member, Token};
 pub use host::HostCommunicator;
-pub use seat::{HOST_SILENCE, Seat};
+pub use seat::Seat;
 pub use solo::{Allocator, SoloCommunicator};

@@ -12,10 +12,6 @@ use tokio::sync::oneshot;
 
 use crate::CollectiveError;
 
-/// A host whose packets stop is lost after this long (a process that dies takes its host's peers with it at once, and
-/// whoever supervises it may abort sooner).
-pub const HOST_SILENCE: Duration = Duration::from_secs(4);
-
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 /// How long the last words to peers may take when a seat closes.
@@ -33,12 +29,18 @@ struct Inner {
 }
 
 impl Seat {
-    /// Binds `bind` with a worker's credentials; only workers of the same cluster come in.
+    /// Binds `bind` with a worker's credentials; only workers of the same cluster come in. A peer whose packets stop is
+    /// lost after `silence`: choose it longer than whoever supervises the ranks takes for its verdict, which says more
+    /// and ends the wait sooner. (A process that dies takes its host's peers with it at once.)
     ///
     /// # Errors
     /// [`CollectiveError::Unavailable`] when the socket, the thread or the credentials are refused. Its rank is 0: no
     /// gang is known yet.
-    pub fn open(credentials: Credentials, bind: SocketAddr) -> Result<Self, CollectiveError> {
+    pub fn open(
+        credentials: Credentials,
+        bind: SocketAddr,
+        silence: Duration,
+    ) -> Result<Self, CollectiveError> {
         let unavailable = |reason: String| CollectiveError::Unavailable {
             rank: 0,
             what: format!("open a seat at {bind}"),
@@ -47,7 +49,7 @@ impl Seat {
         let mut options = EndpointOptions::new(bind);
         options.admission = Admission::roles([PeerRole::Worker]);
         options.transport.keep_alive = KEEP_ALIVE;
-        options.transport.idle_timeout = HOST_SILENCE;
+        options.transport.idle_timeout = silence;
         let (opened, report) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel();
         let serve = move || {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use lyceum_actor::{Accepts, Actor, ActorRef, CallError, Context, Handler, Incoming, Result};
 use lyceum_cluster::worker;
-use lyceum_collective::{Communicator, Gang, Member, Seat, form, nccl};
+use lyceum_collective::{CollectiveError, Communicator, Gang, Member, Seat, form, nccl};
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_model::Placement;
 use lyceum_pretrain::roles::{
@@ -44,6 +44,7 @@ pub struct TrainerActor {
 struct InGang {
     rank: u32,
     world_size: u32,
+    members: Vec<Member>,
     trainer: lyceum_train::Trainer,
     checkpoints: CheckpointDirectory,
 }
@@ -149,6 +150,18 @@ impl TrainerActor {
 }
 
 impl InGang {
+    /// Puts in where the rank runs that a failure of the gang names.
+    fn located(&self, error: anyhow::Error) -> anyhow::Error {
+        let failed = error.chain().find_map(|cause| cause.downcast_ref::<CollectiveError>());
+        let failed = failed.and_then(|cause| Some((cause.rank(), self.members.get(cause.rank())?)));
+        match failed {
+            Some((rank, Member { node, incarnation, .. })) => {
+                error.context(format!("rank {rank}, in process {incarnation} on node {node}"))
+            }
+            None => error,
+        }
+    }
+
     /// One step over memory that the Packer sealed: this rank's rows become tensors where they lie (L4).
     fn step(&mut self, object: &Object) -> Result<lyceum_train::StepReport> {
         let sealed = SealedBatch::open(object)?;
@@ -192,7 +205,7 @@ impl Actor for TrainerActor {
             controller: args.controller,
             store: store.clone(),
             placement,
-            seat: Seat::open(place.credentials.clone(), place.bind)?,
+            seat: Seat::open(place.credentials.clone(), place.bind, place.verdict)?,
             gang: None,
         })
     }
@@ -238,7 +251,7 @@ impl Handler<Form> for TrainerActor {
         let (step, next_batch, seconds) =
             (progress.step, progress.log_position, begun.elapsed().as_secs_f64());
         tracing::info!(rank, step, next_batch, seconds, "the model is loaded");
-        self.gang = Some(InGang { rank, world_size, trainer, checkpoints });
+        self.gang = Some(InGang { rank, world_size, members: gang.members, trainer, checkpoints });
         Ok(Formed { step: progress.step, log_position: progress.log_position })
     }
 }
@@ -262,6 +275,8 @@ impl Handler<Train> for TrainerActor {
         let Train { packer } = message.read()?;
         let abort = self.gang()?.trainer.communicator().abort_handle();
         let trained = self.train(&packer).await;
+        let gang = self.gang()?;
+        let trained = trained.map_err(|error| gang.located(error));
         if let Err(error) = &trained {
             tracing::error!(error = format!("{error:#}"), "training ends early: the gang is told");
             // The others must not wait in a collective for a rank that has left (L3).

@@ -50,6 +50,8 @@ pub struct Place {
     pub bind: SocketAddr,
     /// The address that others reach the node by, where it is not `bind`'s.
     pub advertise: Option<IpAddr>,
+    /// After this much silence of a node the head's verdict on it has come (`health.verdict`, and a margin).
+    pub verdict: Duration,
 }
 
 /// The worker's own place in the network; `None` outside of a worker process.
@@ -164,12 +166,13 @@ async fn host(agent: &mut AgentLine, init: WorkerInit, roles: Registry, store: O
     let credentials =
         Credentials::from_bytes(&init.credentials).map_err(|error| failed(error.to_string()))?;
     let bind = SocketAddr::new(init.bind.ip(), 0);
-    _ = PLACE.set(Place { credentials: credentials.clone(), bind, advertise: init.advertise });
+    let verdict = Duration::from_millis(init.verdict_ms) + VERDICT_MARGIN;
+    _ = PLACE.set(Place { credentials: credentials.clone(), bind, advertise: init.advertise, verdict });
     let store = StoreClient::attach(store).map_err(|error| failed(format!("the node's store: {error}")))?;
     let options = SystemOptions {
         advertise: init.advertise,
         actor_threads: init.threads.max(1) as usize,
-        verdict_grace: Duration::from_millis(init.verdict_ms) + VERDICT_MARGIN,
+        verdict_grace: verdict,
         ..SystemOptions::networked(credentials, init.bind, roles)
     };
     let system = System::start(options).map_err(|error| failed(error.to_string()))?;

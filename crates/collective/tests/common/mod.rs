@@ -10,6 +10,9 @@ use half::bf16;
 use lyceum_collective::*;
 use lyceum_wire::{Authority, PeerIdentity, PeerRole};
 
+/// A host that says nothing for this long is lost.
+pub const SILENCE: Duration = Duration::from_secs(4);
+
 /// Far beyond what any test takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -18,7 +21,7 @@ static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::create("scho
 pub fn seat(node: &str, incarnation: u64) -> Seat {
     let identity = PeerIdentity::new("school", PeerRole::Worker, node, incarnation).unwrap();
     let credentials = AUTHORITY.issue(&identity, Duration::from_secs(3600)).unwrap();
-    Seat::open(credentials, "127.0.0.1:0".parse().unwrap()).unwrap()
+    Seat::open(credentials, "127.0.0.1:0".parse().unwrap(), SILENCE).unwrap()
 }
 
 /// A seat for each rank where there are several hosts.

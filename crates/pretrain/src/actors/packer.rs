@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use lyceum_actor::{Actor, ActorRef, CallError, Context, Credits, Handler, Incoming, Responder, Result};
@@ -9,13 +10,14 @@ use lyceum_corpus::assembly::Next;
 use lyceum_corpus::batch;
 use lyceum_corpus::chain::{Accounts, ChainId};
 use lyceum_corpus::pack::BatchPlan;
-use lyceum_store::{Object, StoreClient};
+use lyceum_store::{Object, ObjectWriter, StoreClient, StoreError};
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::limits::SEALED_AHEAD;
 use crate::packing::{Packing, PackingError};
 use crate::roles::{
     AccountsBelow, Advance, Allowance, Attach, Attend, Close, CorpusReader, Grant, NextBatch, Offer, Opened,
-    OpenedReport, Packer, PackerArgs, PackerReport, PackerState, Stock, Supplied, Supply,
+    OpenedReport, Packer, PackerArgs, PackerReport, PackerState, RoomFound, Stock, Supplied, Supply,
 };
 use crate::run_directory::RunDirectory;
 
@@ -27,6 +29,8 @@ pub struct PackerActor {
     packing: Packing,
     store: StoreClient,
     reader: Option<ActorRef<CorpusReader>>,
+    /// The next batch, while the store has no room for it.
+    unsealed: Option<Unsealed>,
     /// Sealed batches that some rank may still ask for.
     sealed: BTreeMap<u64, Object>,
     asking: Vec<Asking>,
@@ -45,6 +49,13 @@ pub struct PackerActor {
     converted: u64,
 }
 
+/// A batch that waits for room. The Packer goes on meanwhile: it may be its own older batches that fill the store.
+struct Unsealed {
+    position: u64,
+    plan: BatchPlan,
+    room: oneshot::Receiver<std::result::Result<ObjectWriter, StoreError>>,
+}
+
 /// A rank that waits for a batch.
 struct Asking {
     position: u64,
@@ -55,8 +66,8 @@ struct Asking {
 impl PackerActor {
     /// Seals what may be sealed, answers who waits, tells the reader how far it may go. An error ends the run: everybody who
     /// attends is told.
-    async fn go_on(&mut self) -> Result<()> {
-        match self.try_go_on().await {
+    async fn go_on(&mut self, ctx: &mut Context<Self>) -> Result<()> {
+        match self.try_go_on(ctx).await {
             Ok(()) => Ok(()),
             Err(error) => self.give_up(error),
         }
@@ -70,22 +81,11 @@ impl PackerActor {
         Err(error)
     }
 
-    async fn try_go_on(&mut self) -> Result<()> {
-        while self.end.is_none() && self.ahead() < SEALED_AHEAD {
+    async fn try_go_on(&mut self, ctx: &mut Context<Self>) -> Result<()> {
+        self.seal_unsealed(ctx).await?;
+        while self.end.is_none() && self.unsealed.is_none() && self.ahead() < SEALED_AHEAD {
             match self.packing.next_batch()? {
-                Next::Batch(position, plan) => {
-                    let object = self.seal(position, &plan).await?;
-                    self.sealed.insert(position, object);
-                    if position.is_multiple_of(TOLD_EVERY) {
-                        let report = self.packing.report();
-                        tracing::info!(
-                            position,
-                            documents = report.accounts.read(),
-                            waiting_bytes = report.bytes,
-                            "sealed"
-                        );
-                    }
-                }
+                Next::Batch(position, plan) => self.seal(position, plan, ctx).await?,
                 Next::Waits(_) => break,
                 Next::Ended => {
                     let end = self.sealed.last_key_value().map_or(self.ungranted, |(last, _)| last + 1);
@@ -135,11 +135,56 @@ impl PackerActor {
         self.sealed.range(self.ungranted..).count() as u64
     }
 
-    /// Writes the batch straight into the store (L4).
-    async fn seal(&self, position: u64, plan: &BatchPlan) -> Result<Object> {
-        let mut memory = self.store.create(batch::encoded_len(plan)?).await?;
+    /// Writes the batch straight into the store (L4), or has room looked for.
+    async fn seal(&mut self, position: u64, plan: BatchPlan, ctx: &mut Context<Self>) -> Result<()> {
+        match self.store.create_within(batch::encoded_len(&plan)?, Duration::ZERO).await {
+            Ok(memory) => self.write(position, &plan, memory).await,
+            Err(StoreError::Full { .. }) => self.search_room(position, plan, ctx),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn search_room(&mut self, position: u64, plan: BatchPlan, ctx: &mut Context<Self>) -> Result<()> {
+        let len = batch::encoded_len(&plan)?;
+        let (found, room) = oneshot::channel();
+        let (store, me) = (self.store.clone(), ctx.me());
+        ctx.spawn_task(async move {
+            // Whichever way the search ended: the Packer reads it, unless it has ended itself.
+            let _ = found.send(store.create(len).await);
+            let _ = me.tell(RoomFound).await;
+        });
+        self.unsealed = Some(Unsealed { position, plan, room });
+        Ok(())
+    }
+
+    /// Seals the batch that waited for room, if that was found.
+    async fn seal_unsealed(&mut self, ctx: &mut Context<Self>) -> Result<()> {
+        let Some(Unsealed { position, plan, mut room }) = self.unsealed.take() else { return Ok(()) };
+        match room.try_recv() {
+            Ok(Ok(memory)) => self.write(position, &plan, memory).await,
+            Ok(Err(full @ StoreError::Full { .. })) => {
+                // Ranks that take long over a step are no fault: who is dead is told of otherwise.
+                tracing::warn!(position, %full, "a batch still waits for room in the node's store");
+                self.search_room(position, plan, ctx)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(TryRecvError::Empty) => {
+                self.unsealed = Some(Unsealed { position, plan, room });
+                Ok(())
+            }
+            Err(TryRecvError::Closed) => anyhow::bail!("the search for room for batch {position} broke off"),
+        }
+    }
+
+    async fn write(&mut self, position: u64, plan: &BatchPlan, mut memory: ObjectWriter) -> Result<()> {
         batch::write(plan, position, &mut memory)?;
-        Ok(memory.seal().await?)
+        self.sealed.insert(position, memory.seal().await?);
+        if position.is_multiple_of(TOLD_EVERY) {
+            let report = self.packing.report();
+            let documents = report.accounts.read();
+            tracing::info!(position, documents, waiting_bytes = report.bytes, "sealed");
+        }
+        Ok(())
     }
 
     /// Answers every rank whose batch is there, or will never be.
@@ -195,6 +240,7 @@ impl Actor for PackerActor {
             packing,
             store,
             reader: None,
+            unsealed: None,
             sealed: BTreeMap::new(),
             asking: Vec::new(),
             attending: Vec::new(),
@@ -224,7 +270,7 @@ impl Handler<Attach> for PackerActor {
     async fn handle(&mut self, attach: Incoming<Attach>, ctx: &mut Context<Self>) -> Result<()> {
         self.reader = Some(attach.read()?.reader);
         self.ask_for_supply(ctx);
-        self.go_on().await
+        self.go_on(ctx).await
     }
 }
 
@@ -240,7 +286,7 @@ impl Handler<Stock> for PackerActor {
             tracing::info!(source, chains, "a source has ended");
             self.packing.end_source(source, chains);
         }
-        self.go_on().await?;
+        self.go_on(ctx).await?;
         if !done {
             self.ask_for_supply(ctx);
         }
@@ -248,8 +294,14 @@ impl Handler<Stock> for PackerActor {
     }
 }
 
+impl Handler<RoomFound> for PackerActor {
+    async fn handle(&mut self, _: Incoming<RoomFound>, ctx: &mut Context<Self>) -> Result<()> {
+        self.go_on(ctx).await
+    }
+}
+
 impl Handler<Offer> for PackerActor {
-    async fn handle(&mut self, offer: Incoming<Offer>, _: &mut Context<Self>) -> Result<()> {
+    async fn handle(&mut self, offer: Incoming<Offer>, ctx: &mut Context<Self>) -> Result<()> {
         let Offer { record } = offer.read()?;
         let chain = record.chain;
         match self.packing.record(record) {
@@ -260,7 +312,7 @@ impl Handler<Offer> for PackerActor {
             Err(error @ PackingError::BeyondHorizon { .. }) => return Err(error.into()),
             Err(error) => return self.give_up(error.into()),
         }
-        self.go_on().await
+        self.go_on(ctx).await
     }
 }
 
@@ -273,7 +325,7 @@ impl Handler<NextBatch> for PackerActor {
             self.ranks.get_mut(rank).with_context(|| format!("rank {rank} of {world_size}: no such rank"))?;
         *place = Some(position);
         let later = ctx.reply_later(|responder| self.asking.push(Asking { position, rank, responder }));
-        self.go_on().await?;
+        self.go_on(ctx).await?;
         later
     }
 }

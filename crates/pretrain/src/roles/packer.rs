@@ -14,7 +14,8 @@ pub struct Packer;
 impl Role for Packer {
     const NAME: &'static str = "packer";
     type Args = PackerArgs;
-    type Messages = (Attend, Opened, Attach, Stock, Offer, NextBatch, Close, PackerState, AccountsBelow);
+    type Messages =
+        (Attend, Opened, Attach, Stock, RoomFound, Offer, NextBatch, Close, PackerState, AccountsBelow);
 }
 
 /// What the Packer is started with.
@@ -60,6 +61,14 @@ pub struct Stock {
 }
 
 impl Accepts<Stock> for Packer {
+    type Reply = ();
+}
+
+/// What the Packer tells itself: the wait for room in the node's store, for the next batch, is over.
+#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+pub struct RoomFound;
+
+impl Accepts<RoomFound> for Packer {
     type Reply = ();
 }
 
