@@ -26,7 +26,7 @@ pub use bed::Bed;
 pub use output::Output;
 pub use processes::Process;
 pub use running::{CLUSTERS, Ended, HANGING, Running};
-pub use settings::{RunText, SEED};
+pub use settings::{RunText, SEED, manifest};
 pub use standing::Standing;
 pub use texts::{Dice, document, documents};
 pub use verdict::first_told;

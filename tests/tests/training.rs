@@ -105,3 +105,17 @@ fn l2_many_sources_of_all_kinds_are_trained_to_their_end() {
     assert!(summary.documents.adds_up() && summary.documents.augmented > 100, "{summary:?}");
     assert_eq!(output.documents().0.len() as u64, SOURCES * DOCUMENTS);
 }
+
+#[test]
+fn l2_a_store_that_holds_few_batches_at_a_time_holds_up_no_run() {
+    // What went to the other node, or to a trainer that is done with it, must leave the store at once: all batches of this
+    // run are many times what it holds.
+    let bed = Bed::with_documents(1500);
+    let manifest = lyceum_tests::manifest("test");
+    bed.write("small.toml", manifest.replace("16 MiB", "1 MiB").replace("8 MiB", "1 MiB"));
+    let run = RunText { steps: 400, world_size: 2, synthesizers: (1, 2), ..RunText::default() };
+    bed.write("out.toml", run.to_string());
+    let summary = bed.run_files("out.toml", "small.toml", "out").end().well().summary();
+    assert_eq!(summary.steps, 400);
+    assert!(summary.documents.adds_up(), "{summary:?}");
+}

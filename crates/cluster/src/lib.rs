@@ -35,6 +35,7 @@ mod error;
 pub mod head;
 mod host;
 pub mod launch;
+mod logs;
 pub mod manifest;
 mod message;
 mod spawn;

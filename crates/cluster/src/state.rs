@@ -10,6 +10,7 @@
 //! | `nodes/NAME/` | the agent's configuration, credentials, process number |
 //! | `client/` | credentials of command-line clients |
 //! | `logs/` | of head, agents and workers |
+//! | `logs.old/` | those of the cluster of this name before |
 
 use std::fs;
 use std::io::{self, Write};
@@ -76,6 +77,11 @@ impl StateDir {
     /// Logs of head, agents and workers.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
+    }
+
+    /// Logs of the last cluster of this name.
+    pub fn old_logs(&self) -> PathBuf {
+        self.root.join("logs.old")
     }
 
     /// The log of the head.

@@ -17,7 +17,7 @@ use lyceum_pretrain::run_directory::RunDirectory;
 use lyceum_pretrain::run_file::RunFile;
 use lyceum_store::{Object, StoreClient};
 use lyceum_train::checkpoint::CheckpointDirectory;
-use lyceum_train::{SealedBatch, keep_freed_memory, memory_of};
+use lyceum_train::{SealedBatch, TrainError, keep_freed_memory, memory_of};
 
 use crate::heldout;
 use crate::training::{checkpoint_directory, start_trainer, tokenizer_path};
@@ -152,8 +152,11 @@ impl TrainerActor {
 impl InGang {
     /// Puts in where the rank runs that a failure of the gang names.
     fn located(&self, error: anyhow::Error) -> anyhow::Error {
-        let failed = error.chain().find_map(|cause| cause.downcast_ref::<CollectiveError>());
-        let failed = failed.and_then(|cause| Some((cause.rank(), self.members.get(cause.rank())?)));
+        let failed = error.chain().find_map(|cause| match cause.downcast_ref() {
+            Some(TrainError::Collective(failure)) => Some(failure.rank()),
+            _ => cause.downcast_ref().map(CollectiveError::rank),
+        });
+        let failed = failed.and_then(|rank| Some((rank, self.members.get(rank)?)));
         match failed {
             Some((rank, Member { node, incarnation, .. })) => {
                 error.context(format!("rank {rank}, in process {incarnation} on node {node}"))

@@ -14,7 +14,6 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::AgentConfig;
 use super::forker::Forker;
-use super::logs;
 use super::memory::MemoryGuard;
 use super::peers::Peers;
 use super::workers::{self, Worker};
@@ -22,6 +21,7 @@ use crate::control::vocabulary::{Answer, Ask, Command, Launch, Report, StoreUse}
 use crate::control::{Agent, AgentEffect, AgentEvent, Ending, Watcher};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
+use crate::logs;
 use crate::message::{self, AgentToAgent, AgentToHead, AgentToWorker, HeadToAgent, WorkerToAgent};
 use crate::state::{StateDir, log_tail};
 

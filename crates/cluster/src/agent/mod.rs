@@ -4,7 +4,6 @@
 mod driver;
 mod forker;
 mod head_link;
-mod logs;
 mod memory;
 mod peers;
 mod workers;
@@ -90,6 +89,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         let patience = Duration::from_secs_f64(config.health.unreachable).max(HEAD_PATIENCE);
         tokio::spawn(head_link::keep(endpoint.clone(), config.head, patience, events.clone()));
         tokio::spawn(end_when_told(events.clone()));
+        tokio::spawn(crate::logs::keep_capped(state.agent_log(node)));
         let memory = MemoryGuard::new(&config.cluster, node);
         tracing::info!(node, incarnation, address = %endpoint.local_addr(), %memory, "the agent is up");
         let machine = Agent::new(options_of(&config));

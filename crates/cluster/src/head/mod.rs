@@ -92,6 +92,7 @@ pub fn run(state: &StateDir) -> Result<(), ClusterError> {
     let (events, inbox) = mpsc::channel(MAX_EVENTS);
     runtime.spawn(sessions::accept(endpoint.clone(), events.clone()));
     runtime.spawn(tick(events.clone()));
+    runtime.spawn(crate::logs::keep_capped(state.head_log()));
     runtime.spawn(end_when_told(events.clone()));
     tracing::info!(cluster = %config.manifest.name, address = %endpoint.local_addr(), "the head is up");
     let core = Core::new(state.clone(), head, records, authority, endpoint, events, runtime.handle().clone());

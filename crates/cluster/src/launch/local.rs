@@ -137,6 +137,7 @@ pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterEr
     if !found {
         end_processes(record.living_and_strays(&state), Duration::ZERO).await;
         clear(&state)?;
+        set_logs_aside(&state)?;
         record = RunRecord { owned: options.owned, ..RunRecord::default() };
     }
     let tether = if options.owned && !found { Some(tether()?) } else { None };
@@ -373,6 +374,19 @@ async fn end_processes(mut living: Vec<ProcessMark>, patience: Duration) {
     }
 }
 
+/// Keeps the logs of the last cluster of this name, and none older: actors and processes are numbered anew, and nobody's
+/// last log lines may be a namesake's.
+fn set_logs_aside(state: &StateDir) -> Result<(), ClusterError> {
+    let (logs, aside) = (state.logs(), state.old_logs());
+    if !logs.is_dir() {
+        return Ok(());
+    }
+    if aside.is_dir() {
+        fs::remove_dir_all(&aside).map_err(|error| ClusterError::file(&aside, &error))?;
+    }
+    fs::rename(&logs, &aside).map_err(|error| ClusterError::file(&logs, &error))
+}
+
 /// Removes everything but the logs and the lock.
 fn clear(state: &StateDir) -> Result<(), ClusterError> {
     for path in [state.head(), state.client(), state.root().join("nodes"), state.root().join("run.json")] {
@@ -385,4 +399,23 @@ fn clear(state: &StateDir) -> Result<(), ClusterError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_logs_of_the_last_cluster_are_kept_apart_and_older_ones_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::at(folder.path());
+        set_logs_aside(&state).unwrap();
+        for term in ["first", "second", "third"] {
+            state.make(&state.logs()).unwrap();
+            fs::write(state.head_log(), term).unwrap();
+            set_logs_aside(&state).unwrap();
+            assert!(!state.logs().exists());
+            assert_eq!(fs::read_to_string(state.old_logs().join("head.log")).unwrap(), term);
+        }
+    }
 }

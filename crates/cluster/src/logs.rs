@@ -1,17 +1,20 @@
-//! Logs of workers: files that are opened before exec, appended to, and kept below a size.
+//! Logs of a cluster's processes: files that are opened before exec, appended to, and kept below a size.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A log is cut at this many bytes; what was before lies in one `.old` file.
 const MAX_BYTES: u64 = 8 << 20;
+/// How often a daemon looks at the size of its own log.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Logs of ended workers that are kept per node.
 const MAX_KEPT: usize = 200;
 
 /// Opens the log of a worker for its stdout and stderr.
-pub(super) fn open(folder: &Path, process: u64, role: &str) -> io::Result<(PathBuf, File)> {
+pub(crate) fn open(folder: &Path, process: u64, role: &str) -> io::Result<(PathBuf, File)> {
     drop_oldest(folder);
     let role: String =
         role.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(48).collect();
@@ -21,7 +24,7 @@ pub(super) fn open(folder: &Path, process: u64, role: &str) -> io::Result<(PathB
 }
 
 /// Keeps a log below its size. The writer appends, so it goes on at the new end.
-pub(super) fn cap(path: &Path) {
+pub(crate) fn cap(path: &Path) {
     let too_long = fs::metadata(path).is_ok_and(|meta| meta.len() > MAX_BYTES);
     if !too_long {
         return;
@@ -29,7 +32,15 @@ pub(super) fn cap(path: &Path) {
     let cut = fs::copy(path, path.with_extension("log.old"))
         .and_then(|_| OpenOptions::new().write(true).open(path)?.set_len(0));
     if let Err(error) = cut {
-        tracing::warn!(path = %path.display(), %error, "a worker's log could not be cut");
+        tracing::warn!(path = %path.display(), %error, "a log could not be cut");
+    }
+}
+
+/// Keeps the log of this process below its size for as long as it runs.
+pub(crate) async fn keep_capped(path: PathBuf) {
+    loop {
+        cap(&path);
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
