@@ -122,7 +122,7 @@ impl TrainerActor {
             self.save(&tokenizer).await?;
         }
         tracing::info!(rank, world_size, step, "trained");
-        Ok(Trained { step })
+        Ok(Trained::To(step))
     }
 
     /// Writes a checkpoint, all ranks together.
@@ -150,18 +150,19 @@ impl TrainerActor {
 }
 
 impl InGang {
-    /// Puts in where the rank runs that a failure of the gang names.
-    fn located(&self, error: anyhow::Error) -> anyhow::Error {
-        let failed = error.chain().find_map(|cause| match cause.downcast_ref() {
-            Some(TrainError::Collective(failure)) => Some(failure.rank()),
-            _ => cause.downcast_ref().map(CollectiveError::rank),
-        });
-        let failed = failed.and_then(|rank| Some((rank, self.members.get(rank)?)));
-        match failed {
-            Some((rank, Member { node, incarnation, .. })) => {
-                error.context(format!("rank {rank}, in process {incarnation} on node {node}"))
-            }
-            None => error,
+    /// What the collective came to, if that is why training ended.
+    fn collective(error: &anyhow::Error) -> Option<&CollectiveError> {
+        error.chain().find_map(|cause| match cause.downcast_ref() {
+            Some(TrainError::Collective(failure)) => Some(failure),
+            _ => cause.downcast_ref(),
+        })
+    }
+
+    /// Where a rank runs, as a person looks for it.
+    fn place(&self, rank: usize) -> String {
+        match self.members.get(rank) {
+            Some(Member { node, incarnation, .. }) => format!("in process {incarnation} on node {node}"),
+            None => "in no process of this gang".to_owned(),
         }
     }
 
@@ -278,13 +279,16 @@ impl Handler<Train> for TrainerActor {
         let Train { packer } = message.read()?;
         let abort = self.gang()?.trainer.communicator().abort_handle();
         let trained = self.train(&packer).await;
-        let gang = self.gang()?;
-        let trained = trained.map_err(|error| gang.located(error));
-        if let Err(error) = &trained {
-            tracing::error!(error = format!("{error:#}"), "training ends early: the gang is told");
-            // The others must not wait in a collective for a rank that has left (L3).
-            abort.abort(&format!("{error:#}"));
+        let Err(error) = trained else { return trained };
+        tracing::error!(error = format!("{error:#}"), "training ends early: the gang is told");
+        // The others must not wait in a collective for a rank that has left (L3).
+        abort.abort(&format!("{error:#}"));
+        match InGang::collective(&error) {
+            Some(lost @ CollectiveError::Lost { rank, .. }) => {
+                let place = self.gang()?.place(*rank);
+                Ok(Trained::PeerLost(format!("{lost} (it ran {place})")))
+            }
+            _ => Err(error),
         }
-        trained
     }
 }

@@ -18,8 +18,19 @@ const ROOT_CAUSE_WITHIN: Duration = Duration::from_millis(500);
 pub struct Failure {
     /// Who, as a person knows it: `trainer 1, training`.
     pub who: String,
-    /// What a call to it came to.
-    pub error: CallError<()>,
+    /// What is known of it.
+    pub fault: Fault,
+}
+
+/// Why a part cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// A call to it came to this.
+    #[error(transparent)]
+    Call(#[from] CallError<()>),
+    /// It goes on with others only, and one of them is lost.
+    #[error("{0}")]
+    PeerLost(String),
 }
 
 /// How near a failure is to the root of the trouble.
@@ -31,14 +42,14 @@ enum Kind {
     Ended,
     /// An actor that lives and says what is wrong.
     Refused,
-    /// No more than that an answer did not come.
+    /// No more than that an answer did not come, or that somebody else's did not.
     Unanswered,
 }
 
 impl Failure {
     /// `who` did not answer well.
-    pub fn new(who: impl Into<String>, error: CallError<()>) -> Self {
-        Self { who: who.into(), error }
+    pub fn new(who: impl Into<String>, fault: impl Into<Fault>) -> Self {
+        Self { who: who.into(), fault: fault.into() }
     }
 
     /// A part that should go on for as long as the run does and does not. That one ends without an error is one too.
@@ -58,7 +69,8 @@ impl Failure {
     }
 
     fn kind(&self) -> Kind {
-        match &self.error {
+        let Fault::Call(error) = &self.fault else { return Kind::Unanswered };
+        match error {
             CallError::Dead(report) => match report.cause {
                 Cause::Failed(_) | Cause::Panicked(_) | Cause::Exited(_) => Kind::Ended,
                 Cause::Finished | Cause::OrderedBy(_) => Kind::Unanswered,
@@ -77,7 +89,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {}", self.who, self.error)
+        write!(out, "{}: {}", self.who, self.fault)
     }
 }
 
@@ -146,5 +158,6 @@ mod tests {
         assert!(!dead("trainer 0", Cause::Failed(vec!["no such file".into()])).is_passing());
         assert!(!Failure::new("packer", CallError::Failed(vec!["a bad log".into()])).is_passing());
         assert!(!Failure::of_attended("packer", Ok(())).is_passing());
+        assert!(Failure::new("trainer 0", Fault::PeerLost("rank 1 is lost".into())).is_passing());
     }
 }

@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
-use lyceum_actor::{ActorRef, CallError, Cluster};
+use lyceum_actor::{ActorRef, Cluster};
 use lyceum_collective::Token;
 
 use crate::ask::ask;
-use crate::failure::{Failure, root_cause};
+use crate::failure::{Failure, Fault, root_cause};
 use crate::roles::{
-    Controller, Evaluate, Evaluation, Form, Join, Packer, Settings, Train, Trainer, TrainerArgs,
+    Controller, Evaluate, Evaluation, Form, Join, Packer, Settings, Train, Trained, Trainer, TrainerArgs,
 };
 use crate::run_file::RunFile;
 
@@ -78,19 +78,27 @@ impl Gang {
 
     /// Has the ranks train until the last step or the end of data; returns the steps done.
     pub async fn train(&self, packer: &ActorRef<Packer>) -> Result<u64, Failure> {
-        let trained =
-            self.all("training", |_, trainer| ask(trainer, Train { packer: packer.clone() })).await?;
-        Ok(trained.first().map_or(0, |trained| trained.step))
+        let steps = self.all("training", |_, trainer| {
+            let trained = ask(trainer, Train { packer: packer.clone() });
+            async move {
+                match trained.await? {
+                    Trained::To(step) => Ok(step),
+                    Trained::PeerLost(why) => Err(Fault::PeerLost(why)),
+                }
+            }
+        });
+        Ok(steps.await?.first().copied().unwrap_or(0))
     }
 
     /// Asks every rank the same. Of those that fail, the one is named that the others fail for.
-    async fn all<T, F>(
+    async fn all<T, F, E>(
         &self,
         doing: &str,
         ask: impl Fn(u32, &ActorRef<Trainer>) -> F,
     ) -> Result<Vec<T>, Failure>
     where
-        F: Future<Output = Result<T, CallError<()>>>,
+        F: Future<Output = Result<T, E>>,
+        E: Into<Fault>,
     {
         let asks = (0..).zip(&self.trainers).map(|(rank, trainer)| {
             let answer = ask(rank, trainer);

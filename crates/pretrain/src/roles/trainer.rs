@@ -83,11 +83,13 @@ pub struct Train {
     pub packer: ActorRef<Packer>,
 }
 
-/// Where a rank has stopped.
+/// How a rank has stopped.
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
-pub struct Trained {
-    /// Steps done, those before a resumption included.
-    pub step: u64,
+pub enum Trained {
+    /// At the last step, or at the end of the data: so many steps are done, those before a resumption included.
+    To(u64),
+    /// Another rank is lost: who, where, and how that was noticed. Nothing is wrong with this one.
+    PeerLost(String),
 }
 
 impl Accepts<Train> for Trainer {
