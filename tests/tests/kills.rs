@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use lyceum_corpus::batch_log::Entry;
-use lyceum_tests::{Bed, Dice, Output, RunText, SEED, first_told};
+use lyceum_tests::{Bed, Dice, Output, RunText, Running, SEED, first_told};
 
 const STEPS: u64 = 200;
 
@@ -101,6 +101,30 @@ fn killed((role, skip): (&str, usize), verdict: &[&str], words: &[&str]) {
     let last = said.trim_end().lines().last().unwrap_or_default();
     assert_eq!(last, format!("the same command goes on from step {step}"), "{said}");
     resume(&bed, step);
+}
+
+#[test]
+fn l3_a_stopped_trainer_holds_the_run_up_and_ends_it_only_when_it_stays_stopped() {
+    let bed = bed();
+    let stop = |run: &mut Running| {
+        run.until_step(MIDDLE);
+        let trainer = bed.processes("trainer").remove(0);
+        trainer.signal(libc::SIGSTOP);
+        trainer
+    };
+    let mut run = bed.run(&run_text(), "out");
+    let trainer = stop(&mut run);
+    // Nobody may be given up before a silent node is: 3 s with the manifest of these tests.
+    std::thread::sleep(Duration::from_secs(3));
+    trainer.signal(libc::SIGCONT);
+    assert_eq!(run.end().well().losses(), undisturbed().0);
+
+    let mut run = bed.run(&run_text(), "again");
+    stop(&mut run);
+    let ended = run.end();
+    let (_, step) = ended.output.whole_checkpoint();
+    let goes_on = format!("the same command goes on from step {step}");
+    ended.failed(&["error: trainer", "is lost: the peer has been silent", "in process", "on node", &goes_on]);
 }
 
 const KILLED: &[&str] = &["a process ended", "signal 9"];
