@@ -4,6 +4,8 @@
 mod bed;
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use bed::{Bed, CONFIG};
@@ -61,6 +63,50 @@ fn values_that_do_not_fit_each_other_are_refused_at_their_place() {
             "{to:?} gave {said:?}, expected {place} ... {why}"
         );
     }
+}
+
+#[test]
+fn a_source_that_is_no_readable_file_of_a_known_kind_is_refused_at_its_place() {
+    let with = |name: &'static str, make: fn(&Path)| {
+        let make = move |folder: &Path| make(&folder.join(name));
+        refusal_of_files(make, "\"texts.jsonl\"", &format!("\"texts.jsonl\", \"{name}\""))
+    };
+    let file = |path: &Path| fs::write(path, "{\"text\": \"one\"}\n").unwrap();
+    let said = with("more.jsonl", |path| fs::create_dir(path).unwrap());
+    assert_eq!(said, "run.toml:10:25: more.jsonl is a folder, expected a file");
+    let said = with("more.jsonl", |path| drop(UnixListener::bind(path).unwrap()));
+    assert_eq!(said, "run.toml:10:25: more.jsonl is not a regular file, expected a file");
+    let valid = "(valid here: `jsonl`, `ndjson`, `json`, `txt`, `md`, `gz`, `zst`)";
+    for (name, said) in [
+        ("more.jsnl", "unknown extension `jsnl`, did you mean `jsonl`?"),
+        ("more.JSONL", "unknown extension `JSONL`, did you mean `jsonl`?"),
+        ("more.jsonl.zstd", "unknown extension `zstd`, did you mean `zst`?"),
+        ("more.parquet", "unknown extension `parquet`"),
+    ] {
+        assert_eq!(with(name, file), format!("run.toml:10:25: {name}: {said} {valid}"));
+    }
+    let said = with("more.gz", file);
+    assert!(said.starts_with("run.toml:10:25: more.gz: no extension says what it holds"), "{said}");
+}
+
+#[test]
+fn a_source_behind_a_link_is_what_the_links_name_says() {
+    let bed = Bed::new(4);
+    let folder = bed.folder.path();
+    fs::rename(folder.join("texts.jsonl"), folder.join("blob")).unwrap();
+    symlink("blob", folder.join("texts.jsonl")).unwrap();
+    let run = bed.run(&Bed::text());
+    assert_eq!(run.sources[0].paths, [folder.canonicalize().unwrap().join("texts.jsonl")]);
+}
+
+#[test]
+fn tuning_examples_and_choices_are_json_lines() {
+    let text = |folder: &Path| fs::write(folder.join("one.txt"), "one").unwrap();
+    let said = refusal_of_files(text, "\"texts.jsonl\"]", "\"one.txt\"]\nkind = \"tuning\"");
+    assert_eq!(said, "run.toml:10:10: one.txt is one text, expected lines of JSON (`.jsonl`)");
+    let choices = "learning_rate = 1e-3\n[evaluation]\nmultiple_choice = \"one.txt\"";
+    let said = refusal_of_files(text, "learning_rate = 1e-3", choices);
+    assert_eq!(said, "run.toml:23:19: one.txt is one text, expected lines of JSON (`.jsonl`)");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The rules of a run file: paths that must be there, values that must fit each other, files that a run would fail for.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use lyceum_cluster::strict::{Place, Source as Text, StrictError};
+use lyceum_cluster::strict::{self, Place, Source as Text, StrictError};
+use lyceum_corpus::document::Format;
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_synth::prompt;
 
@@ -24,25 +26,60 @@ fn with_absolute_paths(mut run: RunFile, text: &Text) -> Result<RunFile, StrictE
         let found = text.resolve_existing(key, path)?;
         found.canonicalize().map_err(|error| text.refuse(key, format!("{}: {error}", found.display())))
     };
+    // A file keeps the name that it was given, which tells what it holds: what a link points to may have any.
+    let file = |key: &str, path: &Path, lines: bool| -> Result<PathBuf, StrictError> {
+        let target = existing(key, path)?;
+        let given = text.resolve(path);
+        let folder = given.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let found = match (folder.canonicalize(), given.file_name()) {
+            (Ok(folder), Some(name)) => folder.join(name),
+            _ => target,
+        };
+        check_file(key, &found, lines, text)?;
+        Ok(found)
+    };
     run.model.directory = existing("model.directory", &run.model.directory)?;
     for file in ["config.json", "tokenizer.json"] {
         existing("model.directory", &run.model.directory.join(file))?;
     }
     for (number, source) in run.sources.iter_mut().enumerate() {
         for (index, path) in source.paths.iter_mut().enumerate() {
-            *path = existing(&format!("source[{number}].paths[{index}]"), path)?;
+            let key = format!("source[{number}].paths[{index}]");
+            *path = file(&key, path, source.kind == SourceKind::Tuning)?;
         }
     }
     if let Some(directory) = run.synthesizer.as_mut().and_then(|synthesizer| synthesizer.directory.as_mut()) {
         *directory = existing("synthesizer.directory", directory)?;
     }
     if let Some(path) = &mut run.evaluation.heldout {
-        *path = existing("evaluation.heldout", path)?;
+        *path = file("evaluation.heldout", path, false)?;
     }
     if let Some(path) = &mut run.evaluation.multiple_choice {
-        *path = existing("evaluation.multiple_choice", path)?;
+        *path = file("evaluation.multiple_choice", path, true)?;
     }
     Ok(run)
+}
+
+/// A file of entries: one that can be read, and whose name tells how. `lines` says that only JSON lines will do.
+fn check_file(key: &str, path: &Path, lines: bool, text: &Text) -> Result<(), StrictError> {
+    let shown = path.display();
+    // Of a pipe or a device nobody can take fingerprints, and an attempt that resumes could not read it again.
+    if !path.is_file() {
+        let what = if path.is_dir() { "a folder" } else { "not a regular file" };
+        return Err(text.refuse(key, format!("{shown} is {what}, expected a file")));
+    }
+    File::open(path).map_err(|error| text.refuse(key, format!("{shown} cannot be read: {error}")))?;
+    let format = Format::of(path).map_err(|unknown| {
+        let said = match unknown.extension.as_str() {
+            "" => format!("no extension says what it holds, expected `{}`", Format::EXTENSIONS.join("`, `")),
+            extension => strict::unknown("extension", extension, Format::EXTENSIONS),
+        };
+        text.refuse(key, format!("{shown}: {said}"))
+    })?;
+    if lines && !format.lines {
+        return Err(text.refuse(key, format!("{shown} is one text, expected lines of JSON (`.jsonl`)")));
+    }
+    Ok(())
 }
 
 fn check_values(run: &RunFile, text: &Text) -> Result<(), StrictError> {

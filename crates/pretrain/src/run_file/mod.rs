@@ -85,7 +85,7 @@ pub enum Precision {
 pub struct Source {
     /// Its name in accounts and logs.
     pub name: String,
-    /// Files: `.jsonl` or `.txt`, plain, `.gz` or `.zst`.
+    /// Files: `.jsonl` (also `.ndjson`, `.json`), `.txt` or `.md`, plain or with a further `.gz` or `.zst`.
     pub paths: Vec<PathBuf>,
     /// What the files hold.
     #[serde(default)]
