@@ -43,7 +43,10 @@ fn a_wrong_key_is_named_with_its_place_and_the_nearest_valid_one() {
 #[test]
 fn values_that_do_not_fit_each_other_are_refused_at_their_place() {
     let cases = [
-        ("steps = 100", "steps = 0", "run.toml:18:", "expected at least 1"),
+        ("steps = 100", "steps = 0", "run.toml:18:9: ", "0: expected 1 to 99999999"),
+        ("steps = 100", "steps = 100000000", "run.toml:18:9: ", "100000000: expected 1 to 99999999"),
+        ("rounds = 2", "rounds = 257", "run.toml:14:10: ", "257: expected 1 to 256"),
+        ("rounds = 2", "rounds = 2\nchains_at_once = 1025", "run.toml:15:18: ", "1025: expected 1 to 1024"),
         ("batch_rows = 2", "batch_rows = 3\nworld_size = 2", "run.toml:20:", "cannot be shared out evenly"),
         ("sequence_length = 32", "sequence_length = 33", "run.toml:19:", "a multiple of 8"),
         ("name = \"texts\"", "name = \"texts\"\nconverted = 1.5", "run.toml:10:", "expected 0 to 1"),

@@ -12,6 +12,13 @@ use super::model_directory::ModelDirectory;
 use super::{DETERMINISTIC_POSITIONS, EngineKind, RunFile, Source, SourceKind, Start, Synthesizer};
 use crate::evaluation;
 
+/// Most steps of a run: as many as a checkpoint's name has digits for.
+const MOST_STEPS: u64 = 99_999_999;
+/// Most texts of a chain, which waits and travels as one piece; the paper's chains have a few.
+const MOST_ROUNDS: u64 = 256;
+/// Most chains of one synthesizer at a time: each of them holds its place in the model's cache.
+const MOST_CHAINS_AT_ONCE: u64 = 1024;
+
 /// `run` with absolute paths, if everything about it is right.
 pub(super) fn checked(run: RunFile, text: &Text) -> Result<RunFile, StrictError> {
     let run = with_absolute_paths(run, text)?;
@@ -138,9 +145,9 @@ fn check_source(
 
 fn check_trainer(run: &RunFile, require: &Require<'_>) -> Result<(), StrictError> {
     let trainer = &run.trainer;
+    within("trainer.steps", trainer.steps, MOST_STEPS, require)?;
     let counts = [
         ("trainer.world_size", u64::from(trainer.world_size)),
-        ("trainer.steps", trainer.steps),
         ("trainer.batch_rows", trainer.batch_rows.into()),
         ("trainer.micro_batch_rows", trainer.micro_batch_rows.unwrap_or(1).into()),
     ];
@@ -245,10 +252,10 @@ fn check_synthesizer(synthesizer: &Synthesizer, require: &Require<'_>) -> Result
     let Synthesizer { min, max, .. } = *synthesizer;
     require(min > 0, "synthesizer.min", "0: expected at least 1".into())?;
     require(min <= max, "synthesizer.max", format!("{max} is below min = {min}"))?;
+    within("synthesizer.rounds", synthesizer.rounds.into(), MOST_ROUNDS, require)?;
+    within("synthesizer.chains_at_once", synthesizer.chains_at_once.into(), MOST_CHAINS_AT_ONCE, require)?;
     let counts = [
-        ("synthesizer.rounds", synthesizer.rounds),
         ("synthesizer.max_new_tokens", synthesizer.max_new_tokens),
-        ("synthesizer.chains_at_once", synthesizer.chains_at_once),
         ("synthesizer.window", synthesizer.window),
     ];
     for (key, value) in counts {
@@ -263,6 +270,11 @@ fn check_synthesizer(synthesizer: &Synthesizer, require: &Require<'_>) -> Result
     require(top_p > 0.0 && top_p <= 1.0, "synthesizer.top_p", format!("{top_p}: expected above 0, up to 1"))?;
     require(gpus.is_finite() && gpus >= 0.0, "synthesizer.gpus", format!("{gpus}: expected at least 0"))?;
     check_processors("synthesizer", synthesizer.cpus, require)
+}
+
+/// A count from 1 to `most`.
+fn within(key: &str, count: u64, most: u64, require: &Require<'_>) -> Result<(), StrictError> {
+    require((1..=most).contains(&count), key, format!("{count}: expected 1 to {most}"))
 }
 
 fn check_processors(table: &str, cpus: f64, require: &Require<'_>) -> Result<(), StrictError> {

@@ -136,7 +136,7 @@ pub struct Synthesizer {
     /// Most synthesizers.
     #[serde(default = "one")]
     pub max: u32,
-    /// Texts of a chain: M of the paper's M-shot examples.
+    /// Texts of a chain, 1 to 256: M of the paper's M-shot examples.
     #[serde(default = "two")]
     pub rounds: u32,
     /// Most new tokens a text.
@@ -148,7 +148,7 @@ pub struct Synthesizer {
     /// Nucleus: smallest set of tokens whose probability reaches this.
     #[serde(default = "whole")]
     pub top_p: f64,
-    /// Chains that one synthesizer works on at once.
+    /// Chains that one synthesizer works on at once, 1 to 1,024.
     #[serde(default = "eight")]
     pub chains_at_once: u32,
     /// Texts of one window, which are shuffled and chained among themselves: W of the design.
@@ -183,7 +183,7 @@ pub struct Trainer {
     /// Data-parallel ranks.
     #[serde(default = "one")]
     pub world_size: u32,
-    /// Optimizer steps of the whole run.
+    /// Optimizer steps of the whole run, 1 to 99,999,999.
     pub steps: u64,
     /// Tokens of one row.
     pub sequence_length: u32,
