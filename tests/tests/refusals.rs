@@ -114,6 +114,33 @@ fn evaluation_files_are_read_before_anything_starts() {
 }
 
 #[test]
+fn a_source_that_is_a_folder_or_of_no_known_kind_is_refused_at_its_place() {
+    let run = |text: String| text.replace("raw.jsonl", "model");
+    let line = RunText::default().to_string().lines().position(|line| line.contains("raw.jsonl")).unwrap();
+    let place = format!("out.toml:{}:10: ", line + 1);
+    refused(run, same, &[&place, "model is a folder, expected a file"]);
+    let run = |text: String| text.replace("raw.jsonl", "cluster.toml");
+    refused(run, same, &[&place, "cluster.toml: unknown extension `toml`", "`jsonl`"]);
+}
+
+#[test]
+fn a_run_without_any_text_is_refused_or_ends_with_an_error_that_says_why() {
+    let bed = Bed::with_documents(20);
+    bed.write("raw.jsonl", "\n\n");
+    let run = RunText { converted: None, source_extra: "max_bad_share = 1.0", ..RunText::default() };
+    let words = ["out.toml:", "no source has a document to train on: 'raw' (skipped empty 2)"];
+    bed.run(&run, "out").end().failed(&words);
+    assert!(!bed.state().exists() && !bed.path("out").exists(), "something was started");
+    // Documents, but no tuning examples: that is found by who makes texts of them.
+    bed.write("raw.jsonl", documents(7, 3));
+    let run = RunText { source_extra: "kind = \"tuning\"", ..run };
+    let words = ["error: ", "nothing was trained: no text came of 'raw' (skipped ", " 3)"];
+    let ended = bed.run(&run, "out").end();
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    ended.failed(&words);
+}
+
+#[test]
 fn values_that_do_not_fit_each_other_are_refused() {
     let run = |text: String| text.replace("world_size = 1", "world_size = 3");
     refused(run, same, &["4 rows cannot be shared out evenly to 3 ranks"]);

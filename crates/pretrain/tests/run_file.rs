@@ -103,6 +103,29 @@ fn a_source_behind_a_link_is_what_the_links_name_says() {
 }
 
 #[test]
+fn sources_without_any_document_are_refused_with_what_was_skipped() {
+    let more =
+        "paths = [\"texts.jsonl\"]\nmax_bad_share = 1\n[[source]]\nname = \"more\"\npaths = [\"more.jsonl\"]";
+    let with = |texts: &'static str, more: &'static str| {
+        move |folder: &Path| {
+            fs::write(folder.join("texts.jsonl"), texts).unwrap();
+            fs::write(folder.join("more.jsonl"), more).unwrap();
+        }
+    };
+    let blank = "{\"text\": \" \"}\n\nno json\n";
+    let said = refusal_of_files(with(blank, ""), "paths = [\"texts.jsonl\"]", more);
+    let expected = "run.toml:10:9: no source has a document to train on: \
+                    'texts' (skipped corrupt json 1, empty 2), 'more' (skipped none)";
+    assert_eq!(said, expected);
+    // Of what is skipped no more than the allowed share may be.
+    let said = refusal_of_files(with("", blank), "paths = [\"texts.jsonl\"]", more);
+    assert!(said.starts_with("run.toml:14:9: 3 of 3 entries are bad"), "{said}");
+    let bed = Bed::new(4);
+    with(blank, "{\"text\": \"one\"}\n")(bed.folder.path());
+    bed.run(&Bed::text().replace("paths = [\"texts.jsonl\"]", more));
+}
+
+#[test]
 fn tuning_examples_and_choices_are_json_lines() {
     let text = |folder: &Path| fs::write(folder.join("one.txt"), "one").unwrap();
     let said = refusal_of_files(text, "\"texts.jsonl\"]", "\"one.txt\"]\nkind = \"tuning\"");

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use lyceum_cluster::strict::{self, Place, Source as Text, StrictError};
-use lyceum_corpus::document::Format;
+use lyceum_corpus::document::{DocumentReader, Format};
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_synth::prompt;
 
 use super::model_directory::ModelDirectory;
 use super::{DETERMINISTIC_POSITIONS, EngineKind, RunFile, Source, SourceKind, Start, Synthesizer};
 use crate::evaluation;
+use crate::summary::skipped;
 
 /// Most steps of a run: as many as a checkpoint's name has digits for.
 const MOST_STEPS: u64 = 99_999_999;
@@ -25,6 +26,7 @@ pub(super) fn checked(run: RunFile, text: &Text) -> Result<RunFile, StrictError>
     check_values(&run, text)?;
     check_models(&run, text)?;
     check_evaluation(&run)?;
+    check_documents(&run, text)?;
     Ok(run)
 }
 
@@ -239,6 +241,23 @@ fn check_evaluation(run: &RunFile) -> Result<(), StrictError> {
         evaluation::multiple_choice(path).map_err(fault)?;
     }
     Ok(())
+}
+
+/// Some source must have a document, or no step could be trained. Reading ends at the first that is found.
+fn check_documents(run: &RunFile, text: &Text) -> Result<(), StrictError> {
+    let mut nothing = Vec::new();
+    for (number, source) in run.sources.iter().enumerate() {
+        let mut reader = DocumentReader::new(0, source.reading());
+        match reader.next() {
+            Some(Ok(_)) => return Ok(()),
+            Some(Err(error)) => {
+                return Err(text.refuse(&format!("source[{number}].paths"), error.to_string()));
+            }
+            None => nothing.push(format!("'{}' ({})", source.name, skipped(&reader.take_skipped()))),
+        }
+    }
+    let nothing = nothing.join(", ");
+    Err(text.refuse("source[0].paths", format!("no source has a document to train on: {nothing}")))
 }
 
 type Require<'a> = dyn Fn(bool, &str, String) -> Result<(), StrictError> + 'a;

@@ -13,6 +13,7 @@ mod model_directory;
 use std::path::{Path, PathBuf};
 
 use lyceum_cluster::strict::{self, Document, Source as Text, StrictError};
+use lyceum_corpus::document::{Content, ReaderOptions};
 use serde::{Deserialize, Serialize};
 
 /// A run file, checked: paths are absolute and there, values fit each other.
@@ -243,6 +244,17 @@ pub struct Evaluation {
     pub heldout: Option<PathBuf>,
     /// Multiple-choice items (`{"prompt", "choices", "answer"}` a line), scored by length-normalised likelihood.
     pub multiple_choice: Option<PathBuf>,
+}
+
+impl Source {
+    /// How its files are read.
+    pub fn reading(&self) -> ReaderOptions {
+        let content = match self.kind {
+            SourceKind::Text => Content::Field("text".into()),
+            SourceKind::Tuning => Content::Record,
+        };
+        ReaderOptions { bad_share: self.max_bad_share, content, ..ReaderOptions::new(self.paths.clone()) }
+    }
 }
 
 fn one() -> u32 {
