@@ -15,7 +15,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
 use super::ends::Ends;
-use super::machine::{self, Share};
+use super::machine::{Machine, Share};
 use super::record::{Lock, RunRecord};
 use crate::agent::AgentConfig;
 use crate::client::Client;
@@ -27,6 +27,7 @@ use crate::host::ProcessMark;
 use crate::manifest::Manifest;
 use crate::spawn::{self, Preparation};
 use crate::state::{StateDir, log_tail};
+use crate::strict::Source;
 
 /// Longest wait for the head to listen.
 const HEAD_START: Duration = Duration::from_secs(20);
@@ -125,10 +126,19 @@ impl Up {
     }
 }
 
+/// Whether [`up`] could have the cluster of `manifest` here and now, before anything is touched. What this machine does
+/// not have is refused at its place in `text`, the manifest's; so is a cluster that another has.
+pub fn check(manifest: &Manifest, text: &Source, options: &UpOptions) -> Result<(), ClusterError> {
+    Machine::here().shares(manifest).map_err(|unmet| text.refuse(&unmet.key, unmet.message))?;
+    check_found(manifest, options, &RunRecord::load(&options.state)).map(drop)
+}
+
 /// Starts the cluster of `manifest`, or finds it: returns when all its nodes have joined. If one does not, whatever
 /// was started is ended again, and the error says which one and why, with its last log lines.
 pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterError> {
-    let shares = machine::shares(manifest)?;
+    let shares = Machine::here().shares(manifest).map_err(|unmet| {
+        ClusterError::Refused(format!("cluster `{}`: `{}`: {}", manifest.name, unmet.key, unmet.message))
+    })?;
     let state = options.state.clone();
     state.make(state.root())?;
     let _lock = Lock::take(&state).await?;
