@@ -2,7 +2,7 @@
 //!
 //! A *standing* cluster's processes go on when [`up`] has returned; a second `up` of the same name finds them, and
 //! starts those that have died. An *owned* cluster hangs on its runner by a pipe: when the runner ends, however that
-//! comes, all of it ends.
+//! comes, all of it ends, and its keys go with it.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -190,8 +190,14 @@ pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
     Ok(was_up)
 }
 
-/// The state of the cluster in `state`.
+/// The state of the cluster in `state`. One whose head has ended does not run, and nobody is asked.
 pub async fn status(state: &StateDir) -> Result<Status, ClusterError> {
+    if let Some(head) = RunRecord::load(state).head.filter(|head| !head.lives()) {
+        let (root, pid) = (state.root().display(), head.pid);
+        return Err(ClusterError::Refused(format!(
+            "the cluster in {root} does not run: its head, process {pid} of this machine, has ended; `lyceum down` clears up after it"
+        )));
+    }
     Client::connect(state).await?.status().await
 }
 
@@ -385,7 +391,7 @@ async fn end_processes(mut living: Vec<ProcessMark>, patience: Duration) {
 
 /// Removes everything but the logs and the lock.
 fn clear(state: &StateDir) -> Result<(), ClusterError> {
-    for path in [state.head(), state.client(), state.root().join("nodes"), state.root().join("run.json")] {
+    for path in [state.head(), state.client(), state.nodes(), state.root().join("run.json")] {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
