@@ -72,6 +72,41 @@ fn a_request_that_no_node_can_meet_is_refused_before_anything_starts() {
 }
 
 #[test]
+fn a_manifest_that_this_machine_cannot_meet_is_refused_at_its_place() {
+    let manifest = |text: String| text.replace("oversubscribe = true", "").replace("cpus = 4", "cpus = 9999");
+    refused(
+        same,
+        manifest,
+        &["cluster.toml:15:22: ", "claim 19998 cores, this machine has ", "oversubscribe"],
+    );
+    let manifest = |text: String| text.replace("\"16 MiB\"", "\"4096 TiB\"");
+    refused(same, manifest, &["cluster.toml:5:12: ", "a store of 4096 TiB lies in memory"]);
+    // An address of a block that is kept for documentation: no machine has it.
+    let manifest = |text: String| text.replace("name = \"b\"", "name = \"b\"\nbind = \"192.0.2.1\"");
+    refused(same, manifest, &["cluster.toml:19:8: ", "`bind` is 192.0.2.1", "an address of this machine"]);
+}
+
+#[test]
+fn a_cluster_of_another_run_is_refused_before_a_folder_is_made() {
+    let bed = Bed::new();
+    // It goes on for as long as the test looks.
+    let run = RunText {
+        converted: None,
+        steps: 10_000_000,
+        source_extra: "epochs = 1000000",
+        ..RunText::default()
+    };
+    let mut first = bed.run(&run, "out");
+    first.until_step(1);
+    bed.write("other.toml", run.to_string());
+    let other = bed.run_files("other.toml", "cluster.toml", "other").end_on_standing();
+    let other = other.failed(&["cluster `test` runs and belongs to another `lyceum run`"]);
+    assert!(!other.root().exists(), "an output folder came into being");
+    first.interrupt();
+    first.end();
+}
+
+#[test]
 fn models_without_weights_and_synthesizers_without_room_are_refused_at_their_place() {
     let run = |text: String| text.replace("start = \"random\"", "start = \"weights\"");
     refused(run, same, &["out.toml:5:13: ", "there are no weights", "start = \"random\""]);
@@ -111,6 +146,31 @@ fn evaluation_files_are_read_before_anything_starts() {
         .end()
         .failed(&["choices.jsonl:1:1: answer 2 of 2 choices"]);
     assert!(!bed.state().exists() && !bed.path("out").exists(), "something was started");
+}
+
+#[test]
+fn a_source_that_is_a_folder_or_of_no_known_kind_is_refused_at_its_place() {
+    let run = |text: String| text.replace("raw.jsonl", "model");
+    let line = RunText::default().to_string().lines().position(|line| line.contains("raw.jsonl")).unwrap();
+    let place = format!("out.toml:{}:10: ", line + 1);
+    refused(run, same, &[&place, "model is a folder, expected a file"]);
+    let run = |text: String| text.replace("raw.jsonl", "cluster.toml");
+    refused(run, same, &[&place, "cluster.toml: unknown extension `toml`", "`jsonl`"]);
+}
+
+#[test]
+fn a_run_without_any_text_is_refused_or_ends_with_an_error_that_says_why() {
+    let bed = Bed::with_documents(20);
+    bed.write("raw.jsonl", "\n\n");
+    let run = RunText { converted: None, source_extra: "max_bad_share = 1.0", ..RunText::default() };
+    let words = ["out.toml:", "no source has a document to train on: 'raw' (skipped empty 2)"];
+    bed.run(&run, "out").end().failed(&words);
+    assert!(!bed.state().exists() && !bed.path("out").exists(), "something was started");
+    // Documents, but no tuning examples: that is found by who makes texts of them.
+    bed.write("raw.jsonl", documents(7, 3));
+    let run = RunText { source_extra: "kind = \"tuning\"", ..run };
+    let words = ["error: ", "nothing was trained: no text came of 'raw' (skipped ", " 3)"];
+    bed.run(&run, "out").end().failed(&words);
 }
 
 #[test]

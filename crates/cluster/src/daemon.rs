@@ -4,15 +4,21 @@ use std::future;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::state::StateDir;
+
 /// Names the read end of a pipe that the runner of an owned cluster holds open: at its end-of-file the runner is gone.
 pub(crate) const TETHER_VARIABLE: &str = "LYCEUM_TETHER_FD";
 
-/// Waits until this process is told to end, by a signal or by the end of its runner, and says by whom.
-pub(crate) async fn told_to_end() -> String {
+/// Waits until this process of the cluster in `state` is told to end, by a signal or by the end of its runner, and says
+/// by whom. What the runner would have cleared away goes with it.
+pub(crate) async fn told_to_end(state: &StateDir) -> String {
     tokio::select! {
         () = signalled(SignalKind::terminate()) => "SIGTERM".to_owned(),
         () = signalled(SignalKind::interrupt()) => "SIGINT".to_owned(),
-        () = tether_cut() => "the end of its runner".to_owned(),
+        () = tether_cut() => {
+            crate::launch::remove_keys(state).await;
+            "the end of its runner".to_owned()
+        }
     }
 }
 

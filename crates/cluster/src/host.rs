@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -103,6 +104,34 @@ pub(crate) fn own_cores() -> Vec<u32> {
     let set = rustix::thread::sched_getaffinity(None).ok();
     let Some(set) = set else { return Vec::new() };
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).map(|core| core as u32).collect()
+}
+
+/// The GPUs that this process may use; nothing where that cannot be told.
+pub(crate) fn own_gpus() -> Option<u64> {
+    if let Some(names) = named_gpus() {
+        return Some(names.len() as u64);
+    }
+    let devices = || fs::read_dir("/dev").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let numbered = |name: &str| {
+        let number = name.strip_prefix("nvidia");
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let found = devices().filter(|name| name.to_str().is_some_and(numbered)).count();
+    // Windows lends its GPUs to a Linux machine through one device for all of them.
+    (found > 0 || !Path::new("/dev/dxg").exists()).then_some(found as u64)
+}
+
+/// The GPUs that `CUDA_VISIBLE_DEVICES` leaves to this process, where it is set.
+pub(crate) fn named_gpus() -> Option<Vec<String>> {
+    let list = std::env::var("CUDA_VISIBLE_DEVICES").ok()?;
+    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+    // CUDA takes a number below zero for the list's end.
+    Some(names.take_while(|name| !name.starts_with('-')).map(str::to_owned).collect())
+}
+
+/// Is `address` one of this machine's, so that a process can listen on it?
+pub(crate) fn has_address(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Is there a folder at `path`?

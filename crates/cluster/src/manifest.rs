@@ -24,7 +24,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
-use crate::strict::{self, Document, StrictError};
+use crate::strict::{self, Document, Source, StrictError};
 use crate::units::{Bytes, Milli};
 
 /// Longest name of a cluster, node, label or custom resource, in bytes. Names become folder and certificate names.
@@ -41,7 +41,7 @@ pub struct Manifest {
     /// How its processes are started.
     #[serde(default)]
     pub launcher: Launcher,
-    /// Lets nodes of one machine together claim more cores and memory than the machine has.
+    /// Lets nodes of one machine together claim more cores, GPUs and memory than the machine has.
     #[serde(default)]
     pub oversubscribe: bool,
     /// The head: the process that keeps the cluster's state.
@@ -228,9 +228,14 @@ fn loopback() -> IpAddr {
 impl Manifest {
     /// Reads and checks the manifest at `path`.
     pub fn load(path: impl AsRef<Path>) -> Result<Manifest, StrictError> {
+        Ok(Self::load_with_source(path)?.0)
+    }
+
+    /// The same, with the file's text for faults that are found later: what this machine does not have, for instance.
+    pub fn load_with_source(path: impl AsRef<Path>) -> Result<(Manifest, Source), StrictError> {
         let document = strict::load(path)?;
         check(&document)?;
-        Ok(document.value)
+        Ok((document.value, document.source))
     }
 
     /// Reads and checks `text`; `file` is the name that errors carry.

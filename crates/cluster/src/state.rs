@@ -64,9 +64,14 @@ impl StateDir {
         self.head().join("address")
     }
 
+    /// The nodes' folders.
+    pub fn nodes(&self) -> PathBuf {
+        self.root.join("nodes")
+    }
+
     /// A node's folder.
     pub fn node(&self, node: &str) -> PathBuf {
-        self.root.join("nodes").join(node)
+        self.nodes().join(node)
     }
 
     /// Credentials of command-line clients.

@@ -1,9 +1,10 @@
 //! Documents from files, streaming: JSON lines or whole texts, plain, gzip or zstd.
 //!
-//! What kind a file is, is told by its name: `.jsonl` (also `.ndjson`, `.json`) holds one JSON object on each line,
-//! anything else is one text; a further `.gz` or `.zst` means compressed. Memory is bounded by the longest entry
-//! allowed, whatever the files hold. An entry that is no document is counted by reason and skipped; when too large a
-//! share of them is bad, reading ends with an error that names the first ones by file, line and column.
+//! What kind a file is, is told by its name (see [`Format`]): `.jsonl` (also `.ndjson`, `.json`) holds one JSON object
+//! on each line, `.txt` and `.md` are one text; a further `.gz` or `.zst` means compressed. A file of another name is
+//! not read. Memory is bounded by the longest entry allowed, whatever the files hold. An entry that is no document is
+//! counted by reason and skipped; when too large a share of them is bad, reading ends with an error that names the first
+//! ones by file, line and column.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -57,9 +58,62 @@ const JUDGED_AFTER: u64 = 1000;
 /// Bad entries named in the error.
 const NAMED: usize = 5;
 
+/// What a file holds, told by the extensions of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    /// Each line is an entry; else the whole file is one.
+    pub lines: bool,
+    compression: Option<Compression>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Gzip,
+    Zstd,
+}
+
+/// Extensions of files with a JSON object on each line.
+const LINES: [&str; 3] = ["jsonl", "ndjson", "json"];
+
+impl Format {
+    /// All extensions that mean something; the last two follow one of the others.
+    pub const EXTENSIONS: [&str; 7] = ["jsonl", "ndjson", "json", "txt", "md", "gz", "zst"];
+
+    /// The format of the file at `path`, which need not be there.
+    pub fn of(path: &Path) -> Result<Self, UnknownExtension> {
+        let compression = match extension(path) {
+            "gz" => Some(Compression::Gzip),
+            "zst" => Some(Compression::Zstd),
+            _ => None,
+        };
+        let inner = if compression.is_some() { path.file_stem().map(Path::new) } else { Some(path) };
+        let known = match inner.map_or("", extension) {
+            name if LINES.contains(&name) => Ok(true),
+            "txt" | "md" => Ok(false),
+            other => Err(UnknownExtension { path: path.to_owned(), extension: other.to_owned() }),
+        };
+        known.map(|lines| Self { lines, compression })
+    }
+}
+
+/// A name that does not tell what its file holds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{path}: unknown extension `{extension}`: expected `.jsonl`, `.ndjson`, `.json`, `.txt` or `.md`, plain or with a further `.gz` or `.zst`"
+)]
+pub struct UnknownExtension {
+    /// The file.
+    pub path: PathBuf,
+    /// Its extension, without that of a compression; empty where there is none.
+    pub extension: String,
+}
+
 /// Why documents cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
+    /// A file whose name does not tell what it holds.
+    #[error(transparent)]
+    Format(#[from] UnknownExtension),
     /// A file cannot be opened, or breaks off (a compressed one that is cut, for instance).
     #[error("{path}:{line}: cannot read on: {error}")]
     File {
@@ -239,18 +293,14 @@ impl Iterator for DocumentReader {
 
 impl OpenFile {
     fn open(path: PathBuf) -> Result<Self, ReadError> {
+        let Format { lines, compression } = Format::of(&path)?;
         let failed = |error| ReadError::File { path: path.clone(), line: 0, error };
         let file = File::open(&path).map_err(failed)?;
-        let (reader, inner): (Box<dyn BufRead + Send>, _) = match extension(&path) {
-            "gz" => (Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))), path.file_stem()),
-            "zst" => {
-                let decoder = zstd::Decoder::new(file).map_err(failed)?;
-                (Box::new(BufReader::new(decoder)), path.file_stem())
-            }
-            _ => (Box::new(BufReader::new(file)), path.file_name()),
+        let reader: Box<dyn BufRead + Send> = match compression {
+            Some(Compression::Gzip) => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
+            Some(Compression::Zstd) => Box::new(BufReader::new(zstd::Decoder::new(file).map_err(failed)?)),
+            None => Box::new(BufReader::new(file)),
         };
-        let lines =
-            inner.is_some_and(|name| matches!(extension(Path::new(name)), "jsonl" | "ndjson" | "json"));
         Ok(Self { path, reader, lines, line: 0 })
     }
 

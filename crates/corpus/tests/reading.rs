@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use lyceum_corpus::chain::{Chain, Counts, Treatment};
-use lyceum_corpus::document::{Content, DocumentReader, ReadError, ReaderOptions};
+use lyceum_corpus::document::{Content, DocumentReader, Format, ReadError, ReaderOptions};
 use lyceum_corpus::order::{Order, OrderOptions, plan_window};
 use proptest::prelude::*;
 
@@ -73,6 +73,32 @@ fn a_text_file_is_one_document() {
     let mut reader = DocumentReader::new(0, tolerant(files));
     assert_eq!(texts(&mut reader), [(0, "one\n\ntwo\n".to_owned()), (1, "three".to_owned())]);
     assert_eq!(reader.take_skipped(), Counts::from([("empty".into(), 1), ("too long".into(), 1)]));
+}
+
+#[test]
+fn a_file_is_what_its_extensions_say_and_one_that_says_nothing_is_not_read() {
+    let lines = |name: &str| Format::of(Path::new(name)).map(|format| format.lines);
+    for name in ["a.jsonl", "a.ndjson.gz", "a.b.json.zst"] {
+        assert_eq!(lines(name), Ok(true), "{name}");
+    }
+    for name in ["a.txt", "a.md.zst"] {
+        assert_eq!(lines(name), Ok(false), "{name}");
+    }
+    for (name, unknown) in [
+        ("a.csv", "csv"),
+        ("a.jsonl.bz2", "bz2"),
+        ("a.gz", ""),
+        ("a.gz.gz", "gz"),
+        ("a", ""),
+        (".jsonl", ""),
+        ("a.JSONL", "JSONL"),
+    ] {
+        assert_eq!(lines(name).unwrap_err().extension, unknown, "{name}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "a.csv", b"text\none\n");
+    let said = DocumentReader::new(0, tolerant(vec![file])).next().unwrap().unwrap_err().to_string();
+    assert!(said.contains("a.csv: unknown extension `csv`: expected `.jsonl`"), "{said}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use lyceum_pretrain::feed::Feed;
 use lyceum_pretrain::metrics::{Metrics, StepMetrics};
 use lyceum_pretrain::run_directory::RunDirectory;
 use lyceum_pretrain::run_file::RunFile;
+use lyceum_pretrain::summary::nothing_trained;
 use lyceum_train::{SealedBatch, keep_freed_memory, solo_communicator};
 use rkyv::util::AlignedVec;
 
@@ -72,6 +73,7 @@ pub fn run(run: &RunFile, out: &Path) -> Result<()> {
             saved = step;
         }
     }
+    ensure!(trainer.progress().step > 0, nothing_trained(run, &feed.accounts()));
     if trainer.progress().step > saved {
         trainer.save_checkpoint(&checkpoints, Some(&tokenizer))?;
     }

@@ -26,7 +26,7 @@ use crate::roles::{
 };
 use crate::run_directory::RunDirectory;
 use crate::run_file::RunFile;
-use crate::summary::{Documents, Pairs, Summary};
+use crate::summary::{Documents, Pairs, Summary, nothing_trained};
 
 /// How often the pool is looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -79,6 +79,8 @@ pub async fn conduct(
     let mut pool = Pool::new(&run, &settings, cluster, reader.clone(), packer.clone());
     let course = Course { run: &run, board, gang: &gang, packer: &packer, reader: &reader };
     let accounts = course.follow(&mut pool, formed.step).await?;
+    let step = board.with_metrics(|metrics| metrics.step()).unwrap_or(0);
+    anyhow::ensure!(step > 0 || board.stopped(), nothing_trained(&run, &accounts));
     summarise(&run, board, accounts, &settings)
 }
 

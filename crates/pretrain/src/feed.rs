@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lyceum_corpus::assembly::Next;
+use lyceum_corpus::chain::Accounts;
 use lyceum_corpus::pack::BatchPlan;
 
 use crate::packing::{Packing, PackingError};
@@ -41,6 +42,11 @@ impl Feed {
         let packing = Packing::open(run, folder, epoch, from)?;
         let reader = Reader::open(run, packing.recorded())?;
         Ok(Self { reader, packing })
+    }
+
+    /// What became of the documents so far.
+    pub fn accounts(&self) -> Accounts {
+        self.packing.report().accounts
     }
 
     /// The next batch and its number, or `None` at the end of the data.

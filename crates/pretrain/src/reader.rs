@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lyceum_corpus::chain::{Chain, ChainId, ChainRecord, Treatment};
-use lyceum_corpus::document::{Content, ReadError, ReaderOptions};
+use lyceum_corpus::document::ReadError;
 use lyceum_corpus::lease::LeaseTable;
 use lyceum_corpus::order::{Order, OrderOptions};
 use lyceum_corpus::tokenizer::{Tokenizer, TokenizerError};
@@ -80,14 +80,6 @@ impl Reader {
         let mut recorded = recorded.into_iter();
         for (index, source) in run.sources.iter().enumerate() {
             let id = u16::try_from(index).map_err(|_| ReaderError::Sources(run.sources.len()))?;
-            let reading = ReaderOptions {
-                bad_share: source.max_bad_share,
-                content: match source.kind {
-                    SourceKind::Text => Content::Field("text".into()),
-                    SourceKind::Tuning => Content::Record,
-                },
-                ..ReaderOptions::new(source.paths.clone())
-            };
             let synthesizer = run.synthesizer.as_ref();
             let options = OrderOptions {
                 seed: run.seed,
@@ -98,7 +90,7 @@ impl Reader {
                 ..OrderOptions::default()
             };
             let recorded = recorded.next().unwrap_or_default();
-            let order = Order::new(id, reading, options, recorded.allowance.next)?;
+            let order = Order::new(id, source.reading(), options, recorded.allowance.next)?;
             let (next, above) = (recorded.allowance.next, recorded.above.len());
             tracing::info!(source = source.name, next, recorded_ahead = above, "a source is open");
             sources.push(Source {

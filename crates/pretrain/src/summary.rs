@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use lyceum_corpus::chain::Accounts;
 use serde::{Deserialize, Serialize};
+
+use crate::run_file::RunFile;
 
 /// Everything that is told at the end of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -99,21 +102,16 @@ impl Summary {
         let change = |pair: &BeforeAndAfter, digits| {
             format!("{} -> {}", number(pair.before, digits), number(pair.after, digits))
         };
-        let reasons = |counts: &BTreeMap<String, u64>| {
-            let listed: Vec<String> =
-                counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-            if listed.is_empty() { "none".into() } else { listed.join(", ") }
-        };
         let rows = [
             ("steps", format!("{} of {} tokens in all", self.steps, self.tokens)),
             (
                 "documents",
                 format!(
-                    "{} read: {} raw, {} augmented, skipped {}",
+                    "{} read: {} raw, {} augmented, {}",
                     self.documents.read,
                     self.documents.raw,
                     self.documents.augmented,
-                    reasons(&self.documents.skipped)
+                    skipped(&self.documents.skipped)
                 ),
             ),
             ("pairs", format!("{} kept, dropped {}", self.pairs.kept, reasons(&self.pairs.dropped))),
@@ -133,6 +131,22 @@ impl Summary {
         ];
         rows.iter().map(|(name, value)| format!("{name:>16}  {value}\n")).collect()
     }
+}
+
+/// Why nothing was trained, in a run of which no batch could be made.
+pub fn nothing_trained(run: &RunFile, accounts: &Accounts) -> String {
+    let sources: Vec<String> = run.sources.iter().map(|source| format!("'{}'", source.name)).collect();
+    format!("nothing was trained: no text came of {} ({})", sources.join(", "), skipped(&accounts.skipped))
+}
+
+/// What was left out: `skipped empty 2, too long 1`.
+pub(crate) fn skipped(counts: &BTreeMap<String, u64>) -> String {
+    format!("skipped {}", reasons(counts))
+}
+
+fn reasons(counts: &BTreeMap<String, u64>) -> String {
+    let listed: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    if listed.is_empty() { "none".into() } else { listed.join(", ") }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 mod bed;
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use bed::{Bed, CONFIG};
@@ -41,7 +43,10 @@ fn a_wrong_key_is_named_with_its_place_and_the_nearest_valid_one() {
 #[test]
 fn values_that_do_not_fit_each_other_are_refused_at_their_place() {
     let cases = [
-        ("steps = 100", "steps = 0", "run.toml:18:", "expected at least 1"),
+        ("steps = 100", "steps = 0", "run.toml:18:9: ", "0: expected 1 to 99999999"),
+        ("steps = 100", "steps = 100000000", "run.toml:18:9: ", "100000000: expected 1 to 99999999"),
+        ("rounds = 2", "rounds = 257", "run.toml:14:10: ", "257: expected 1 to 256"),
+        ("rounds = 2", "rounds = 2\nchains_at_once = 1025", "run.toml:15:18: ", "1025: expected 1 to 1024"),
         ("batch_rows = 2", "batch_rows = 3\nworld_size = 2", "run.toml:20:", "cannot be shared out evenly"),
         ("sequence_length = 32", "sequence_length = 33", "run.toml:19:", "a multiple of 8"),
         ("name = \"texts\"", "name = \"texts\"\nconverted = 1.5", "run.toml:10:", "expected 0 to 1"),
@@ -61,6 +66,73 @@ fn values_that_do_not_fit_each_other_are_refused_at_their_place() {
             "{to:?} gave {said:?}, expected {place} ... {why}"
         );
     }
+}
+
+#[test]
+fn a_source_that_is_no_readable_file_of_a_known_kind_is_refused_at_its_place() {
+    let with = |name: &'static str, make: fn(&Path)| {
+        let make = move |folder: &Path| make(&folder.join(name));
+        refusal_of_files(make, "\"texts.jsonl\"", &format!("\"texts.jsonl\", \"{name}\""))
+    };
+    let file = |path: &Path| fs::write(path, "{\"text\": \"one\"}\n").unwrap();
+    let said = with("more.jsonl", |path| fs::create_dir(path).unwrap());
+    assert_eq!(said, "run.toml:10:25: more.jsonl is a folder, expected a file");
+    let said = with("more.jsonl", |path| drop(UnixListener::bind(path).unwrap()));
+    assert_eq!(said, "run.toml:10:25: more.jsonl is not a regular file, expected a file");
+    let valid = "(valid here: `jsonl`, `ndjson`, `json`, `txt`, `md`, `gz`, `zst`)";
+    for (name, said) in [
+        ("more.jsnl", "unknown extension `jsnl`, did you mean `jsonl`?"),
+        ("more.JSONL", "unknown extension `JSONL`, did you mean `jsonl`?"),
+        ("more.jsonl.zstd", "unknown extension `zstd`, did you mean `zst`?"),
+        ("more.parquet", "unknown extension `parquet`"),
+    ] {
+        assert_eq!(with(name, file), format!("run.toml:10:25: {name}: {said} {valid}"));
+    }
+    let said = with("more.gz", file);
+    assert!(said.starts_with("run.toml:10:25: more.gz: no extension says what it holds"), "{said}");
+}
+
+#[test]
+fn a_source_behind_a_link_is_what_the_links_name_says() {
+    let bed = Bed::new(4);
+    let folder = bed.folder.path();
+    fs::rename(folder.join("texts.jsonl"), folder.join("blob")).unwrap();
+    symlink("blob", folder.join("texts.jsonl")).unwrap();
+    let run = bed.run(&Bed::text());
+    assert_eq!(run.sources[0].paths, [folder.canonicalize().unwrap().join("texts.jsonl")]);
+}
+
+#[test]
+fn sources_without_any_document_are_refused_with_what_was_skipped() {
+    let more =
+        "paths = [\"texts.jsonl\"]\nmax_bad_share = 1\n[[source]]\nname = \"more\"\npaths = [\"more.jsonl\"]";
+    let with = |texts: &'static str, more: &'static str| {
+        move |folder: &Path| {
+            fs::write(folder.join("texts.jsonl"), texts).unwrap();
+            fs::write(folder.join("more.jsonl"), more).unwrap();
+        }
+    };
+    let blank = "{\"text\": \" \"}\n\nno json\n";
+    let said = refusal_of_files(with(blank, ""), "paths = [\"texts.jsonl\"]", more);
+    let expected = "run.toml:10:9: no source has a document to train on: \
+                    'texts' (skipped corrupt json 1, empty 2), 'more' (skipped none)";
+    assert_eq!(said, expected);
+    // Of what is skipped no more than the allowed share may be.
+    let said = refusal_of_files(with("", blank), "paths = [\"texts.jsonl\"]", more);
+    assert!(said.starts_with("run.toml:14:9: 3 of 3 entries are bad"), "{said}");
+    let bed = Bed::new(4);
+    with(blank, "{\"text\": \"one\"}\n")(bed.folder.path());
+    bed.run(&Bed::text().replace("paths = [\"texts.jsonl\"]", more));
+}
+
+#[test]
+fn tuning_examples_and_choices_are_json_lines() {
+    let text = |folder: &Path| fs::write(folder.join("one.txt"), "one").unwrap();
+    let said = refusal_of_files(text, "\"texts.jsonl\"]", "\"one.txt\"]\nkind = \"tuning\"");
+    assert_eq!(said, "run.toml:10:10: one.txt is one text, expected lines of JSON (`.jsonl`)");
+    let choices = "learning_rate = 1e-3\n[evaluation]\nmultiple_choice = \"one.txt\"";
+    let said = refusal_of_files(text, "learning_rate = 1e-3", choices);
+    assert_eq!(said, "run.toml:23:19: one.txt is one text, expected lines of JSON (`.jsonl`)");
 }
 
 #[test]

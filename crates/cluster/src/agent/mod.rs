@@ -88,7 +88,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         tokio::spawn(peers::accept(endpoint.clone(), store.clone(), events.clone()));
         let patience = Duration::from_secs_f64(config.health.unreachable).max(HEAD_PATIENCE);
         tokio::spawn(head_link::keep(endpoint.clone(), config.head, patience, events.clone()));
-        tokio::spawn(end_when_told(events.clone()));
+        tokio::spawn(end_when_told(state.clone(), events.clone()));
         tokio::spawn(crate::logs::keep_capped(state.agent_log(node)));
         let memory = MemoryGuard::new(&config.cluster, node);
         tracing::info!(node, incarnation, address = %endpoint.local_addr(), %memory, "the agent is up");
@@ -119,7 +119,7 @@ fn options_of(config: &AgentConfig) -> AgentOptions {
     }
 }
 
-async fn end_when_told(events: mpsc::Sender<Happening>) {
-    let by = daemon::told_to_end().await;
+async fn end_when_told(state: StateDir, events: mpsc::Sender<Happening>) {
+    let by = daemon::told_to_end(&state).await;
     let _ = events.send(Happening::Machine(crate::control::AgentEvent::End { by })).await;
 }

@@ -93,7 +93,7 @@ pub fn run(state: &StateDir) -> Result<(), ClusterError> {
     runtime.spawn(sessions::accept(endpoint.clone(), events.clone()));
     runtime.spawn(tick(events.clone()));
     runtime.spawn(crate::logs::keep_capped(state.head_log()));
-    runtime.spawn(end_when_told(events.clone()));
+    runtime.spawn(end_when_told(state.clone(), events.clone()));
     tracing::info!(cluster = %config.manifest.name, address = %endpoint.local_addr(), "the head is up");
     let core = Core::new(state.clone(), head, records, authority, endpoint, events, runtime.handle().clone());
     let ended = core.run(inbox);
@@ -185,7 +185,7 @@ async fn tick(events: mpsc::Sender<Input>) {
     }
 }
 
-async fn end_when_told(events: mpsc::Sender<Input>) {
-    let by = daemon::told_to_end().await;
+async fn end_when_told(state: StateDir, events: mpsc::Sender<Input>) {
+    let by = daemon::told_to_end(&state).await;
     let _ = events.send(Input::Machine(HeadEvent::Shutdown { by })).await;
 }

@@ -2,7 +2,7 @@
 //!
 //! A *standing* cluster's processes go on when [`up`] has returned; a second `up` of the same name finds them, and
 //! starts those that have died. An *owned* cluster hangs on its runner by a pipe: when the runner ends, however that
-//! comes, all of it ends.
+//! comes, all of it ends, and its keys go with it.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,7 +15,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
 use super::ends::Ends;
-use super::machine::{self, Share};
+use super::machine::{Machine, Share};
 use super::record::{Lock, RunRecord};
 use crate::agent::AgentConfig;
 use crate::client::Client;
@@ -27,6 +27,7 @@ use crate::host::ProcessMark;
 use crate::manifest::Manifest;
 use crate::spawn::{self, Preparation};
 use crate::state::{StateDir, log_tail};
+use crate::strict::Source;
 
 /// Longest wait for the head to listen.
 const HEAD_START: Duration = Duration::from_secs(20);
@@ -125,10 +126,19 @@ impl Up {
     }
 }
 
+/// Whether [`up`] could have the cluster of `manifest` here and now, before anything is touched. What this machine does
+/// not have is refused at its place in `text`, the manifest's; so is a cluster that another has.
+pub fn check(manifest: &Manifest, text: &Source, options: &UpOptions) -> Result<(), ClusterError> {
+    Machine::here().shares(manifest).map_err(|unmet| text.refuse(&unmet.key, unmet.message))?;
+    check_found(manifest, options, &RunRecord::load(&options.state)).map(drop)
+}
+
 /// Starts the cluster of `manifest`, or finds it: returns when all its nodes have joined. If one does not, whatever
 /// was started is ended again, and the error says which one and why, with its last log lines.
 pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterError> {
-    let shares = machine::shares(manifest)?;
+    let shares = Machine::here().shares(manifest).map_err(|unmet| {
+        ClusterError::Refused(format!("cluster `{}`: `{}`: {}", manifest.name, unmet.key, unmet.message))
+    })?;
     let state = options.state.clone();
     state.make(state.root())?;
     let _lock = Lock::take(&state).await?;
@@ -181,8 +191,14 @@ pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
     Ok(was_up)
 }
 
-/// The state of the cluster in `state`.
+/// The state of the cluster in `state`. One whose head has ended does not run, and nobody is asked.
 pub async fn status(state: &StateDir) -> Result<Status, ClusterError> {
+    if let Some(head) = RunRecord::load(state).head.filter(|head| !head.lives()) {
+        let (root, pid) = (state.root().display(), head.pid);
+        return Err(ClusterError::Refused(format!(
+            "the cluster in {root} does not run: its head, process {pid} of this machine, has ended; `lyceum down` clears up after it"
+        )));
+    }
     Client::connect(state).await?.status().await
 }
 
@@ -389,7 +405,7 @@ fn set_logs_aside(state: &StateDir) -> Result<(), ClusterError> {
 
 /// Removes everything but the logs and the lock.
 fn clear(state: &StateDir) -> Result<(), ClusterError> {
-    for path in [state.head(), state.client(), state.root().join("nodes"), state.root().join("run.json")] {
+    for path in [state.head(), state.client(), state.nodes(), state.root().join("run.json")] {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,9 +1,29 @@
-//! How the nodes of a manifest share this machine's cores and GPUs.
+//! What a manifest asks of this machine, and how its nodes share the machine's cores and GPUs.
 
-use crate::error::ClusterError;
 use crate::host;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, ResourceSection};
 use crate::units::Bytes;
+
+/// What the nodes of a cluster can have here.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    cores: Vec<u32>,
+    /// How many; `None` where that cannot be told.
+    gpus: Option<u64>,
+    /// What `CUDA_VISIBLE_DEVICES` calls them, where it is set.
+    gpu_names: Option<Vec<String>>,
+    /// In bytes; `None` where that cannot be told.
+    memory: Option<u64>,
+}
+
+/// A request of a manifest that this machine cannot meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unmet {
+    /// The key that asks for it.
+    pub(super) key: String,
+    /// What is asked for, and what there is.
+    pub(super) message: String,
+}
 
 /// One node's share of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,54 +34,112 @@ pub(super) struct Share {
     pub(super) gpus: Vec<String>,
 }
 
-/// The shares of all nodes, in the manifest's order; refused where they claim more than there is.
-pub(super) fn shares(manifest: &Manifest) -> Result<Vec<Share>, ClusterError> {
-    let named = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let gpus: Option<Vec<String>> = named.map(|list| {
-        list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-    });
-    share_out(manifest, &host::own_cores(), host::machine_memory(), gpus.as_deref())
+impl Machine {
+    /// The machine that this process runs on.
+    pub(super) fn here() -> Machine {
+        Machine {
+            cores: host::own_cores(),
+            gpus: host::own_gpus(),
+            gpu_names: host::named_gpus(),
+            memory: Some(host::machine_memory()).filter(|memory| *memory > 0),
+        }
+    }
+
+    /// The shares of all nodes, in the manifest's order; refused where they ask for what is not there.
+    pub(super) fn shares(&self, manifest: &Manifest) -> Result<Vec<Share>, Unmet> {
+        match self.overclaimed(manifest).or_else(|| self.overstored(manifest)).or_else(|| elsewhere(manifest))
+        {
+            Some(unmet) => Err(unmet),
+            None => Ok(self.share_out(manifest)),
+        }
+    }
+
+    /// More cores, memory or GPUs than there are, which `oversubscribe` allows.
+    fn overclaimed(&self, manifest: &Manifest) -> Option<Unmet> {
+        if manifest.oversubscribe {
+            return None;
+        }
+        let count = |count: u64| count.to_string();
+        let cores = Some(self.cores.len() as u64);
+        overclaim(manifest, "cpus", " cores", cores, |claim| claim.cpus.ceil(), count)
+            .or_else(|| overclaim(manifest, "gpus", " GPUs", self.gpus, |claim| claim.gpus.into(), count))
+            .or_else(|| {
+                let bytes = |bytes| Bytes(bytes).to_string();
+                overclaim(manifest, "memory", " of memory", self.memory, |claim| claim.memory.0, bytes)
+            })
+    }
+
+    /// Stores that cannot be in memory: all of them, or even one where they may be more than there is.
+    fn overstored(&self, manifest: &Manifest) -> Option<Unmet> {
+        let (capacity, has) = (manifest.store.capacity, self.memory?);
+        let stores = if manifest.oversubscribe { 1 } else { manifest.nodes.len() as u64 };
+        let message = || {
+            let (each, has) = (if stores == 1 { "" } else { " on each node" }, Bytes(has));
+            format!("a store of {capacity}{each} lies in memory, and this machine has {has}: expected less")
+        };
+        (capacity.0.saturating_mul(stores) > has)
+            .then(|| Unmet { key: "store.capacity".into(), message: message() })
+    }
+
+    fn share_out(&self, manifest: &Manifest) -> Vec<Share> {
+        let claims = || manifest.nodes.iter().map(|node| &node.resources);
+        let claimed = claims().fold(0_u64, |sum, claim| sum.saturating_add(claim.cpus.ceil()));
+        let exclusive = claimed <= self.cores.len() as u64;
+        let (mut next_core, mut next_gpu) = (0, 0);
+        let share = |claim: &ResourceSection| {
+            let wanted = claim.cpus.ceil() as usize;
+            let own = if exclusive { self.cores[next_core..next_core + wanted].to_vec() } else { Vec::new() };
+            next_core += if exclusive { wanted } else { 0 };
+            let gpus = (next_gpu..next_gpu + claim.gpus as usize)
+                .map(|gpu| match &self.gpu_names {
+                    Some(names) => names.get(gpu).cloned().unwrap_or_else(|| gpu.to_string()),
+                    None => gpu.to_string(),
+                })
+                .collect();
+            next_gpu += claim.gpus as usize;
+            Share { cores: own, gpus }
+        };
+        claims().map(share).collect()
+    }
 }
 
-fn share_out(
+/// The first node with which the claims of a resource are more than there is.
+fn overclaim(
     manifest: &Manifest,
-    cores: &[u32],
-    memory: u64,
-    gpu_names: Option<&[String]>,
-) -> Result<Vec<Share>, ClusterError> {
-    let claims = || manifest.nodes.iter().map(|node| &node.resources);
-    let claimed: u64 = claims().map(|claim| claim.cpus.ceil()).sum();
-    let claimed_memory: u64 = claims().map(|claim| claim.memory.0).sum();
-    let name = &manifest.name;
-    let hint = "claim less, or allow it with `oversubscribe = true`";
-    if !manifest.oversubscribe && claimed > cores.len() as u64 {
-        let have = cores.len();
-        return Err(ClusterError::Refused(format!(
-            "the nodes of `{name}` claim {claimed} cores, this machine has {have}: {hint}"
-        )));
+    key: &str,
+    unit: &str,
+    has: Option<u64>,
+    of: impl Fn(&ResourceSection) -> u64,
+    shown: impl Fn(u64) -> String,
+) -> Option<Unmet> {
+    let has = has?;
+    let mut claimed = 0_u64;
+    let mut first = None;
+    for (index, node) in manifest.nodes.iter().enumerate() {
+        claimed = claimed.saturating_add(of(&node.resources));
+        if claimed > has {
+            first = first.or(Some(index));
+        }
     }
-    if !manifest.oversubscribe && memory > 0 && claimed_memory > memory {
-        let (claimed, have) = (Bytes(claimed_memory), Bytes(memory));
-        return Err(ClusterError::Refused(format!(
-            "the nodes of `{name}` claim {claimed} of memory, this machine has {have}: {hint}"
-        )));
-    }
-    let exclusive = claimed <= cores.len() as u64;
-    let (mut next_core, mut next_gpu) = (0, 0);
-    let share = |claim: &crate::manifest::ResourceSection| {
-        let wanted = claim.cpus.ceil() as usize;
-        let own = if exclusive { cores[next_core..next_core + wanted].to_vec() } else { Vec::new() };
-        next_core += if exclusive { wanted } else { 0 };
-        let gpus = (next_gpu..next_gpu + claim.gpus as usize)
-            .map(|gpu| match gpu_names {
-                Some(names) => names.get(gpu).cloned().unwrap_or_else(|| gpu.to_string()),
-                None => gpu.to_string(),
-            })
-            .collect();
-        next_gpu += claim.gpus as usize;
-        Share { cores: own, gpus }
-    };
-    Ok(claims().map(share).collect())
+    let message = format!(
+        "the nodes of `{}` claim {}{unit}, this machine has {}: claim less, or allow it with `oversubscribe = true`",
+        manifest.name,
+        shown(claimed),
+        shown(has)
+    );
+    first.map(|index| Unmet { key: format!("nodes[{index}].resources.{key}"), message })
+}
+
+/// An address to listen on that is another machine's.
+fn elsewhere(manifest: &Manifest) -> Option<Unmet> {
+    let nodes = manifest.nodes.iter().enumerate();
+    let binds = nodes.map(|(index, node)| (format!("nodes[{index}].bind"), node.bind));
+    let (key, bind) = std::iter::once(("head.bind".to_owned(), manifest.head.bind))
+        .chain(binds)
+        .find(|(_, bind)| !host::has_address(*bind))?;
+    let message =
+        format!("`bind` is {bind}, and nobody can listen on that here: expected an address of this machine");
+    Some(Unmet { key, message })
 }
 
 #[cfg(test)]
@@ -77,28 +155,67 @@ mod tests {
         Manifest::parse("c.toml", &text).unwrap()
     }
 
+    /// Three cores, three GPUs and 8 GiB.
+    fn machine() -> Machine {
+        Machine { cores: vec![3, 4, 5], gpus: Some(3), gpu_names: None, memory: Some(8 << 30) }
+    }
+
     #[test]
     fn nodes_get_cores_and_gpus_of_their_own() {
-        let shares = share_out(
-            &manifest(["{ cpus = 2, gpus = 1 }", "{ cpus = 1, gpus = 2 }"], false),
-            &[3, 4, 5],
-            0,
-            None,
-        )
-        .unwrap();
+        let shares =
+            machine().shares(&manifest(["{ cpus = 2, gpus = 1 }", "{ cpus = 1, gpus = 2 }"], false)).unwrap();
         assert_eq!(shares[0], Share { cores: vec![3, 4], gpus: vec!["0".into()] });
         assert_eq!(shares[1], Share { cores: vec![5], gpus: vec!["1".into(), "2".into()] });
     }
 
     #[test]
-    fn too_much_is_refused_unless_it_is_wanted() {
-        let greedy = ["{ cpus = 2 }", "{ cpus = 2 }"];
-        let refusal = share_out(&manifest(greedy, false), &[0, 1], 0, None).unwrap_err().to_string();
-        assert_eq!(
-            refusal,
-            "the nodes of `c` claim 4 cores, this machine has 2: claim less, or allow it with `oversubscribe = true`"
-        );
-        let shares = share_out(&manifest(greedy, true), &[0, 1], 0, None).unwrap();
+    fn too_much_is_refused_at_the_node_that_is_one_too_many_unless_it_is_wanted() {
+        let hint = "claim less, or allow it with `oversubscribe = true`";
+        for (resources, key, said) in [
+            ("{ cpus = 2 }", "cpus", "claim 4 cores, this machine has 3"),
+            ("{ gpus = 2 }", "gpus", "claim 4 GPUs, this machine has 3"),
+            ("{ memory = \"5 GiB\" }", "memory", "claim 10 GiB of memory, this machine has 8 GiB"),
+        ] {
+            let greedy = |oversubscribe| manifest([resources, resources], oversubscribe);
+            let unmet = machine().shares(&greedy(false)).unwrap_err();
+            assert_eq!(unmet.key, format!("nodes[1].resources.{key}"));
+            assert_eq!(unmet.message, format!("the nodes of `c` {said}: {hint}"));
+            machine().shares(&greedy(true)).unwrap();
+        }
+        let shares = machine().shares(&manifest(["{ cpus = 2 }", "{ cpus = 2 }"], true)).unwrap();
         assert!(shares.iter().all(|share| share.cores.is_empty()));
+        // What cannot be told is not refused.
+        let machine = Machine { gpus: None, memory: None, ..machine() };
+        machine.shares(&manifest(["{ gpus = 9, memory = \"9 TiB\" }", "{}"], false)).unwrap();
+    }
+
+    #[test]
+    fn stores_must_be_in_memory() {
+        let with = |capacity, oversubscribe| {
+            let mut manifest = manifest(["{}", "{}"], oversubscribe);
+            manifest.store.capacity = Bytes::parse(capacity).unwrap();
+            machine().shares(&manifest)
+        };
+        with("4 GiB", false).unwrap();
+        with("5 GiB", true).unwrap();
+        let unmet = with("5 GiB", false).unwrap_err();
+        assert_eq!(unmet.key, "store.capacity");
+        let said = "a store of 5 GiB on each node lies in memory, and this machine has 8 GiB: expected less";
+        assert_eq!(unmet.message, said);
+        let said = "a store of 9 GiB lies in memory, and this machine has 8 GiB: expected less";
+        assert_eq!(with("9 GiB", true).unwrap_err().message, said);
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_refused() {
+        let mut manifest = manifest(["{}", "{}"], false);
+        // Of a block that is kept for documentation: no machine has it.
+        let other = "192.0.2.1".parse().unwrap();
+        manifest.nodes[1].bind = other;
+        assert_eq!(machine().shares(&manifest).unwrap_err().key, "nodes[1].bind");
+        manifest.head.bind = other;
+        let unmet = machine().shares(&manifest).unwrap_err();
+        assert_eq!(unmet.key, "head.bind");
+        assert!(unmet.message.starts_with("`bind` is 192.0.2.1, and nobody can listen"), "{}", unmet.message);
     }
 }

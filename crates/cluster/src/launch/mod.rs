@@ -5,4 +5,5 @@ pub mod local;
 mod machine;
 mod record;
 
+pub(crate) use self::record::remove_keys;
 pub use crate::host::ProcessMark;

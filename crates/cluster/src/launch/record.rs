@@ -1,7 +1,8 @@
 //! Which processes of a cluster run on this machine, and the lock under which that changes.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use crate::state::{StateDir, read_json, write_json};
 
 /// Longest wait for another `up` or `down` of the same cluster.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
+
+/// Longest wait of a daemon that is about to end, for the same.
+const KEYS_WAIT: Duration = Duration::from_secs(1);
 
 /// What runs, as `up` wrote it down.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -41,6 +45,11 @@ impl RunRecord {
         self.agents.get(node).is_some_and(ProcessMark::lives)
     }
 
+    /// Is `process` one of those that were written down?
+    fn names(&self, process: ProcessMark) -> bool {
+        self.head == Some(process) || self.agents.values().any(|agent| *agent == process)
+    }
+
     /// Every process that lives, agents first.
     pub(super) fn living(&self) -> Vec<ProcessMark> {
         self.agents.values().copied().chain(self.head).filter(ProcessMark::lives).collect()
@@ -58,6 +67,24 @@ impl RunRecord {
         });
         living.extend(daemons.into_iter().filter(|daemon| !self.living().contains(daemon)));
         living
+    }
+}
+
+/// Removes the keys of an owned cluster of which this process is a daemon and whose runner is gone: nobody else will.
+/// Whoever holds the lock for longer is an `up` or `down` of the same name, which clears the folder itself.
+pub(crate) async fn remove_keys(state: &StateDir) {
+    let Ok(Ok(_lock)) = tokio::time::timeout(KEYS_WAIT, Lock::take(state)).await else { return };
+    let record = RunRecord::load(state);
+    // The folder may be another cluster's by now.
+    if record.owned && ProcessMark::of(std::process::id()).is_some_and(|this| record.names(this)) {
+        for path in [state.authority(), state.client(), state.nodes()] {
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, path = %path.display(), "keys are left");
+                }
+                _ => {}
+            }
+        }
     }
 }
 

@@ -34,6 +34,15 @@ async fn an_owned_cluster_ends_with_its_runner_and_with_its_head() {
             left.into_iter().filter(|pid| *pid != runner.id()).collect::<Vec<_>>()
         };
         until("everything ends", || daemons().is_empty()).await;
+        if victim == "runner" {
+            let state = testbed.state();
+            let keys = [state.authority(), state.client(), state.nodes()];
+            assert!(keys.iter().all(|keys| !keys.exists()), "keys are left");
+            let began = std::time::Instant::now();
+            let said = local::status(&state).await.unwrap_err().to_string();
+            assert!(said.contains("does not run: its head, process "), "{said}");
+            assert!(began.elapsed().as_secs() < 1, "somebody was waited for");
+        }
         runner.kill().unwrap();
         runner.wait().unwrap();
     }

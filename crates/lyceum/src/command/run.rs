@@ -54,17 +54,18 @@ impl RunCommand {
         require_file("run file", &self.run)?;
         require_file("cluster manifest", &self.cluster)?;
         let (run, text) = RunFile::load_with_source(&self.run)?;
-        let manifest = Manifest::load(&self.cluster)?;
+        let (manifest, manifest_text) = Manifest::load_with_source(&self.cluster)?;
         if let Some(unmet) = demand::unmet(&run, &manifest) {
             let said = format!("does not fit {}: {}", self.cluster.display(), unmet.message);
             return Err(text.refuse(unmet.key, said).into());
         }
+        let options = UpOptions { owned: true, ..UpOptions::standing(&manifest)? };
+        local::check(&manifest, &manifest_text, &options)?;
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&run.name));
         let directory = RunDirectory::at(std::path::absolute(out)?);
         let lock = directory.claim(&run)?;
         let settings = Settings::new(&run, directory.root(), lock.epoch())?;
         block_on(async {
-            let options = UpOptions { owned: true, ..UpOptions::standing(&manifest)? };
             let up = local::up(&manifest, options).await?;
             let end = conduct(&up, &run.name, settings).await;
             // Who has failed, or is told twice to stop, is not asked to end well: it would take its time (L3).

@@ -21,7 +21,7 @@ pub struct TokenizerCommand {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a byte-level BPE tokenizer.json on text or JSONL files (plain, .gz, .zst)
+    /// Train a byte-level BPE tokenizer.json on .jsonl, .txt or .md files (plain, .gz, .zst)
     Train(Train),
 }
 

@@ -19,9 +19,11 @@ pub struct Up {
 impl Up {
     pub fn run(self) -> Result<ExitCode> {
         require_file("cluster manifest", &self.manifest)?;
-        let manifest = Manifest::load(&self.manifest)?;
+        let (manifest, text) = Manifest::load_with_source(&self.manifest)?;
+        let options = UpOptions::standing(&manifest)?;
+        local::check(&manifest, &text, &options)?;
         block_on(async {
-            let up = local::up(&manifest, UpOptions::standing(&manifest)?).await?;
+            let up = local::up(&manifest, options).await?;
             let status = up.client.status().await?;
             let news = if up.started { "is up" } else { "was up already" };
             println!("cluster `{}` {news}; its logs are in {}\n", manifest.name, up.state.logs().display());

@@ -1,14 +1,24 @@
 //! The rules of a run file: paths that must be there, values that must fit each other, files that a run would fail for.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use lyceum_cluster::strict::{Place, Source as Text, StrictError};
+use lyceum_cluster::strict::{self, Place, Source as Text, StrictError};
+use lyceum_corpus::document::{DocumentReader, Format};
 use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_synth::prompt;
 
 use super::model_directory::ModelDirectory;
 use super::{DETERMINISTIC_POSITIONS, EngineKind, RunFile, Source, SourceKind, Start, Synthesizer};
 use crate::evaluation;
+use crate::summary::skipped;
+
+/// Most steps of a run: as many as a checkpoint's name has digits for.
+const MOST_STEPS: u64 = 99_999_999;
+/// Most texts of a chain, which waits and travels as one piece; the paper's chains have a few.
+const MOST_ROUNDS: u64 = 256;
+/// Most chains of one synthesizer at a time: each of them holds its place in the model's cache.
+const MOST_CHAINS_AT_ONCE: u64 = 1024;
 
 /// `run` with absolute paths, if everything about it is right.
 pub(super) fn checked(run: RunFile, text: &Text) -> Result<RunFile, StrictError> {
@@ -16,6 +26,7 @@ pub(super) fn checked(run: RunFile, text: &Text) -> Result<RunFile, StrictError>
     check_values(&run, text)?;
     check_models(&run, text)?;
     check_evaluation(&run)?;
+    check_documents(&run, text)?;
     Ok(run)
 }
 
@@ -24,25 +35,60 @@ fn with_absolute_paths(mut run: RunFile, text: &Text) -> Result<RunFile, StrictE
         let found = text.resolve_existing(key, path)?;
         found.canonicalize().map_err(|error| text.refuse(key, format!("{}: {error}", found.display())))
     };
+    // A file keeps the name that it was given, which tells what it holds: what a link points to may have any.
+    let file = |key: &str, path: &Path, lines: bool| -> Result<PathBuf, StrictError> {
+        let target = existing(key, path)?;
+        let given = text.resolve(path);
+        let folder = given.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let found = match (folder.canonicalize(), given.file_name()) {
+            (Ok(folder), Some(name)) => folder.join(name),
+            _ => target,
+        };
+        check_file(key, &found, lines, text)?;
+        Ok(found)
+    };
     run.model.directory = existing("model.directory", &run.model.directory)?;
     for file in ["config.json", "tokenizer.json"] {
         existing("model.directory", &run.model.directory.join(file))?;
     }
     for (number, source) in run.sources.iter_mut().enumerate() {
         for (index, path) in source.paths.iter_mut().enumerate() {
-            *path = existing(&format!("source[{number}].paths[{index}]"), path)?;
+            let key = format!("source[{number}].paths[{index}]");
+            *path = file(&key, path, source.kind == SourceKind::Tuning)?;
         }
     }
     if let Some(directory) = run.synthesizer.as_mut().and_then(|synthesizer| synthesizer.directory.as_mut()) {
         *directory = existing("synthesizer.directory", directory)?;
     }
     if let Some(path) = &mut run.evaluation.heldout {
-        *path = existing("evaluation.heldout", path)?;
+        *path = file("evaluation.heldout", path, false)?;
     }
     if let Some(path) = &mut run.evaluation.multiple_choice {
-        *path = existing("evaluation.multiple_choice", path)?;
+        *path = file("evaluation.multiple_choice", path, true)?;
     }
     Ok(run)
+}
+
+/// A file of entries: one that can be read, and whose name tells how. `lines` says that only JSON lines will do.
+fn check_file(key: &str, path: &Path, lines: bool, text: &Text) -> Result<(), StrictError> {
+    let shown = path.display();
+    // Of a pipe or a device nobody can take fingerprints, and an attempt that resumes could not read it again.
+    if !path.is_file() {
+        let what = if path.is_dir() { "a folder" } else { "not a regular file" };
+        return Err(text.refuse(key, format!("{shown} is {what}, expected a file")));
+    }
+    File::open(path).map_err(|error| text.refuse(key, format!("{shown} cannot be read: {error}")))?;
+    let format = Format::of(path).map_err(|unknown| {
+        let said = match unknown.extension.as_str() {
+            "" => format!("no extension says what it holds, expected `{}`", Format::EXTENSIONS.join("`, `")),
+            extension => strict::unknown("extension", extension, Format::EXTENSIONS),
+        };
+        text.refuse(key, format!("{shown}: {said}"))
+    })?;
+    if lines && !format.lines {
+        return Err(text.refuse(key, format!("{shown} is one text, expected lines of JSON (`.jsonl`)")));
+    }
+    Ok(())
 }
 
 fn check_values(run: &RunFile, text: &Text) -> Result<(), StrictError> {
@@ -101,9 +147,9 @@ fn check_source(
 
 fn check_trainer(run: &RunFile, require: &Require<'_>) -> Result<(), StrictError> {
     let trainer = &run.trainer;
+    within("trainer.steps", trainer.steps, MOST_STEPS, require)?;
     let counts = [
         ("trainer.world_size", u64::from(trainer.world_size)),
-        ("trainer.steps", trainer.steps),
         ("trainer.batch_rows", trainer.batch_rows.into()),
         ("trainer.micro_batch_rows", trainer.micro_batch_rows.unwrap_or(1).into()),
     ];
@@ -197,6 +243,23 @@ fn check_evaluation(run: &RunFile) -> Result<(), StrictError> {
     Ok(())
 }
 
+/// Some source must have a document, or no step could be trained. Reading ends at the first that is found.
+fn check_documents(run: &RunFile, text: &Text) -> Result<(), StrictError> {
+    let mut nothing = Vec::new();
+    for (number, source) in run.sources.iter().enumerate() {
+        let mut reader = DocumentReader::new(0, source.reading());
+        match reader.next() {
+            Some(Ok(_)) => return Ok(()),
+            Some(Err(error)) => {
+                return Err(text.refuse(&format!("source[{number}].paths"), error.to_string()));
+            }
+            None => nothing.push(format!("'{}' ({})", source.name, skipped(&reader.take_skipped()))),
+        }
+    }
+    let nothing = nothing.join(", ");
+    Err(text.refuse("source[0].paths", format!("no source has a document to train on: {nothing}")))
+}
+
 type Require<'a> = dyn Fn(bool, &str, String) -> Result<(), StrictError> + 'a;
 
 fn check_synthesizer(synthesizer: &Synthesizer, require: &Require<'_>) -> Result<(), StrictError> {
@@ -208,10 +271,10 @@ fn check_synthesizer(synthesizer: &Synthesizer, require: &Require<'_>) -> Result
     let Synthesizer { min, max, .. } = *synthesizer;
     require(min > 0, "synthesizer.min", "0: expected at least 1".into())?;
     require(min <= max, "synthesizer.max", format!("{max} is below min = {min}"))?;
+    within("synthesizer.rounds", synthesizer.rounds.into(), MOST_ROUNDS, require)?;
+    within("synthesizer.chains_at_once", synthesizer.chains_at_once.into(), MOST_CHAINS_AT_ONCE, require)?;
     let counts = [
-        ("synthesizer.rounds", synthesizer.rounds),
         ("synthesizer.max_new_tokens", synthesizer.max_new_tokens),
-        ("synthesizer.chains_at_once", synthesizer.chains_at_once),
         ("synthesizer.window", synthesizer.window),
     ];
     for (key, value) in counts {
@@ -226,6 +289,11 @@ fn check_synthesizer(synthesizer: &Synthesizer, require: &Require<'_>) -> Result
     require(top_p > 0.0 && top_p <= 1.0, "synthesizer.top_p", format!("{top_p}: expected above 0, up to 1"))?;
     require(gpus.is_finite() && gpus >= 0.0, "synthesizer.gpus", format!("{gpus}: expected at least 0"))?;
     check_processors("synthesizer", synthesizer.cpus, require)
+}
+
+/// A count from 1 to `most`.
+fn within(key: &str, count: u64, most: u64, require: &Require<'_>) -> Result<(), StrictError> {
+    require((1..=most).contains(&count), key, format!("{count}: expected 1 to {most}"))
 }
 
 fn check_processors(table: &str, cpus: f64, require: &Require<'_>) -> Result<(), StrictError> {

@@ -13,6 +13,7 @@ mod model_directory;
 use std::path::{Path, PathBuf};
 
 use lyceum_cluster::strict::{self, Document, Source as Text, StrictError};
+use lyceum_corpus::document::{Content, ReaderOptions};
 use serde::{Deserialize, Serialize};
 
 /// A run file, checked: paths are absolute and there, values fit each other.
@@ -85,7 +86,7 @@ pub enum Precision {
 pub struct Source {
     /// Its name in accounts and logs.
     pub name: String,
-    /// Files: `.jsonl` or `.txt`, plain, `.gz` or `.zst`.
+    /// Files: `.jsonl` (also `.ndjson`, `.json`), `.txt` or `.md`, plain or with a further `.gz` or `.zst`.
     pub paths: Vec<PathBuf>,
     /// What the files hold.
     #[serde(default)]
@@ -136,7 +137,7 @@ pub struct Synthesizer {
     /// Most synthesizers.
     #[serde(default = "one")]
     pub max: u32,
-    /// Texts of a chain: M of the paper's M-shot examples.
+    /// Texts of a chain, 1 to 256: M of the paper's M-shot examples.
     #[serde(default = "two")]
     pub rounds: u32,
     /// Most new tokens a text.
@@ -148,7 +149,7 @@ pub struct Synthesizer {
     /// Nucleus: smallest set of tokens whose probability reaches this.
     #[serde(default = "whole")]
     pub top_p: f64,
-    /// Chains that one synthesizer works on at once.
+    /// Chains that one synthesizer works on at once, 1 to 1,024.
     #[serde(default = "eight")]
     pub chains_at_once: u32,
     /// Texts of one window, which are shuffled and chained among themselves: W of the design.
@@ -183,7 +184,7 @@ pub struct Trainer {
     /// Data-parallel ranks.
     #[serde(default = "one")]
     pub world_size: u32,
-    /// Optimizer steps of the whole run.
+    /// Optimizer steps of the whole run, 1 to 99,999,999.
     pub steps: u64,
     /// Tokens of one row.
     pub sequence_length: u32,
@@ -243,6 +244,17 @@ pub struct Evaluation {
     pub heldout: Option<PathBuf>,
     /// Multiple-choice items (`{"prompt", "choices", "answer"}` a line), scored by length-normalised likelihood.
     pub multiple_choice: Option<PathBuf>,
+}
+
+impl Source {
+    /// How its files are read.
+    pub fn reading(&self) -> ReaderOptions {
+        let content = match self.kind {
+            SourceKind::Text => Content::Field("text".into()),
+            SourceKind::Tuning => Content::Record,
+        };
+        ReaderOptions { bad_share: self.max_bad_share, content, ..ReaderOptions::new(self.paths.clone()) }
+    }
 }
 
 fn one() -> u32 {
