@@ -196,12 +196,13 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
+        let document = "{\"text\": \"a text\"}\n";
         for name in ["stats.txt", "base-documents.jsonl", "tuning-documents.jsonl"] {
-            write(work.join(name), "");
+            write(work.join(name), document);
         }
         write_model(&work, &["a text"]);
-        write(work.join("tuning.jsonl"), "");
-        write(work.join("tuning-finish.jsonl"), "");
+        write(work.join("tuning.jsonl"), document);
+        write(work.join("tuning-finish.jsonl"), document);
         let installation = Installation::find().unwrap();
         for stage in Model::ALL.into_iter().flat_map(Model::stages) {
             let file = installation.example().join("recipe").join(format!("{stage}.toml"));

@@ -193,10 +193,16 @@ pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
 
 /// The state of the cluster in `state`. One whose head has ended does not run, and nobody is asked.
 pub async fn status(state: &StateDir) -> Result<Status, ClusterError> {
-    if let Some(head) = RunRecord::load(state).head.filter(|head| !head.lives()) {
-        let (root, pid) = (state.root().display(), head.pid);
+    let (record, root) = (RunRecord::load(state), state.root().display());
+    if let Some(head) = record.head.filter(|head| !head.lives()) {
         return Err(ClusterError::Refused(format!(
-            "the cluster in {root} does not run: its head, process {pid} of this machine, has ended; `lyceum down` clears up after it"
+            "the cluster in {root} does not run: its head, process {} of this machine, has ended; `lyceum down` clears up after it",
+            head.pid
+        )));
+    }
+    if record.owned && record.head.is_some() && !state.client().exists() {
+        return Err(ClusterError::Refused(format!(
+            "the cluster in {root} is ending: the `lyceum run` that it belonged to is gone"
         )));
     }
     Client::connect(state).await?.status().await
