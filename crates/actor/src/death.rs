@@ -31,6 +31,20 @@ pub enum Cause {
     Unknown(String),
 }
 
+impl Cause {
+    /// Whether the process came to its end by itself, in good order, its connections too.
+    pub(crate) fn is_by_itself(&self) -> bool {
+        match self {
+            Cause::Finished | Cause::Failed(_) | Cause::Panicked(_) | Cause::OrderedBy(_) => true,
+            Cause::Exited(_)
+            | Cause::Signal(_)
+            | Cause::OutOfMemory(_)
+            | Cause::NodeLost(_)
+            | Cause::Unknown(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

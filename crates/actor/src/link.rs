@@ -268,6 +268,10 @@ impl Link {
         Ok(())
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.lock().phase, Phase::Open { .. })
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.lock().phase, Phase::Closed(_))
     }

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::future::{join_all, select};
@@ -25,6 +26,9 @@ use crate::{
 
 /// How many dead processes are remembered, to tell late callers how they ended.
 const REMEMBERED: usize = 4096;
+
+/// How long the last words of a process that ended by itself may take to be read, once it is known to be dead.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The networked part of a [`System`].
 pub(crate) struct Network {
@@ -102,7 +106,9 @@ impl Peers {
 }
 
 impl System {
-    /// Tells this process that another is dead: every waiter on it, and every later caller, is told at once (L3).
+    /// Tells this process that another is dead: every waiter on it, and every later caller, is told at once (L3). One that
+    /// ended by itself has had its last replies acknowledged, but the news of its end may be quicker than whoever reads
+    /// them here: its waiters are told when its lane has been read to the end.
     pub fn process_died(&self, death: ProcessDeath) {
         let Some(network) = &self.inner().network else { return };
         let mut peers = network.lock();
@@ -120,9 +126,19 @@ impl System {
             peers.links.values().filter(|link| link.peer.process == death.process).cloned().collect();
         drop(peers);
         for link in links {
-            link.dead(&death);
-            self.forget(&link);
+            if death.cause.is_by_itself() && link.is_open() {
+                // The end of the lane comes first, as a rule, and with it `lost`.
+                let (system, death) = (self.clone(), death.clone());
+                self.clock().after(LAST_WORDS, move || system.end_link(&link, &death));
+            } else {
+                self.end_link(&link, &death);
+            }
         }
+    }
+
+    fn end_link(&self, link: &Arc<Link>, death: &ProcessDeath) {
+        link.dead(death);
+        self.forget(link);
     }
 
     /// The link over which calls to `process` go; made when there is none.
@@ -233,7 +249,7 @@ impl System {
     /// Lets the peers hear of the close.
     pub(crate) async fn finish_network(&self) {
         if let Some(network) = &self.inner().network {
-            let patience = std::time::Duration::from_millis(500);
+            let patience = Duration::from_millis(500);
             let _ = tokio::time::timeout(patience, network.endpoint.wait_idle()).await;
         }
     }
@@ -253,8 +269,7 @@ impl System {
         let death = peers.dead.get(&link.peer.process).cloned();
         drop(peers);
         if let Some(death) = death {
-            link.dead(&death);
-            self.forget(link);
+            self.end_link(link, &death);
         } else if self.inner().control.get().is_none() {
             link.give_up();
             self.forget(link);
