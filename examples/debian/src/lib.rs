@@ -13,7 +13,8 @@
 //!    gives: the pair `(context, question)` determines the answer, so that
 //!    questions which a model chose can be judged too;
 //! 5. [`choices`] makes the domain's multiple-choice items;
-//! 6. [`prepare`] ties it together and writes the files, [`statistics`] counts them;
+//! 6. [`prepare`] ties it together and writes the files, [`statistics`] counts them; [`rename`] gives tuning texts other
+//!    names;
 //! 7. [`report`] judges generated pairs against the texts;
 //! 8. [`models`] is the recipe of the demo's models, [`demo`] the demo itself. Both run Lyceum's other programs
 //!    ([`program`]), which [`installation`] finds in a checkout or a bundle.
@@ -33,6 +34,7 @@ pub mod models;
 pub mod output;
 pub mod prepare;
 pub mod program;
+pub mod rename;
 pub mod report;
 pub mod split;
 pub mod statistics;

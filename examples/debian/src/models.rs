@@ -1,5 +1,5 @@
-//! The recipe of the demo's models: corpus, tokenizer, base model, synthesizer. Each stage is seeded; one that is
-//! finished is passed over, one that was interrupted goes on.
+//! The recipe of the demo's models: corpus, tokenizer, texts under other names, base model, synthesizer. Each stage is
+//! seeded; one that is finished is passed over, one that was interrupted goes on.
 
 use std::fmt::{self, Display, Formatter};
 use std::fs;
@@ -52,7 +52,9 @@ impl Model {
     pub fn stages(self) -> &'static [&'static str] {
         match self {
             Self::Base => &["base"],
-            Self::Synthesizer => &["synthesizer-text", "synthesizer-tuning", "synthesizer-finish"],
+            Self::Synthesizer => {
+                &["synthesizer-text", "synthesizer-tuning", "synthesizer-finish", "synthesizer-names"]
+            }
         }
     }
 }
@@ -82,6 +84,7 @@ impl Recipe {
     pub fn run(&self, installation: &Installation) -> Result<()> {
         self.prepare()?;
         self.train_tokenizer(installation)?;
+        self.prepare_names()?;
         for &model in &self.models {
             self.lay_out(&installation.example().join("recipe"), model)?;
             let mut made = None;
@@ -124,6 +127,15 @@ impl Recipe {
         command.arg("--out").arg(&partial).args(TOKENIZER_INPUTS.map(|name| self.work.join(name)));
         program::run(command)?;
         fs::rename(&partial, self.tokenizer()).context("cannot name the tokenizer")
+    }
+
+    fn prepare_names(&self) -> Result<()> {
+        if self.work.join(prepare::NAMES).exists() {
+            println!("names: there");
+            return Ok(());
+        }
+        print!("{}", prepare::prepare_names(&Options::demo(self.work.clone(), None), &self.tokenizer())?);
+        Ok(())
     }
 
     /// Copies a model's run files, shape and tokenizer from the recipe into the work folder.
@@ -201,8 +213,9 @@ mod tests {
             write(work.join(name), document);
         }
         write_model(&work, &["a text"]);
-        write(work.join("tuning.jsonl"), document);
-        write(work.join("tuning-finish.jsonl"), document);
+        for name in ["tuning.jsonl", "tuning-finish.jsonl", "tuning-names.jsonl"] {
+            write(work.join(name), document);
+        }
         let installation = Installation::find().unwrap();
         for stage in Model::ALL.into_iter().flat_map(Model::stages) {
             let file = installation.example().join("recipe").join(format!("{stage}.toml"));
@@ -217,7 +230,7 @@ mod tests {
         let recipe = Recipe { work, out: out.clone(), models: Model::ALL.to_vec() };
         recipe.run(&installation).unwrap();
         let weights = |model: &str| fs::read_to_string(out.join(model).join("model.safetensors")).unwrap();
-        assert_eq!((weights("base"), weights("synthesizer")), ("base".into(), "synthesizer-finish".into()));
+        assert_eq!((weights("base"), weights("synthesizer")), ("base".into(), "synthesizer-names".into()));
     }
 
     #[test]

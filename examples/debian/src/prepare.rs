@@ -14,9 +14,11 @@ use crate::control::{Dropped, Stanza, read_stanzas};
 use crate::draw;
 use crate::duplicate::{Clusters, Member};
 use crate::lists::{self, Lists};
+use lyceum_corpus::tokenizer::Tokenizer;
 use lyceum_synth::tuning::TuningExample;
 
 use crate::output::{self, Document};
+use crate::rename::Renamer;
 use crate::split::{self, Placed, Set};
 use crate::statistics::{DocumentCount, ExampleCount};
 use crate::tasks::{self, Example, Lesson};
@@ -58,6 +60,8 @@ const REPORT_CONTEXTS: usize = 400;
 const ITEMS_OF_EACH_KIND: usize = 150;
 /// A body with less text than this is not worth a document, in bytes.
 const SHORTEST_BODY: usize = 80;
+/// The tuning examples under other names.
+pub const NAMES: &str = "tuning-names.jsonl";
 /// All tuning examples are of one data set: the demo's chains mix all packages, too.
 const DATA_SET: &str = "debian-packages";
 
@@ -231,7 +235,7 @@ pub fn build(options: &Options, packages: &[Package]) -> Result<Corpus> {
     let of = |set: Set| documents.get(&set).map(Vec::as_slice).unwrap_or_default();
     let tuning = examples(options, of(Set::Tuning), Lesson::Copying);
     let finish = examples(options, of(Set::Tuning), Lesson::Choosing);
-    let tuning_heldout = examples(options, of(Set::TuningHeldout), Lesson::Choosing);
+    let tuning_heldout = examples(options, of(Set::TuningHeldout), Lesson::Naming);
     Ok(Corpus { tuning, finish, tuning_heldout, documents, notes })
 }
 
@@ -386,6 +390,25 @@ pub fn prepare(options: &Options, lists: &Lists) -> Result<String> {
     }
     output::write_bytes(&options.out.join("stats.txt"), statistics.as_bytes())?;
     Ok(statistics)
+}
+
+/// Writes `tuning-names.jsonl` beside a prepared corpus: its tuning texts under other names, put together from
+/// all tokens of the tokenizer that learnt from it. Returns its statistics.
+///
+/// # Errors
+/// When the corpus or the tokenizer cannot be read, or the file not be written.
+pub fn prepare_names(options: &Options, tokenizer: &Path) -> Result<String> {
+    let documents: Vec<Document> = output::read(&options.out.join("tuning-documents.jsonl"))?;
+    let renamer = Renamer::new(options.seed, &documents, &Tokenizer::load(tokenizer)?)?;
+    let short = |document: &Document| document.text.len() <= options.longest_context;
+    let renamed: Vec<Document> = documents
+        .into_iter()
+        .map(|document| Some(renamer.rename(&document)).filter(short).unwrap_or(document))
+        .collect();
+    let examples = examples(options, &renamed, Lesson::Naming);
+    let rows: Vec<TuningExample> = examples.iter().map(tuning_row).collect();
+    output::write(&options.out.join(NAMES), &rows)?;
+    Ok(format!("{NAMES}: {}", ExampleCount::of(&examples)))
 }
 
 /// The domain's documents that the demo trains on as they are, and those that it augments: three parts and two, since

@@ -51,7 +51,13 @@ fn vanilla_trains_as_much_on_the_same_files() {
 #[test]
 fn the_recipes_stages_follow_each_other() {
     let work = tempfile::tempdir().expect("a folder");
-    for name in ["base-documents.jsonl", "tuning-documents.jsonl", "tuning.jsonl", "tuning-finish.jsonl"] {
+    for name in [
+        "base-documents.jsonl",
+        "tuning-documents.jsonl",
+        "tuning.jsonl",
+        "tuning-finish.jsonl",
+        "tuning-names.jsonl",
+    ] {
         fs::write(work.path().join(name), "").expect("written");
     }
     for model in Model::ALL {

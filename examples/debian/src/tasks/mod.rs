@@ -147,8 +147,7 @@ pub struct Example {
 /// The most pairs a text gets.
 pub const MOST_PAIRS: usize = 4;
 
-/// What tuning teaches at a time. Both ask the same questions in the same words; they differ in which text is asked
-/// whether it has a list, or what it mentions.
+/// What tuning teaches at a time. All ask the same questions in the same words; they differ in which text is asked what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lesson {
     /// First: to write pairs, and to copy from the text.
@@ -156,6 +155,9 @@ pub enum Lesson {
     /// Then: which question fits a text. One that says little is asked for a list, so that there is always something to
     /// ask; what it mentions is asked where several answers stand in it, so that a doubtful glance does not ask in vain.
     Choosing,
+    /// Last: to copy names of any words, in texts under other names. What a small model has seen too seldom to tell whether
+    /// a text answers it (what it is based on, an acronym, what it mentions) is no longer asked.
+    Naming,
 }
 
 /// Questions about a text, in the order of the categories: its name, and up to three others of those that it can answer,

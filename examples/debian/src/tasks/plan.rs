@@ -37,8 +37,11 @@ const CHOOSE_THE_NAME: std::ops::RangeInclusive<u8> = b'd'..=b'i';
 /// Letters whose texts are asked for a list that they do not have, in the first lesson: about as many as have one.
 const ASKED_FOR_NO_LIST: std::ops::RangeInclusive<u8> = b'm'..=b'n';
 
-/// In the second lesson, texts with fewer pairs are asked for a list that they do not have.
+/// After the first lesson, texts with fewer pairs are asked for a list that they do not have.
 const FEW_PAIRS: usize = 3;
+
+/// What few texts can answer, and the last lesson asks no longer.
+const SELDOM: [Category; 3] = [Category::Basis, Category::Acronym, Category::Mentioned];
 
 /// The letter that a name's stem begins with; `a` when the stem has none.
 fn letter(name: &str) -> u8 {
@@ -76,7 +79,7 @@ pub fn candidates(text: &Text<'_>, lesson: Lesson) -> Vec<(Category, usize)> {
     let has_list = text.first_item.is_some();
     let identity = if CHOOSE_THE_NAME.contains(&letter) { Category::Identity } else { Category::Name };
     let mut candidates = vec![identity];
-    candidates.extend((has_list && lesson == Lesson::Choosing).then_some(Category::HasList));
+    candidates.extend((has_list && lesson != Lesson::Copying).then_some(Category::HasList));
     candidates.extend([
         Category::WrittenIn,
         Category::Acronym,
@@ -91,9 +94,10 @@ pub fn candidates(text: &Text<'_>, lesson: Lesson) -> Vec<(Category, usize)> {
     let mentions = lesson == Lesson::Copying || closed::mentions_several(text);
     candidates.extend(mentions.then_some(Category::Mentioned));
     candidates.extend([Category::Definition, Category::Contents, Category::Summary]);
+    candidates.retain(|category| lesson != Lesson::Naming || !SELDOM.contains(category));
     let mut candidates: Vec<(Category, usize)> =
         candidates.into_iter().map(|category| (category, MOST_PAIRS)).collect();
-    if !has_list && lesson == Lesson::Choosing {
+    if !has_list && lesson != Lesson::Copying {
         candidates.push((Category::HasList, FEW_PAIRS));
     }
     candidates
@@ -159,5 +163,8 @@ mod tests {
         let listed = asked("foo - a thing\n\n* body", Lesson::Choosing);
         assert_eq!(listed[1], Category::HasList);
         assert_eq!(listed.iter().filter(|category| **category == Category::HasList).count(), 1);
+        let naming = asked("foo - a thing\n\nFrom HTML to PDF", Lesson::Naming);
+        assert!(SELDOM.iter().all(|category| !naming.contains(category)), "{naming:?}");
+        assert_eq!(naming.last(), Some(&Category::HasList));
     }
 }
