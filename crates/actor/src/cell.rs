@@ -186,16 +186,35 @@ impl Cell {
         true
     }
 
-    /// Changes the credit ledger, unless the actor is dead.
-    pub(crate) fn with_ledger<T>(
+    /// The peer behind `link` asks for credit. An actor that is stopping gives none.
+    pub(crate) fn credit_asked(
         &self,
-        change: impl FnOnce(&mut Ledger, &mut Vec<Effect>) -> T,
-    ) -> Result<(T, Untold), Outcome> {
+        link: u64,
+        returning: Credits,
+        cost: Credits,
+    ) -> Result<(Result<(), CreditFault>, Untold), Outcome> {
+        let closed = self.lock().closed(self);
+        match closed {
+            Some(outcome) => Err(outcome),
+            None => Ok(self.with_ledger(|ledger, effects| ledger.want(link, returning, cost, effects))),
+        }
+    }
+
+    /// The peer behind `link` gives credit back; senders of this process may wait for it, also while the actor drains.
+    pub(crate) fn credit_returned(&self, link: u64, credits: Credits) -> (Result<(), CreditFault>, Untold) {
+        self.with_ledger(|ledger, effects| ledger.returned(link, credits, effects))
+    }
+
+    /// Changes the credit ledger, unless the actor is dead: then it is of no interest any more.
+    fn with_ledger(
+        &self,
+        change: impl FnOnce(&mut Ledger, &mut Vec<Effect>) -> Result<(), CreditFault>,
+    ) -> (Result<(), CreditFault>, Untold) {
         let mut effects = Vec::new();
         let mut done = Vec::new();
         let mut inbox = self.lock();
-        if let Some(outcome) = inbox.closed(self) {
-            return Err(outcome);
+        if inbox.dead {
+            return (Ok(()), Untold(false));
         }
         let result = change(&mut inbox.ledger, &mut effects);
         inbox.settle_local(&mut effects, &mut done);
@@ -203,7 +222,7 @@ impl Cell {
         drop(inbox);
         finish_all(done);
         self.waker.wake();
-        Ok((result, untold))
+        (result, untold)
     }
 
     /// The next messages, once there are some; `None` when the actor is to end gracefully and the mailbox is empty.

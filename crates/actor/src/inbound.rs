@@ -75,7 +75,9 @@ fn take(
         Kind::Reclaim => link.on_reclaim(life),
         Kind::Return => {
             if let Ok(cell) = find(system, life) {
-                with_ledger(system, &cell, |ledger, effects| ledger.returned(link.key, credits, effects))?;
+                let (returned, untold) = cell.credit_returned(link.key, credits);
+                system.apply(&cell, untold);
+                returned.map_err(|fault| fault.to_string())?;
             }
         }
         Kind::Watch => {
@@ -123,8 +125,7 @@ fn request(
         return Ok(());
     }
     let cost = Credits { count: 1, bytes: extension.total };
-    let asked = cell.with_ledger(|ledger, effects| ledger.want(link.key, returning, cost, effects));
-    match asked {
+    match cell.credit_asked(link.key, returning, cost) {
         Err(outcome) => link.refuse(life, 0, outcome),
         Ok((Ok(()), untold)) => system.apply(&cell, untold),
         Ok((Err(fault @ CreditFault::TooLarge { .. }), untold)) => {
@@ -175,19 +176,6 @@ fn call(
         trace,
     };
     cell.deliver(link.key, envelope).map_err(|fault| fault.to_string())
-}
-
-fn with_ledger(
-    system: &System,
-    cell: &Arc<Cell>,
-    change: impl FnOnce(&mut crate::credit::Ledger, &mut Vec<crate::credit::Effect>) -> Result<(), CreditFault>,
-) -> Result<(), String> {
-    // A dead actor's ledger is of no interest any more.
-    if let Ok((changed, untold)) = cell.with_ledger(change) {
-        changed.map_err(|fault| fault.to_string())?;
-        system.apply(cell, untold);
-    }
-    Ok(())
 }
 
 /// Puts the pieces of one payload together. Memory is taken as pieces come, not as they are announced.

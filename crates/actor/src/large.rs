@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,6 +19,9 @@ use crate::message::encode;
 
 /// From this size on, in bytes, messages and replies for another process travel through the store.
 pub const LARGE: usize = 64 * 1024;
+
+/// How long a payload waits for room in the store: whatever stands behind it in the order waits too.
+const ROOM_WITHIN: Duration = Duration::from_secs(1);
 
 /// A place for payloads above [`LARGE`]: the node's store, by its [`StoreClient`].
 pub trait LargePayloads: Send + Sync + 'static {
@@ -36,7 +40,10 @@ impl LargePayloads for StoreClient {
     fn put(&self, payload: AlignedBytes, receiver: u64) -> BoxFuture<'static, Result<Vec<u8>, String>> {
         let store = self.clone();
         Box::pin(async move {
-            let object = StoreClient::put(&store, &payload).await.map_err(|error| error.to_string())?;
+            let room = store.create_within(payload.len(), ROOM_WITHIN).await;
+            let mut writer = room.map_err(|error| error.to_string())?;
+            writer.copy_from_slice(&payload);
+            let object = writer.seal().await.map_err(|error| error.to_string())?;
             let reference = object.share_with(receiver).await.map_err(|error| error.to_string())?;
             encode(&reference).map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
         })

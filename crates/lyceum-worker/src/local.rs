@@ -57,6 +57,7 @@ pub fn run(run: &RunFile, out: &Path) -> Result<()> {
             tokens: report.tokens,
             seconds: begun.elapsed().as_secs_f64(),
             waited,
+            skipped: !report.committed,
         })?;
         begun = Instant::now();
         if step.is_multiple_of(TOLD_EVERY) {

@@ -64,8 +64,10 @@ impl TrainerActor {
         let asked = packer.ask(NextBatch { position, rank }).through_silence().into_future();
         let store = self.store.clone();
         async move {
-            let granted =
-                asked.await.map_err(CallError::erase).with_context(|| format!("batch {position}"))?;
+            let granted = asked
+                .await
+                .map_err(CallError::erase)
+                .with_context(|| format!("the packer, batch {position}"))?;
             match granted.read()? {
                 Grant::Batch(object) => Ok(Some(store.open(&object).await?)),
                 Grant::End => Ok(None),
@@ -105,6 +107,7 @@ impl TrainerActor {
                 tokens: report.tokens,
                 waited,
                 seconds: begun.elapsed().as_secs_f64(),
+                skipped: !report.committed,
             };
             begun = Instant::now();
             if told.elapsed() >= TOLD_EVERY || step == 1 {

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     match arguments.command.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            command::say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -22,6 +22,8 @@ pub struct Board {
 #[derive(Default)]
 struct State {
     phase: &'static str,
+    /// What a person should know of it.
+    note: Option<&'static str>,
     metrics: Option<Metrics>,
     /// Steps that not all ranks have done yet.
     open: BTreeMap<u64, Vec<StepDone>>,
@@ -78,6 +80,11 @@ impl Board {
     pub fn set_phase(&self, phase: &'static str) {
         tracing::info!(phase, "the run");
         self.state().phase = phase;
+    }
+
+    /// What a person should know of the phase, as long as it is so.
+    pub fn set_note(&self, note: Option<&'static str>) {
+        self.state().note = note;
     }
 
     /// The metrics, from here on.
@@ -144,6 +151,7 @@ impl Board {
             tokens: done.tokens,
             seconds,
             waited,
+            skipped: done.skipped,
         };
         match &mut state.metrics {
             Some(metrics) => Ok(metrics.add(metric)?),
@@ -167,7 +175,10 @@ impl Board {
         let state = self.state();
         let metrics = state.metrics.as_ref();
         Progress {
-            phase: state.phase.to_owned(),
+            phase: match state.note {
+                Some(note) => format!("{} ({note})", state.phase),
+                None => state.phase.to_owned(),
+            },
             step: metrics.map_or(0, Metrics::step),
             steps: self.steps,
             loss: state.loss,

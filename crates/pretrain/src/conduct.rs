@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
@@ -19,7 +19,7 @@ use crate::failure::{Failure, root_cause};
 use crate::gang::Gang;
 use crate::metrics::Metrics;
 use crate::packing::Packing;
-use crate::pool::Pool;
+use crate::pool::{Pool, TOLD_AFTER};
 use crate::roles::{
     AccountsBelow, Attach, Attend, Close, Controller, CorpusReader, CorpusReaderArgs, Opened, Packer,
     PackerArgs, PackerState, ReaderState, Settings,
@@ -30,9 +30,6 @@ use crate::summary::{Documents, Pairs, Summary, nothing_trained};
 
 /// How often the pool is looked at.
 const TICK: Duration = Duration::from_millis(500);
-
-/// Share of a processor that a torch-free role is given.
-const LIGHT: f64 = 0.1;
 
 const PACKER: &str = "the packer";
 const READER: &str = "the corpus reader";
@@ -45,8 +42,15 @@ pub async fn conduct(
     me: ActorRef<Controller>,
 ) -> Result<Summary> {
     let run = settings.run_file()?;
-    let gang = Gang::start(&run, &settings, cluster, me).await?;
-    let formed = gang.form(settings.epoch).await?;
+    let started = async {
+        let gang = Gang::start(&run, &settings, cluster, me).await?;
+        let formed = gang.form(settings.epoch).await?;
+        anyhow::Ok((gang, formed))
+    };
+    let (gang, formed) = tokio::select! {
+        started = told(board, started) => started?,
+        () = board.until_stopped() => bail!("stopped before training began"),
+    };
     board.set_metrics(
         Metrics::open(Path::new(&settings.directory), formed.step).context("the run's metrics")?,
     );
@@ -63,14 +67,12 @@ pub async fn conduct(
 
     let packer = cluster
         .spawn::<Packer>(PackerArgs { settings: settings.clone(), from_position: formed.log_position })
-        .cpus(LIGHT)
         .named("packer")
         .await
         .map_err(|error| Failure::of_start(PACKER, error))?;
     let recorded = ask(&packer, Opened).await.map_err(|error| Failure::new(PACKER, error))?.sources;
     let reader = cluster
         .spawn::<CorpusReader>(CorpusReaderArgs { settings: settings.clone(), recorded })
-        .cpus(LIGHT)
         .named("corpus-reader")
         .await
         .map_err(|error| Failure::of_start(READER, error))?;
@@ -82,6 +84,18 @@ pub async fn conduct(
     let step = board.with_metrics(|metrics| metrics.step()).unwrap_or(0);
     anyhow::ensure!(step > 0 || board.stopped(), nothing_trained(&run, &accounts));
     summarise(&run, board, accounts, &settings)
+}
+
+/// Does `starting`, and lets the board say where to look when that takes long.
+async fn told<T>(board: &Board, starting: impl Future<Output = T>) -> T {
+    let mut starting = std::pin::pin!(starting);
+    if let Ok(started) = tokio::time::timeout(TOLD_AFTER, &mut starting).await {
+        return started;
+    }
+    board.set_note(Some("trainers are still starting: `lyceum status` says who waits for room"));
+    let started = starting.await;
+    board.set_note(None);
+    started
 }
 
 /// From the first step to the last.
@@ -137,7 +151,10 @@ impl Course<'_> {
     async fn train(&self, begun_at: u64) -> Result<(), Failure> {
         if begun_at == 0 {
             self.board.set_phase("measuring before");
-            let (heldout, choices) = self.gang.evaluate().await?;
+            let (heldout, choices) = tokio::select! {
+                measured = self.gang.evaluate() => measured?,
+                () = self.board.until_stopped() => return Ok(()),
+            };
             self.board.with_metrics(|metrics| {
                 metrics.progress.heldout.before = heldout;
                 metrics.progress.multiple_choice.before = choices;
@@ -165,7 +182,11 @@ impl Course<'_> {
 /// Measures after the last step, and notes it.
 async fn measure_after(gang: &Gang, board: &Board) -> Result<(), Failure> {
     board.set_phase("measuring after");
-    let (heldout, choices) = gang.evaluate().await?;
+    // Who is stopped here measures when the run is taken up again.
+    let (heldout, choices) = tokio::select! {
+        measured = gang.evaluate() => measured?,
+        () = board.until_stopped() => return Ok(()),
+    };
     board.with_metrics(|metrics| {
         metrics.progress.heldout.after = heldout;
         metrics.progress.multiple_choice.after = choices;
@@ -181,6 +202,7 @@ fn summarise(run: &RunFile, board: &Board, accounts: Accounts, settings: &Settin
     board
         .with_metrics(|metrics| Summary {
             steps: metrics.step(),
+            steps_skipped: metrics.skipped(),
             tokens: metrics.tokens(),
             documents: Documents {
                 read: accounts.read(),

@@ -1,12 +1,12 @@
 //! What a run asks of a cluster, held against what the cluster has, before anything starts.
 
-use lyceum_cluster::manifest::Manifest;
+use lyceum_cluster::control::placement::{self, Candidate};
+use lyceum_cluster::control::resources::{Capacity, Ledger, Request};
+use lyceum_cluster::manifest::{Manifest, NodeSection};
+use lyceum_cluster::units::Milli;
 
 use crate::limits::SEALED_AT_ONCE;
 use crate::run_file::RunFile;
-
-/// Processors of the roles that only read, pack and watch, in thousandths: Controller, CorpusReader and Packer.
-const LIGHT_ROLES_MILLI: u64 = 3 * 100;
 
 /// Bytes of a sealed batch for each of its tokens: input and label.
 const BYTES_A_TOKEN: u64 = 16;
@@ -42,9 +42,7 @@ fn requests(run: &RunFile) -> Vec<(&'static str, &'static str, u64, f64, f64)> {
 
 /// Processors and GPUs of each node, in thousandths.
 fn nodes(manifest: &Manifest) -> Vec<(u64, u64)> {
-    let of = |node: &lyceum_cluster::manifest::NodeSection| {
-        (node.resources.cpus.0, u64::from(node.resources.gpus) * 1000)
-    };
+    let of = |node: &NodeSection| (node.resources.cpus.0, u64::from(node.resources.gpus) * 1000);
     manifest.nodes.iter().map(of).collect()
 }
 
@@ -73,27 +71,38 @@ fn too_large(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
     Some(Unmet { key, message })
 }
 
-/// All actors that there must be, for all nodes together.
+/// All actors that there must be, placed one after the other as the head does it. Who only reads, packs or watches claims
+/// nothing.
 fn too_many(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
-    let (requests, nodes) = (requests(run), nodes(manifest));
-    let wanted_cpus =
-        LIGHT_ROLES_MILLI + requests.iter().map(|&(_, _, count, cpus, _)| count * milli(cpus)).sum::<u64>();
-    let wanted_gpus = requests.iter().map(|&(_, _, count, _, gpus)| count * milli(gpus)).sum::<u64>();
-    let has_cpus = nodes.iter().map(|&(cpus, _)| cpus).sum::<u64>();
-    let has_gpus = nodes.iter().map(|&(_, gpus)| gpus).sum::<u64>();
-    let message = || {
-        format!(
-            "the run needs {} cpus and {} gpus at least ({} trainers, the fewest synthesizers, 0.3 cpus for reading, packing and watching), and all nodes of '{}' together have {} and {}",
-            decimal(wanted_cpus),
-            decimal(wanted_gpus),
-            run.trainer.world_size,
-            manifest.name,
-            decimal(has_cpus),
-            decimal(has_gpus),
-        )
+    let capacity = |node: &NodeSection| Capacity {
+        cpus: node.resources.cpus,
+        gpus: node.resources.gpus,
+        ..Capacity::default()
     };
-    (wanted_cpus > has_cpus || wanted_gpus > has_gpus)
-        .then(|| Unmet { key: "trainer.world_size", message: message() })
+    let mut ledgers: Vec<Ledger> = manifest.nodes.iter().map(|node| Ledger::new(capacity(node))).collect();
+    for (who, table, count, cpus, gpus) in requests(run) {
+        let request = Request { cpus: Milli(milli(cpus)), gpus: Milli(milli(gpus)), ..Request::default() };
+        for number in 0..count {
+            let candidates = manifest.nodes.iter().zip(&ledgers).map(|(node, ledger)| Candidate {
+                name: &node.name,
+                labels: &node.labels,
+                ledger,
+                open: true,
+            });
+            let placed = placement::place(candidates, &request).ok();
+            let Some((name, given)) = placed else {
+                let key = if table == "trainer" { "trainer.world_size" } else { "synthesizer.min" };
+                let message = format!(
+                    "{who} asks for {cpus} cpus and {gpus} gpus, and the nodes of '{}' have room for {number} of {count} beside those placed before",
+                    manifest.name
+                );
+                return Some(Unmet { key, message });
+            };
+            let node = manifest.nodes.iter().position(|node| node.name == name)?;
+            ledgers[node].take(&given);
+        }
+    }
+    None
 }
 
 /// Batches that a node's store cannot hold as many of as there may be at a time.

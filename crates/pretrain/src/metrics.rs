@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::summary::{BeforeAndAfter, FirstAndLast};
 
@@ -18,9 +18,11 @@ const MEAN_OVER: usize = 5;
 pub struct StepMetrics {
     /// Steps done, this one included.
     pub step: u64,
-    /// Mean loss a target token, in nats.
+    /// Mean loss a target token, in nats. What is not finite is `null` in the file.
+    #[serde(deserialize_with = "or_not_a_number")]
     pub loss: f64,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient before clipping; also.
+    #[serde(deserialize_with = "or_not_a_number")]
     pub gradient_norm: f64,
     /// Rate of the update.
     pub learning_rate: f64,
@@ -30,6 +32,14 @@ pub struct StepMetrics {
     pub seconds: f64,
     /// Seconds waited for the batch, a mean over the ranks.
     pub waited: f64,
+    /// Whether no parameter was changed, because a gradient was not finite.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
+}
+
+/// JSON has no number that is not finite.
+fn or_not_a_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// What stays of an attempt beside its steps.
@@ -58,6 +68,7 @@ pub struct Metrics {
     tokens: u64,
     seconds: f64,
     waited: f64,
+    skipped: u64,
 }
 
 impl Metrics {
@@ -86,6 +97,7 @@ impl Metrics {
             tokens: 0,
             seconds: 0.0,
             waited: 0.0,
+            skipped: 0,
         };
         for line in before.lines() {
             // A last line may be cut short by a kill: it belongs to a step that is trained again.
@@ -122,6 +134,7 @@ impl Metrics {
         self.tokens += metric.tokens;
         self.seconds += metric.seconds;
         self.waited += metric.waited;
+        self.skipped += u64::from(metric.skipped);
     }
 
     /// Writes what stays beside the steps.
@@ -135,6 +148,11 @@ impl Metrics {
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.step
+    }
+
+    /// Steps that changed no parameter, because a gradient was not finite.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// Tokens trained.
@@ -178,7 +196,26 @@ mod tests {
             tokens: 10,
             seconds: 2.0,
             waited: 0.5,
+            skipped: false,
         }
+    }
+
+    #[test]
+    fn steps_that_are_not_finite_are_counted_and_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
+        metrics.add(metric(1)).unwrap();
+        metrics.add(StepMetrics { gradient_norm: f64::NAN, skipped: true, ..metric(2) }).unwrap();
+        metrics.add(StepMetrics { loss: f64::INFINITY, skipped: true, ..metric(3) }).unwrap();
+        // A number whose shortest form a careless parser reads as its neighbour.
+        metrics.add(StepMetrics { loss: 3.703238926236592, ..metric(4) }).unwrap();
+        drop(metrics);
+        let path = folder.path().join("metrics.jsonl");
+        let before = fs::read_to_string(&path).unwrap();
+        let metrics = Metrics::open(folder.path(), 4).unwrap();
+        assert_eq!((metrics.step(), metrics.tokens(), metrics.skipped()), (4, 40, 2));
+        drop(metrics);
+        assert_eq!(fs::read_to_string(&path).unwrap(), before);
     }
 
     #[test]

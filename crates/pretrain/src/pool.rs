@@ -1,7 +1,7 @@
 //! The elastic pool of synthesizers: who is there, who starts, who is lost, and whether another is needed.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use futures_util::StreamExt as _;
@@ -22,6 +22,9 @@ use crate::run_file::RunFile;
 
 /// Synthesizers that may die one after the other without a chain recorded between them.
 const FRUITLESS_DEATHS: u32 = 5;
+
+/// How long a start may take until a person is told where to look.
+pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(5);
 
 type Started = Result<ActorRef<Synthesizer>, ControlError>;
 
@@ -44,6 +47,8 @@ pub struct Pool<'a> {
     /// Deaths for which no other synthesizer has started yet.
     to_replace: u32,
     closed: bool,
+    /// When nobody was starting last.
+    all_started: Instant,
 }
 
 /// What ended in the pool.
@@ -94,6 +99,7 @@ impl<'a> Pool<'a> {
             deaths: Deaths::default(),
             to_replace: 0,
             closed: false,
+            all_started: Instant::now(),
         }
     }
 
@@ -160,7 +166,7 @@ impl<'a> Pool<'a> {
                     .map_err(|error| Failure::new("the corpus reader", error))?;
             }
         }
-        board.set_synthesizers(self.count());
+        board.set_synthesizers((self.present.len() + self.draining.len()) as u32);
         Ok(())
     }
 
@@ -181,6 +187,13 @@ impl<'a> Pool<'a> {
     /// Adds or drains a synthesizer, if it is time.
     pub async fn scale(&mut self, board: &Board, work_left: bool, saturated: bool) -> Result<()> {
         let Some(options) = &self.run.synthesizer else { return Ok(()) };
+        if self.starting.is_empty() {
+            self.all_started = Instant::now();
+        }
+        let long = self.all_started.elapsed() > TOLD_AFTER && self.present.len() < options.min as usize;
+        board.set_note(
+            long.then_some("a synthesizer is still starting: `lyceum status` says whether it waits for room"),
+        );
         let starved = board.take_starved();
         if !self.run.synthesizes() || self.closed {
             return Ok(());
@@ -202,7 +215,7 @@ impl<'a> Pool<'a> {
                 }
             }
         }
-        board.set_synthesizers(self.count());
+        board.set_synthesizers((self.present.len() + self.draining.len()) as u32);
         Ok(())
     }
 

@@ -13,6 +13,9 @@ use crate::run_file::RunFile;
 pub struct Summary {
     /// Optimizer steps of the run, those before a resumption included.
     pub steps: u64,
+    /// Steps that changed no parameter, because a gradient was not finite; named where there are some.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_skipped: u64,
     /// Tokens trained.
     pub tokens: u64,
     /// What became of each document (L1: read = raw + augmented + skipped).
@@ -37,6 +40,10 @@ pub struct Summary {
     pub restarts: u32,
     /// The newest checkpoint.
     pub checkpoint: Option<PathBuf>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What became of the documents.
@@ -95,6 +102,13 @@ impl Summary {
         std::fs::rename(partial, directory.join("summary.json"))
     }
 
+    fn not_finite(&self) -> String {
+        match self.steps_skipped {
+            0 => String::new(),
+            skipped => format!("; {skipped} changed nothing: a gradient was not finite"),
+        }
+    }
+
     /// The table that ends a run.
     pub fn table(&self) -> String {
         let number =
@@ -103,7 +117,7 @@ impl Summary {
             format!("{} -> {}", number(pair.before, digits), number(pair.after, digits))
         };
         let rows = [
-            ("steps", format!("{} of {} tokens in all", self.steps, self.tokens)),
+            ("steps", format!("{} of {} tokens in all{}", self.steps, self.tokens, self.not_finite())),
             (
                 "documents",
                 format!(

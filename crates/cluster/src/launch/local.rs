@@ -116,6 +116,11 @@ impl Up {
         clear(&state)
     }
 
+    /// [`kill`](Self::kill)s a cluster that was started for one run, and leaves one that stands alone.
+    pub async fn kill_if_owned(self) -> Result<(), ClusterError> {
+        if self.is_owned() { self.kill().await } else { Ok(()) }
+    }
+
     /// Ends the cluster; returns when nothing of it runs any more.
     pub async fn down(self) -> Result<(), ClusterError> {
         let Up { client, state, tether, .. } = self;
@@ -249,7 +254,27 @@ impl Launch<'_> {
         if !self.record.head_lives() {
             self.start_head().await?;
         }
-        let client = Client::connect(&state).await?;
+        let Some(head) = self.record.head else { return self.start_nodes(shares).await };
+        let started = tokio::select! {
+            started = self.start_nodes(shares) => started,
+            () = ended(head) => Err(ClusterError::Refused(String::new())),
+        };
+        // Whatever failed, failed for this.
+        started.map_err(|error| if head.lives() { error } else { self.head_ended(head) })
+    }
+
+    fn head_ended(&self, head: ProcessMark) -> ClusterError {
+        let what = format!(
+            "the head of cluster `{}`, process {} of this machine, {}",
+            self.manifest.name,
+            head.pid,
+            self.ends.in_words(head)
+        );
+        ClusterError::Process { what, log: log_tail(&self.options.state.head_log(), TAIL_LINES) }
+    }
+
+    async fn start_nodes(&mut self, shares: &[Share]) -> Result<Client, ClusterError> {
+        let client = Client::connect(&self.options.state).await?;
         for (index, share) in shares.iter().enumerate() {
             if !self.record.agent_lives(&self.manifest.nodes[index].name) {
                 self.start_agent(index, share, &client).await?;
@@ -368,6 +393,12 @@ impl Launch<'_> {
         }
         let what = format!("cluster `{}`: {} of its nodes did not start", self.manifest.name, nodes.len());
         ClusterError::Process { what, log }
+    }
+}
+
+async fn ended(process: ProcessMark) {
+    while process.lives() {
+        tokio::time::sleep(POLL).await;
     }
 }
 

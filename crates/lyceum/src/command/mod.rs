@@ -10,6 +10,7 @@ mod tokenizer;
 mod up;
 
 use std::future::Future;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -67,6 +68,11 @@ impl Command {
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(future)
+}
+
+/// A line for the person at the terminal. Nobody may be there any more, which ends nothing.
+pub fn say(line: &str) {
+    _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Refuses a path of the command line where there is no file, by what it should have been.

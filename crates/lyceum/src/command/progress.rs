@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use lyceum_pretrain::roles::Progress;
 
+use super::say;
+
 /// Where there is no terminal, a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -61,7 +63,7 @@ impl Display {
         match &self.bars {
             // A terminal that takes no line takes no error about it either.
             Some(bars) => _ = bars.all.println(text),
-            None => eprintln!("{text}"),
+            None => say(text),
         }
     }
 
@@ -81,14 +83,14 @@ impl Display {
             return;
         }
         self.told.set(Some(Instant::now()));
-        eprintln!(
+        say(&format!(
             "step {} of {}, {} documents, {} pairs; {}",
             progress.step,
             progress.steps,
             progress.accounts.read(),
             progress.accounts.pairs_kept,
             numbers(progress)
-        );
+        ));
     }
 }
 

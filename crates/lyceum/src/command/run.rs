@@ -1,5 +1,6 @@
 //! `lyceum run RUN --cluster MANIFEST`: from two files to a trained checkpoint.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,19 +10,21 @@ use clap::Args;
 use lyceum_actor::{ActorRef, CallError, ControlError, Registry, Role as _};
 use lyceum_cluster::launch::local::{self, Up, UpOptions};
 use lyceum_cluster::manifest::Manifest;
-use lyceum_cluster::{Job, JobEvent};
+use lyceum_cluster::{ClusterError, Job, JobEvent};
 use lyceum_pretrain::demand;
 use lyceum_pretrain::roles::{Controller, ControllerArgs, ReadProgress, Run, Settings, Stop, Synthesizer};
 use lyceum_pretrain::run_directory::RunDirectory;
 use lyceum_pretrain::run_file::RunFile;
 use lyceum_pretrain::summary::Summary;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::progress::Display;
-use super::{block_on, require_file};
+use super::{block_on, require_file, say};
 
 /// How often the Controller is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How often the head's process is looked at.
+const HEAD_EVERY: Duration = Duration::from_millis(100);
 /// How long an answer to that may take before the next question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long the processes of a failed run may take to be killed one by one, before the whole cluster is.
@@ -66,8 +69,22 @@ impl RunCommand {
         let lock = directory.claim(&run)?;
         let settings = Settings::new(&run, directory.root(), lock.epoch())?;
         block_on(async {
-            let up = local::up(&manifest, options).await?;
-            let end = conduct(&up, &run.name, settings).await;
+            let mut interrupts = Interrupts::listen()?;
+            let mut starting = std::pin::pin!(local::up(&manifest, options));
+            let up = tokio::select! {
+                up = &mut starting => up?,
+                () = interrupts.next() => {
+                    say("stopping; once more to end at once");
+                    tokio::select! {
+                        up = starting => up?.kill_if_owned().await?,
+                        // What was started hangs on this process, and ends with it.
+                        () = interrupts.next() => {}
+                    }
+                    say(&directory.resumption());
+                    return Ok(ExitCode::from(INTERRUPTED));
+                }
+            };
+            let end = conduct(&up, &run.name, settings, &mut interrupts).await;
             // Who has failed, or is told twice to stop, is not asked to end well: it would take its time (L3).
             let closed = match (&end, up.is_owned()) {
                 (_, false) => Ok(()),
@@ -78,29 +95,46 @@ impl RunCommand {
                 End::Finished(summary) => (summary, ExitCode::SUCCESS),
                 End::Interrupted(summary) => (summary, ExitCode::from(INTERRUPTED)),
                 End::GivenUp => {
-                    eprintln!("{}", directory.resumption());
+                    say(&directory.resumption());
                     return Ok(ExitCode::from(INTERRUPTED));
                 }
             };
             summary.write(directory.root()).context("cannot write summary.json")?;
             closed?;
-            print!("\n{}", summary.table());
+            // Whoever reads it may have gone; the run is as good.
+            _ = write!(std::io::stdout(), "\n{}", summary.table());
             if code != ExitCode::SUCCESS {
-                eprintln!("{}", directory.resumption());
+                say(&directory.resumption());
             }
             Ok(code)
         })
     }
 }
 
-/// Runs the job on a cluster that is up.
-async fn conduct(up: &Up, name: &str, settings: Settings) -> Result<End> {
-    let mut job = up.client.begin_job(name, true).await?;
-    let end = watch(up, &mut job, settings).await;
-    if let Some(loss) = up.head_loss() {
-        // Nobody is left to end the job; whatever failed, failed for this.
-        return end.map_err(|_| loss.into());
+/// Runs the job on a cluster that is up, for as long as it has its head.
+async fn conduct(up: &Up, name: &str, settings: Settings, interrupts: &mut Interrupts) -> Result<End> {
+    tokio::select! {
+        end = attempt(up, name, settings, interrupts) => match up.head_loss() {
+            // Nobody is left to end the job; whatever failed, failed for this.
+            Some(loss) => end.map_err(|_| loss.into()),
+            None => end,
+        },
+        loss = head_lost(up) => Err(loss.into()),
     }
+}
+
+async fn head_lost(up: &Up) -> ClusterError {
+    loop {
+        if let Some(loss) = up.head_loss() {
+            return loss;
+        }
+        tokio::time::sleep(HEAD_EVERY).await;
+    }
+}
+
+async fn attempt(up: &Up, name: &str, settings: Settings, interrupts: &mut Interrupts) -> Result<End> {
+    let mut job = up.client.begin_job(name, true).await?;
+    let end = watch(up, &mut job, settings, interrupts).await;
     if !matches!(end, Ok(End::Finished(_) | End::Interrupted(_))) {
         // A head that is lost has ended the job already, and what does not answer is killed with its agent.
         _ = tokio::time::timeout(KILLED_WITHIN, job.kill("lyceum run")).await;
@@ -121,16 +155,12 @@ fn told(error: anyhow::Error, directory: &RunDirectory) -> anyhow::Error {
 }
 
 /// Starts the Controller and shows what it says until the run ends.
-async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
-    let mut interrupts = signal(SignalKind::interrupt())?;
-    let mut terminations = signal(SignalKind::terminate())?;
+async fn watch(up: &Up, job: &mut Job, settings: Settings, interrupts: &mut Interrupts) -> Result<End> {
     let system = up.client.start_system(job.id(), Registry::new()).await?;
-    let starting =
-        job.cluster(&system).spawn::<Controller>(ControllerArgs { settings }).cpus(0.1).named("controller");
+    let starting = job.cluster(&system).spawn::<Controller>(ControllerArgs { settings }).named("controller");
     let controller = tokio::select! {
         started = starting.into_future() => started.context("starting the controller")?,
-        _ = interrupts.recv() => return Ok(End::GivenUp),
-        _ = terminations.recv() => return Ok(End::GivenUp),
+        () = interrupts.next() => return Ok(End::GivenUp),
     };
     let display = Display::new();
     let mut outcome = std::pin::pin!(controller.ask(Run).through_silence().into_future());
@@ -140,16 +170,20 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
     let mut asked = None;
     let summary = loop {
         tokio::select! {
-            finished = &mut outcome => break finished.map_err(CallError::erase)?.read()?,
+            finished = &mut outcome => match finished.map_err(CallError::erase) {
+                Ok(summary) => break summary.read()?,
+                Err(error) if stopping => {
+                    display.event(&format!("{error}"));
+                    return Ok(End::GivenUp);
+                }
+                Err(error) => return Err(error.into()),
+            },
             reason = up.client.closed() => bail!("the cluster's head is lost: {reason}"),
             event = job.next_event() => match event {
                 Some(event) => display.event(&describe(&event)),
                 None => bail!("the job has ended"),
             },
             _ = tick.tick() => {
-                if let Some(loss) = up.head_loss() {
-                    return Err(loss.into());
-                }
                 // Asked beside everything else: nothing waits for the answer of a Controller that is lost.
                 asked.get_or_insert_with(|| Box::pin(controller.ask(ReadProgress).deadline(ANSWER_WITHIN)));
             }
@@ -159,12 +193,12 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
                     display.show(&progress.read()?);
                 }
             }
-            () = either(&mut interrupts, &mut terminations) => {
+            () = interrupts.next() => {
                 if stopping {
                     return Ok(End::GivenUp);
                 }
                 stopping = true;
-                display.event("stopping after this step, with a checkpoint; once more to end at once");
+                display.event("stopping at the next step, with a checkpoint; once more to end at once");
                 stop(&controller).await?;
             }
         }
@@ -174,10 +208,23 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings) -> Result<End> {
     Ok(if stopping { End::Interrupted(summary) } else { End::Finished(summary) })
 }
 
-async fn either(one: &mut tokio::signal::unix::Signal, other: &mut tokio::signal::unix::Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
+/// Ctrl-C, a termination, the end of the terminal.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn listen() -> Result<Self> {
+        let [interrupt, terminate, hangup] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+        Ok(Self([interrupt?, terminate?, hangup?]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
     }
 }
 

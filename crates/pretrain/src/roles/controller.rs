@@ -93,6 +93,8 @@ pub struct StepDone {
     pub waited: f64,
     /// Seconds from the end of the step before, the wait included.
     pub seconds: f64,
+    /// Whether no parameter was changed, because a gradient was not finite.
+    pub skipped: bool,
 }
 
 impl Accepts<StepDone> for Controller {
