@@ -58,7 +58,7 @@ fn the_recipes_stages_follow_each_other() {
         "tuning-finish.jsonl",
         "tuning-names.jsonl",
     ] {
-        fs::write(work.path().join(name), "").expect("written");
+        fs::write(work.path().join(name), "{\"text\": \"a text\"}\n").expect("written");
     }
     for model in Model::ALL {
         let mut before = None;
