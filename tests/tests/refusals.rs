@@ -65,7 +65,7 @@ fn a_request_that_no_node_can_meet_is_refused_before_anything_starts() {
     let run = |text: String| {
         text.replace("world_size = 1", "world_size = 4").replace("[trainer]", "[trainer]\ncpus = 3")
     };
-    refused(run, same, &["out.toml:", "the run needs 13.3 cpus", "have 8"]);
+    refused(run, same, &["out.toml:", "a trainer asks for 3 cpus", "have room for 2 of 4"]);
     let run = |text: String| text.replace("batch_rows = 4", "batch_rows = 40000");
     let line = RunText::default().to_string().lines().position(|line| line == "batch_rows = 4").unwrap() + 1;
     refused(run, same, &[&format!("out.toml:{line}:14: "), "a batch of 40000 rows", "16777216 bytes"]);

@@ -5,7 +5,8 @@
 //! A journal is a folder of such files, `00000000.log` and on; a new one begins when the last exceeds its size.
 //!
 //! On opening, every record is checked. One that is damaged or incomplete at the end of the *last* file was never
-//! acknowledged as durable, and it is cut off with whatever follows it; damage in an earlier file is an error.
+//! acknowledged as durable, and it is cut off. Damage in an earlier file, or with a whole record anywhere behind it, is an
+//! error: what follows it may have been durable, and nothing of the journal is changed.
 //!
 //! Writers are fenced by an epoch (compare and set): [`Journal::open`] takes the journal over under a lock, and a
 //! writer that held it under an earlier epoch gets [`JournalError::Stale`] from then on, whichever process it is in.
@@ -25,6 +26,10 @@ const RECORD_HEADER: usize = 16;
 
 /// Largest payload: a length beyond it is damage, not a record.
 const MOST_PAYLOAD: usize = 1 << 30;
+
+/// Bytes of payload that are checked in search of a record behind damage: room for some of the largest, and an end to
+/// the work on a payload that is full of what looks like headers.
+const MOST_SEARCHED: u64 = 4 << 30;
 
 /// When appended records are forced to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,7 +286,7 @@ impl Journal {
             }
             let end = self.scan(index, &file, length, visit)?;
             if end < length {
-                if !last {
+                if !last || record_follows(&path, &file, end, length)? {
                     return Err(JournalError::Damaged { path, offset: end }.into());
                 }
                 tracing::warn!(path = %path.display(), bytes = length - end, "cut off an incomplete record");
@@ -371,6 +376,36 @@ impl Journal {
         }
         Ok(location)
     }
+}
+
+/// Whether a whole record lies anywhere behind the damaged one at `damaged`, which then is no torn tail. Its length may be
+/// the damage, so every place is tried where a record can begin: records are a multiple of their header long.
+fn record_follows(path: &Path, file: &File, damaged: u64, length: u64) -> Result<bool, JournalError> {
+    let mut offset = damaged + RECORD_HEADER as u64;
+    let mut reader = std::io::BufReader::with_capacity(1 << 20, file);
+    reader.seek(SeekFrom::Start(offset)).map_err(system(path, "seek"))?;
+    let mut payload = Vec::new();
+    let mut searched = 0;
+    while length.saturating_sub(offset) >= RECORD_HEADER as u64 {
+        let mut header = [0; RECORD_HEADER];
+        reader.read_exact(&mut header).map_err(system(path, "read"))?;
+        if let Some((size, checksum)) = read_header(&header)
+            && length - offset >= record_bytes(size)
+        {
+            searched += size as u64;
+            if searched > MOST_SEARCHED {
+                // What is not known to be worthless is not cut off.
+                return Ok(true);
+            }
+            payload.resize(size, 0);
+            file.read_exact_at(&mut payload, offset + RECORD_HEADER as u64).map_err(system(path, "read"))?;
+            if checksum == checksum_of(&payload) {
+                return Ok(true);
+            }
+        }
+        offset += RECORD_HEADER as u64;
+    }
+    Ok(false)
 }
 
 fn record_bytes(payload: usize) -> u64 {

@@ -60,18 +60,61 @@ fn a_tail_cut_at_any_byte_leaves_the_whole_records_before_it_and_room_for_new_on
 }
 
 #[test]
+fn damage_before_whole_records_is_an_error_and_cuts_nothing_off() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path(), 3);
+    let file = folder.path().join("00000000.log");
+    let whole = fs::read(&file).unwrap();
+    // Magic, length (of a record within the file, and far beyond it) and checksum of the first record, which is empty.
+    for (at, change) in [(16, 1), (20, 0x10), (20, 1), (23, 0x20), (23, 0x80), (31, 1)] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= change;
+        fs::write(&file, &damaged).unwrap();
+        let error = open(folder.path(), 1).unwrap_err();
+        assert!(
+            matches!(&error, JournalError::Damaged { path, offset: 16 } if *path == file),
+            "byte {at}: {error}"
+        );
+        assert_eq!(fs::read(&file).unwrap(), damaged, "byte {at}");
+    }
+}
+
+#[test]
+fn a_torn_record_whose_payload_looks_like_headers_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(folder.path(), 1).unwrap();
+    journal.append(b"kept").unwrap();
+    journal.sync().unwrap();
+    let file = folder.path().join("00000000.log");
+    let kept = fs::read(&file).unwrap();
+    // A header of this format at every place, with a checksum that does not fit.
+    let torn = [&kept[16..24], &[0; 8]].concat().repeat(8);
+    fs::write(&file, [&kept[..], &torn[..]].concat()).unwrap();
+    let (journal, found) = open(folder.path(), 1).unwrap();
+    assert_eq!(found, [b"kept".to_vec()]);
+    assert_eq!(journal.cut(), torn.len() as u64);
+    assert_eq!(fs::read(&file).unwrap(), kept);
+}
+
+#[test]
 fn a_flipped_bit_is_never_read_as_data() {
     let folder = tempfile::tempdir().unwrap();
     let records = written(folder.path(), 6);
     let file = folder.path().join("00000000.log");
     let whole = fs::read(&file).unwrap();
+    // The header, 35 bytes of payload and its padding.
+    let last = whole.len() - 64;
     for at in 0..whole.len() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
         fs::write(&file, &damaged).unwrap();
         match open(folder.path(), 1) {
-            Ok((_, found)) => assert!(records.starts_with(&found), "byte {at}"),
+            // Padding is not checked, for it is not read.
+            Ok((_, found)) => assert!(found == records || at >= last && found == records[..5], "byte {at}"),
             Err(JournalError::Foreign { .. }) => assert!(at < 16, "byte {at}"),
+            Err(JournalError::Damaged { offset, .. }) => {
+                assert!((16..last).contains(&at) && offset <= at as u64, "byte {at}: {offset}");
+            }
             Err(error) => panic!("byte {at}: {error}"),
         }
     }

@@ -1,9 +1,11 @@
 //! A model as a Hugging Face directory that `transformers` loads.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, View};
+use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::{LlamaConfig, ModelError, ParameterSpec, Parameters};
@@ -18,11 +20,12 @@ pub enum StoredKind {
 }
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors` and a copy of `tokenizer` (a `tokenizer.json`)
-/// to `directory`. Either all of it is there afterwards or what was there before: it is written beside, synced, and
-/// renamed into place.
+/// to `directory`, with the `tokenizer_config.json` and `special_tokens_map.json` that lie beside `tokenizer`; where there
+/// is no `tokenizer_config.json`, one is written that names the tokens of `config`. Either all of it is there afterwards
+/// or what was there before: it is written beside, synced, and renamed into place.
 ///
 /// # Errors
-/// A parameter of `config` is missing or of another shape; the disk refuses.
+/// A parameter of `config` is missing or of another shape; `tokenizer` is not a `tokenizer.json`; the disk refuses.
 pub fn save_directory(
     directory: &Path,
     config: &LlamaConfig,
@@ -66,13 +69,12 @@ fn write_all(
         StoredKind::BFloat16 => "bfloat16",
         StoredKind::Float => "float32",
     };
-    write(&directory.join("config.json"), &config.to_json(torch_dtype))?;
+    let config_path = directory.join("config.json");
+    write(&config_path, &config.to_json(torch_dtype))?;
     let generation = serde_json::json!({ "bos_token_id": config.bos, "eos_token_id": config.eos });
     write(&directory.join("generation_config.json"), &format!("{generation:#}\n"))?;
     if let Some(tokenizer) = tokenizer {
-        let copy = directory.join("tokenizer.json");
-        fs::copy(tokenizer, &copy).map_err(|e| ModelError::io(tokenizer, e))?;
-        sync(&copy)?;
+        save_tokenizer(directory, config, tokenizer)?;
     }
     let views: Vec<(String, Stored)> = config
         .groups()
@@ -84,8 +86,70 @@ fn write_all(
     let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(format), &path)
         .map_err(|e| ModelError::file(&path, e.to_string()))?;
+    // It comes from a temporary file, which only its owner may read; the rest of the directory is as the umask says.
+    fs::metadata(&config_path)
+        .and_then(|siblings| fs::set_permissions(&path, siblings.permissions()))
+        .map_err(|e| ModelError::io(&path, e))?;
     sync(&path)?;
     sync(directory)
+}
+
+/// Copies `tokenizer` and what `transformers` reads with it.
+fn save_tokenizer(directory: &Path, config: &LlamaConfig, tokenizer: &Path) -> Result<(), ModelError> {
+    let copy = directory.join("tokenizer.json");
+    fs::copy(tokenizer, &copy).map_err(|e| ModelError::io(tokenizer, e))?;
+    sync(&copy)?;
+    copy_from_beside(tokenizer, directory, "special_tokens_map.json")?;
+    if !copy_from_beside(tokenizer, directory, "tokenizer_config.json")? {
+        write(&directory.join("tokenizer_config.json"), &tokenizer_config(config, tokenizer)?)?;
+    }
+    Ok(())
+}
+
+/// Copies the file `name` that lies beside `tokenizer`; false where there is none.
+fn copy_from_beside(tokenizer: &Path, directory: &Path, name: &str) -> Result<bool, ModelError> {
+    let (from, to) = (tokenizer.with_file_name(name), directory.join(name));
+    match fs::copy(&from, &to) {
+        Ok(_) => sync(&to).map(|()| true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(ModelError::io(&from, error)),
+    }
+}
+
+/// A `tokenizer_config.json`: without one `AutoTokenizer` knows of no beginning and no end, for a `tokenizer.json` does
+/// not say which of its tokens they are.
+fn tokenizer_config(config: &LlamaConfig, tokenizer: &Path) -> Result<String, ModelError> {
+    let bytes = fs::read(tokenizer).map_err(|e| ModelError::io(tokenizer, e))?;
+    let described: TokenizerJson =
+        serde_json::from_slice(&bytes).map_err(|e| ModelError::file(tokenizer, e.to_string()))?;
+    let text = |id: u32| {
+        described.added_tokens.iter().find(|token| token.id == id).map(|token| token.content.as_str())
+    };
+    let mut value = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.max_positions,
+        "clean_up_tokenization_spaces": false,
+    });
+    // Only one end has a place here; generation_config.json names all of them.
+    for (key, id) in [("bos_token", config.bos), ("eos_token", config.eos.first().copied())] {
+        if let Some(text) = id.and_then(text) {
+            value[key] = text.into();
+        }
+    }
+    Ok(format!("{value:#}\n"))
+}
+
+/// What a `tokenizer_config.json` needs of a `tokenizer.json`.
+#[derive(Deserialize)]
+struct TokenizerJson {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    id: u32,
+    content: String,
 }
 
 /// Puts `new` at `directory`, by way of `old` where something is there.

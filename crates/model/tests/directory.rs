@@ -4,7 +4,8 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use common::{small_config, small_parameters};
 use lyceum_model::{
@@ -79,9 +80,80 @@ fn saving_again_replaces_the_whole_directory_and_copies_the_tokenizer() {
         .unwrap();
     let mut names: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]);
+    assert_eq!(
+        names,
+        [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    );
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left beside it");
     assert_equal(&load_directory(&path, &FP32).unwrap().1, &small_parameters(true));
+}
+
+/// Saves the small model with the `tokenizer.json` of `source`; returns where.
+fn saved_with_tokenizer_of(source: &Path) -> PathBuf {
+    let (path, tokenizer) = (source.join("model"), source.join("tokenizer.json"));
+    save_directory(&path, &small_config(true), &small_parameters(true), StoredKind::Float, Some(&tokenizer))
+        .unwrap();
+    path
+}
+
+#[test]
+fn what_lies_beside_the_tokenizer_goes_with_it() {
+    let source = tempfile::tempdir().unwrap();
+    let files = [
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", r#"{"bos_token": "<s>"}"#),
+        ("special_tokens_map.json", r#"{"pad_token": "<pad>"}"#),
+    ];
+    for (name, text) in files {
+        fs::write(source.path().join(name), text).unwrap();
+    }
+    let path = saved_with_tokenizer_of(source.path());
+    for (name, text) in files {
+        assert_eq!(fs::read_to_string(path.join(name)).unwrap(), text, "{name}");
+    }
+}
+
+#[test]
+fn a_tokenizer_without_a_configuration_gets_one_that_names_its_first_and_last_token() {
+    let source = tempfile::tempdir().unwrap();
+    let written = |added_tokens: &str| -> serde_json::Value {
+        let text =
+            format!(r#"{{"version": "1.0", "added_tokens": {added_tokens}, "model": {{"vocab": {{}}}}}}"#);
+        fs::write(source.path().join("tokenizer.json"), text).unwrap();
+        let path = saved_with_tokenizer_of(source.path());
+        assert!(!path.join("special_tokens_map.json").exists());
+        serde_json::from_slice(&fs::read(path.join("tokenizer_config.json")).unwrap()).unwrap()
+    };
+    let tokens = r#"[{"id": 0, "content": "<unk>", "special": true}, {"id": 1, "content": "<s>"}, {"id": 2, "content": "</s>"}]"#;
+    assert_eq!(
+        written(tokens),
+        serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "model_max_length": 32,
+            "clean_up_tokenization_spaces": false,
+        })
+    );
+    let without = written(r#"[{"id": 2, "content": "</s>"}]"#);
+    assert_eq!((without.get("bos_token"), &without["eos_token"]), (None, &serde_json::json!("</s>")));
+}
+
+#[test]
+fn every_file_of_a_saved_model_may_be_read_by_whom_its_config_may() {
+    let directory = saved(true, StoredKind::Float);
+    let mode = |name: &str| {
+        let metadata = fs::metadata(directory.path().join("model").join(name)).unwrap();
+        metadata.permissions().mode()
+    };
+    assert_eq!(mode("model.safetensors"), mode("config.json"));
+    assert_eq!(mode("generation_config.json"), mode("config.json"));
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn the_model_in_a_checkpoint_is_a_hugging_face_directory() {
     train(&mut trainer, 0..2, 2);
     let path = trainer.save_checkpoint(&directory, Some(&tokenizer)).unwrap();
     let model = Checkpoint::open(&path).unwrap().model_directory();
-    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
         assert!(model.join(file).exists(), "{file}");
     }
     let placement = lyceum_model::Placement::reference();

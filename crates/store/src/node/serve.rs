@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use lyceum_wire::{BulkReceiver, BulkSender};
@@ -15,6 +16,12 @@ use crate::table::Event;
 
 /// Bytes handed to QUIC at a time: small enough that a slow but living path makes progress within the stall time.
 const CHUNK: usize = 1 << 20;
+
+/// Bytes that QUIC takes ahead of the link, at most: its send window.
+const MOST_BUFFERED: u64 = 64 << 20;
+
+/// Bytes a second of the slowest link on which a large object is still awaited.
+const SLOWEST_LINK: u64 = 1 << 20;
 
 /// Keeps the object while this store or QUIC still reads its bytes.
 #[derive(Debug)]
@@ -113,7 +120,9 @@ async fn send(
     }
     drop(bytes);
     let mut answer = [0];
-    within(stall, receiver.read_exact(&mut answer)).await?;
+    // What QUIC still holds of the object travels before the peer can answer.
+    let draining = Duration::from_secs(len.min(MOST_BUFFERED) / SLOWEST_LINK);
+    within(stall + draining, receiver.read_exact(&mut answer)).await?;
     if answer != [ACKNOWLEDGED] {
         return Err(format!("the peer answered {}, which means nothing", answer[0]));
     }

@@ -6,7 +6,7 @@
 //!   step-00000120/
 //!     manifest                 one header line, then JSON: progress, configuration, every file's length and checksum
 //!     optimizer/rank-00000     fp32 masters and moments of that rank's shards
-//!     model/                   config.json, model.safetensors, tokenizer.json: what transformers loads
+//!     model/                   config.json, model.safetensors, tokenizer.json and its like: what transformers loads
 //!   .step-00000160.partial     what a crash left of a checkpoint; swept away by the next gang
 //! ```
 //!
@@ -229,8 +229,8 @@ impl Checkpoint {
 }
 
 impl Trainer {
-    /// Writes a checkpoint of the current step, with `tokenizer` (a `tokenizer.json`) copied into its model, and returns
-    /// its path. A collective call: every rank returns after the commit.
+    /// Writes a checkpoint of the current step, with `tokenizer` (a `tokenizer.json`) and its configuration copied into its
+    /// model, and returns its path. A collective call: every rank returns after the commit.
     pub fn save_checkpoint(
         &mut self,
         directory: &CheckpointDirectory,
