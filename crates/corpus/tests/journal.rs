@@ -88,7 +88,7 @@ fn a_torn_record_whose_payload_looks_like_headers_is_cut_off() {
     let file = folder.path().join("00000000.log");
     let kept = fs::read(&file).unwrap();
     // A header of this format at every place, with a checksum that does not fit.
-    let torn = [&kept[16..24], &[0; 8]].concat().repeat(8);
+    let torn = [&kept[16..24], &[0; 8][..]].concat().repeat(8);
     fs::write(&file, [&kept[..], &torn[..]].concat()).unwrap();
     let (journal, found) = open(folder.path(), 1).unwrap();
     assert_eq!(found, [b"kept".to_vec()]);
