@@ -156,7 +156,7 @@ fn what_a_cluster_can_never_hold_is_said_before_anything_starts() {
     let cases = [
         ("steps = 100\ncpus = 3", "trainer.cpus", "no node of 'small'"),
         ("steps = 100\ngpus = 1", "trainer.gpus", "0 gpus"),
-        ("steps = 100\nworld_size = 3", "trainer.world_size", "room for 2 of 3"),
+        ("steps = 100\ncpus = 2\nworld_size = 2", "trainer.world_size", "room for 1 of 2"),
     ];
     for (asked, key, why) in cases {
         let unmet = demand::unmet(&bed.run(&Bed::text().replace("steps = 100", asked)), &manifest).unwrap();
