@@ -193,28 +193,30 @@ impl Cell {
         returning: Credits,
         cost: Credits,
     ) -> Result<(Result<(), CreditFault>, Untold), Outcome> {
-        let closed = self.lock().closed(self);
-        match closed {
-            Some(outcome) => Err(outcome),
-            None => Ok(self.with_ledger(|ledger, effects| ledger.want(link, returning, cost, effects))),
-        }
+        self.with_ledger(Inbox::closed, |ledger, effects| ledger.want(link, returning, cost, effects))
     }
 
     /// The peer behind `link` gives credit back; senders of this process may wait for it, also while the actor drains.
-    pub(crate) fn credit_returned(&self, link: u64, credits: Credits) -> (Result<(), CreditFault>, Untold) {
-        self.with_ledger(|ledger, effects| ledger.returned(link, credits, effects))
+    pub(crate) fn credit_returned(
+        &self,
+        link: u64,
+        credits: Credits,
+    ) -> Result<(Result<(), CreditFault>, Untold), Outcome> {
+        self.with_ledger(Inbox::dead, |ledger, effects| ledger.returned(link, credits, effects))
     }
 
-    /// Changes the credit ledger, unless the actor is dead: then it is of no interest any more.
+    /// Changes the credit ledger, unless `shut` says that the mailbox is; looked at under one lock, so that whoever asks is
+    /// either in the ledger when the actor dies, or told here.
     fn with_ledger(
         &self,
+        shut: impl FnOnce(&Inbox, &Cell) -> Option<Outcome>,
         change: impl FnOnce(&mut Ledger, &mut Vec<Effect>) -> Result<(), CreditFault>,
-    ) -> (Result<(), CreditFault>, Untold) {
+    ) -> Result<(Result<(), CreditFault>, Untold), Outcome> {
         let mut effects = Vec::new();
         let mut done = Vec::new();
         let mut inbox = self.lock();
-        if inbox.dead {
-            return (Ok(()), Untold(false));
+        if let Some(outcome) = shut(&inbox, self) {
+            return Err(outcome);
         }
         let result = change(&mut inbox.ledger, &mut effects);
         inbox.settle_local(&mut effects, &mut done);
@@ -222,7 +224,7 @@ impl Cell {
         drop(inbox);
         finish_all(done);
         self.waker.wake();
-        (result, untold)
+        Ok((result, untold))
     }
 
     /// The next messages, once there are some; `None` when the actor is to end gracefully and the mailbox is empty.
@@ -417,10 +419,15 @@ impl Inbox {
         Untold(!self.untold.is_empty())
     }
 
+    /// What everybody is told of a dead actor.
+    fn dead(&self, cell: &Cell) -> Option<Outcome> {
+        cell.death.get().filter(|_| self.dead).map(|report| Outcome::Dead(Box::new(report.clone())))
+    }
+
     /// What a newcomer is told when the mailbox takes nothing any more.
     fn closed(&self, cell: &Cell) -> Option<Outcome> {
         if self.dead {
-            return cell.death.get().map(|report| Outcome::Dead(Box::new(report.clone())));
+            return self.dead(cell);
         }
         self.ending.as_ref().map(|_| Outcome::NotSent(format!("{} is stopping", cell.address)))
     }

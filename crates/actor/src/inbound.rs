@@ -75,9 +75,11 @@ fn take(
         Kind::Reclaim => link.on_reclaim(life),
         Kind::Return => {
             if let Ok(cell) = find(system, life) {
-                let (returned, untold) = cell.credit_returned(link.key, credits);
-                system.apply(&cell, untold);
-                returned.map_err(|fault| fault.to_string())?;
+                // A dead actor's ledger is of no interest any more.
+                if let Ok((returned, untold)) = cell.credit_returned(link.key, credits) {
+                    system.apply(&cell, untold);
+                    returned.map_err(|fault| fault.to_string())?;
+                }
             }
         }
         Kind::Watch => {
