@@ -40,10 +40,7 @@ impl LargePayloads for StoreClient {
     fn put(&self, payload: AlignedBytes, receiver: u64) -> BoxFuture<'static, Result<Vec<u8>, String>> {
         let store = self.clone();
         Box::pin(async move {
-            let room = store.create_within(payload.len(), ROOM_WITHIN).await;
-            let mut writer = room.map_err(|error| error.to_string())?;
-            writer.copy_from_slice(&payload);
-            let object = writer.seal().await.map_err(|error| error.to_string())?;
+            let object = store.put_within(&payload, ROOM_WITHIN).await.map_err(|error| error.to_string())?;
             let reference = object.share_with(receiver).await.map_err(|error| error.to_string())?;
             encode(&reference).map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
         })

@@ -78,13 +78,18 @@ impl StoreClient {
         }
     }
 
+    /// Copies `bytes` into a new object and seals it, as [`put_within`](Self::put_within) 60 s.
+    pub async fn put(&self, bytes: &[u8]) -> Result<Object> {
+        self.put_within(bytes, DEFAULT_WAIT).await
+    }
+
     /// Copies `bytes` into a new object and seals it. Prefer [`create`](Self::create) where the bytes can be made in
     /// place.
     ///
     /// # Errors
     /// As [`create_within`](Self::create_within).
-    pub async fn put(&self, bytes: &[u8]) -> Result<Object> {
-        let mut writer = self.create(bytes.len()).await?;
+    pub async fn put_within(&self, bytes: &[u8], wait: Duration) -> Result<Object> {
+        let mut writer = self.create_within(bytes.len(), wait).await?;
         writer.copy_from_slice(bytes);
         writer.seal().await
     }
