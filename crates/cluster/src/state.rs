@@ -175,6 +175,15 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ClusterError> {
     fs::rename(&fresh, path).map_err(|error| fault(&error))
 }
 
+/// Removes a file, or a folder with all that is in it; that there is none is no fault.
+pub(crate) fn remove(path: &Path) -> Result<(), ClusterError> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ClusterError::file(path, &error)),
+        _ => Ok(()),
+    }
+}
+
 /// The last lines of a log, oldest first: at most `lines`, at most 8 KiB.
 pub fn log_tail(path: &Path, lines: usize) -> Vec<String> {
     use std::io::{Read, Seek, SeekFrom};

@@ -26,7 +26,7 @@ use crate::head::{HeadAddress, HeadConfig};
 use crate::host::ProcessMark;
 use crate::manifest::Manifest;
 use crate::spawn::{self, Preparation};
-use crate::state::{StateDir, log_tail};
+use crate::state::{StateDir, log_tail, remove};
 use crate::strict::Source;
 
 /// Longest wait for the head to listen.
@@ -99,11 +99,7 @@ impl Up {
     }
 
     fn loss(&self, who: &str, mark: ProcessMark, log: &Path) -> Option<ClusterError> {
-        if mark.lives() {
-            return None;
-        }
-        let what = format!("{who}, process {} of this machine, {}", mark.pid, self.ends.in_words(mark));
-        Some(ClusterError::Process { what, log: log_tail(log, TAIL_LINES) })
+        (!mark.lives()).then(|| lost(who, mark, &self.ends, log))
     }
 
     /// Kills the cluster without asking it; returns when nothing of it runs any more.
@@ -251,26 +247,23 @@ impl Launch<'_> {
         for path in [state.head(), state.logs(), state.client()] {
             state.make(&path)?;
         }
-        if !self.record.head_lives() {
-            self.start_head().await?;
-        }
-        let Some(head) = self.record.head else { return self.start_nodes(shares).await };
-        let started = tokio::select! {
-            started = self.start_nodes(shares) => started,
-            () = ended(head) => Err(ClusterError::Refused(String::new())),
+        let head = match self.record.head.filter(ProcessMark::lives) {
+            Some(head) => head,
+            None => self.start_head().await?,
         };
-        // Whatever failed, failed for this.
-        started.map_err(|error| if head.lives() { error } else { self.head_ended(head) })
-    }
-
-    fn head_ended(&self, head: ProcessMark) -> ClusterError {
-        let what = format!(
-            "the head of cluster `{}`, process {} of this machine, {}",
-            self.manifest.name,
-            head.pid,
-            self.ends.in_words(head)
-        );
-        ClusterError::Process { what, log: log_tail(&self.options.state.head_log(), TAIL_LINES) }
+        let started = tokio::select! {
+            started = self.start_nodes(shares) => Some(started),
+            () = ended(head) => None,
+        };
+        match started {
+            Some(Ok(client)) => Ok(client),
+            Some(Err(error)) if head.lives() => Err(error),
+            // Whatever failed, failed for this.
+            Some(Err(_)) | None => {
+                let who = format!("the head of cluster `{}`", self.manifest.name);
+                Err(lost(&who, head, &self.ends, &state.head_log()))
+            }
+        }
     }
 
     async fn start_nodes(&mut self, shares: &[Share]) -> Result<Client, ClusterError> {
@@ -284,7 +277,7 @@ impl Launch<'_> {
         Ok(client)
     }
 
-    async fn start_head(&mut self) -> Result<(), ClusterError> {
+    async fn start_head(&mut self) -> Result<ProcessMark, ClusterError> {
         let state = &self.options.state.clone();
         HeadConfig { manifest: self.manifest.clone(), owned: self.options.owned }.save(state)?;
         let mark = self.start_process(&["head"], &state.head_log())?;
@@ -299,7 +292,7 @@ impl Launch<'_> {
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(())
+        Ok(mark)
     }
 
     async fn start_agent(
@@ -396,6 +389,12 @@ impl Launch<'_> {
     }
 }
 
+/// That `who` has ended, how, and the last lines of its log.
+fn lost(who: &str, mark: ProcessMark, ends: &Ends, log: &Path) -> ClusterError {
+    let what = format!("{who}, process {} of this machine, {}", mark.pid, ends.in_words(mark));
+    ClusterError::Process { what, log: log_tail(log, TAIL_LINES) }
+}
+
 async fn ended(process: ProcessMark) {
     while process.lives() {
         tokio::time::sleep(POLL).await;
@@ -434,22 +433,14 @@ fn set_logs_aside(state: &StateDir) -> Result<(), ClusterError> {
     if !logs.is_dir() {
         return Ok(());
     }
-    if aside.is_dir() {
-        fs::remove_dir_all(&aside).map_err(|error| ClusterError::file(&aside, &error))?;
-    }
+    remove(&aside)?;
     fs::rename(&logs, &aside).map_err(|error| ClusterError::file(&logs, &error))
 }
 
 /// Removes everything but the logs and the lock.
 fn clear(state: &StateDir) -> Result<(), ClusterError> {
     for path in [state.head(), state.client(), state.nodes(), state.root().join("run.json")] {
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ClusterError::file(&path, &error));
-            }
-            _ => {}
-        }
+        remove(&path)?;
     }
     Ok(())
 }

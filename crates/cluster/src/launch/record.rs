@@ -1,8 +1,7 @@
 //! Which processes of a cluster run on this machine, and the lock under which that changes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ClusterError;
 use crate::host::{self, ProcessMark};
-use crate::state::{StateDir, read_json, write_json};
+use crate::state::{StateDir, read_json, remove, write_json};
 
 /// Longest wait for another `up` or `down` of the same cluster.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -78,11 +77,8 @@ pub(crate) async fn remove_keys(state: &StateDir) {
     // The folder may be another cluster's by now.
     if record.owned && ProcessMark::of(std::process::id()).is_some_and(|this| record.names(this)) {
         for path in [state.authority(), state.client(), state.nodes()] {
-            match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(%error, path = %path.display(), "keys are left");
-                }
-                _ => {}
+            if let Err(error) = remove(&path) {
+                tracing::warn!(%error, "keys are left");
             }
         }
     }
