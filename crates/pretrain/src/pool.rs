@@ -166,7 +166,7 @@ impl<'a> Pool<'a> {
                     .map_err(|error| Failure::new("the corpus reader", error))?;
             }
         }
-        board.set_synthesizers((self.present.len() + self.draining.len()) as u32);
+        board.set_synthesizers(self.present.len() as u32);
         Ok(())
     }
 
@@ -215,7 +215,7 @@ impl<'a> Pool<'a> {
                 }
             }
         }
-        board.set_synthesizers((self.present.len() + self.draining.len()) as u32);
+        board.set_synthesizers(self.present.len() as u32);
         Ok(())
     }
 
