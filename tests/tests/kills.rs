@@ -114,8 +114,8 @@ fn l3_a_stopped_trainer_holds_the_run_up_and_ends_it_only_when_it_stays_stopped(
     };
     let mut run = bed.run(&run_text(), "out");
     let trainer = stop(&mut run);
-    // Nobody may be given up before a silent node is: 3 s with the manifest of these tests.
-    std::thread::sleep(Duration::from_secs(3));
+    // Longer than the verdict on a node takes, 3 s with the manifest of these tests: a rank's neighbours wait 5 s more.
+    std::thread::sleep(Duration::from_secs(5));
     trainer.signal(libc::SIGCONT);
     assert_eq!(run.end().well().losses(), undisturbed().0);
 

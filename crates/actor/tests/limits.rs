@@ -115,8 +115,7 @@ fn a_peer_that_breaks_the_protocol_is_cut_off_and_the_process_lives() {
 fn l2_idle_credits_come_back_so_that_others_can_have_all_of_it() {
     let pair = pair();
     block_on(async {
-        let theirs = pair.there.spawn::<Clerk<2>>("ada".to_owned()).await.unwrap();
-        let ours = pair.here.actor_ref::<Desk>(theirs.address().clone()).unwrap();
+        let (theirs, ours) = pair.both_sides::<Clerk<2>>("ada").await;
         // Each side in turn needs more than half of what the other was given.
         for _ in 0..20 {
             assert!(ours.ask(Sum(vec![1; 9 << 20])).await.is_ok());
@@ -135,8 +134,7 @@ fn draw(at: u64) -> u64 {
 fn l2_calls_that_are_given_up_while_they_wait_lose_no_credit() {
     let pair = pair();
     block_on(async {
-        let theirs = pair.there.spawn::<Clerk<2>>("ada".to_owned()).await.unwrap();
-        let ours = pair.here.actor_ref::<Desk>(theirs.address().clone()).unwrap();
+        let (theirs, ours) = pair.both_sides::<Clerk<2>>("ada").await;
         // Both processes want all of the small mailbox, and give up now before and now after their credit has come.
         let senders = [(0, &ours), (1, &theirs), (2, &ours), (3, &theirs)].map(|(sender, desk)| async move {
             for round in 0..1000 {

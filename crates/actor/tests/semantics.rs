@@ -158,13 +158,7 @@ fn a_message_larger_than_the_mailbox_comes_back_unsent() {
 #[test]
 fn large_messages_and_replies_arrive_whole_and_in_order() {
     local_and_remote::<Clerk>(async |_, desk| {
-        let bytes = pattern(3_000_001);
-        let sum = bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-        let (large, small, reply) =
-            tokio::join!(desk.ask(Sum(bytes)), desk.ask(Count(7)), desk.ask(Bytes(2_500_003)));
-        assert_eq!(large.unwrap().to_native(), sum);
-        assert_eq!(small.unwrap().to_native(), 1);
-        assert_eq!(reply.unwrap().as_slice(), pattern(2_500_003));
+        send_large_and_small(&desk).await;
     });
 }
 

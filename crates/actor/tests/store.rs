@@ -37,15 +37,7 @@ fn l2_large_payloads_lie_in_the_store_keep_their_place_in_the_order_and_leave_no
     let (pair, store) = pair_with_store();
     block_on(async {
         let desk = pair.desk::<Clerk>("ada").await;
-        let bytes = pattern(3_000_001);
-        let sum = bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-        // The small one is sent behind the large one and must not overtake it.
-        let (large, small, counted) =
-            tokio::join!(desk.ask(Sum(bytes)), desk.ask(Count(7)), desk.ask(Bytes(2_500_003)));
-        assert_eq!(large.unwrap().to_native(), sum);
-        assert_eq!(small.unwrap().to_native(), 1);
-        let reply = counted.unwrap();
-        assert_eq!(reply.as_slice(), pattern(2_500_003));
+        let reply = send_large_and_small(&desk).await;
         assert!(store.usage().bytes_in_use >= 2_500_003, "the reply is read where it lies");
         drop(reply);
         assert_emptied(&store);
@@ -57,13 +49,7 @@ fn a_payload_that_finds_no_room_in_the_store_travels_on_the_lane_and_keeps_its_p
     let (pair, store) = pair_with_store_of(1 << 20);
     block_on(async {
         let desk = pair.desk::<Clerk>("ada").await;
-        let bytes = pattern(3_000_001);
-        let sum = bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-        let (large, small, reply) =
-            tokio::join!(desk.ask(Sum(bytes)), desk.ask(Count(7)), desk.ask(Bytes(2_500_003)));
-        assert_eq!(large.unwrap().to_native(), sum);
-        assert_eq!(small.unwrap().to_native(), 1);
-        assert_eq!(reply.unwrap().as_slice(), pattern(2_500_003));
+        drop(send_large_and_small(&desk).await);
         assert_eq!(store.usage().bytes_in_use, 0);
     });
 }

@@ -241,6 +241,19 @@ pub fn pair_with(here: Registry, there: Registry) -> Pair {
     Pair { here: start("n1", here), there: start("n2", there) }
 }
 
+/// Sends a large message, a small one behind it that must not overtake it, and one whose large reply is given back.
+pub async fn send_large_and_small(desk: &ActorRef<Desk>) -> Incoming<Vec<u8>> {
+    let bytes = pattern(3_000_001);
+    let sum = bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    let (large, small, reply) =
+        tokio::join!(desk.ask(Sum(bytes)), desk.ask(Count(7)), desk.ask(Bytes(2_500_003)));
+    assert_eq!(large.unwrap().to_native(), sum);
+    assert_eq!(small.unwrap().to_native(), 1);
+    let reply = reply.unwrap();
+    assert_eq!(reply.as_slice(), pattern(2_500_003));
+    reply
+}
+
 /// A pair of which one calls the other over a network that may be bad, or cut.
 pub struct Distant {
     pub pair: Pair,
@@ -269,7 +282,13 @@ impl Distant {
 impl Pair {
     /// An actor in the other system, as this one sees it.
     pub async fn desk<A: Actor<Role = Desk>>(&self, name: &str) -> ActorRef<Desk> {
+        self.both_sides::<A>(name).await.1
+    }
+
+    /// An actor in the other system, as that one sees it and as this one does.
+    pub async fn both_sides<A: Actor<Role = Desk>>(&self, name: &str) -> (ActorRef<Desk>, ActorRef<Desk>) {
         let theirs = self.there.spawn::<A>(name.to_owned()).await.unwrap();
-        self.here.actor_ref(theirs.address().clone()).unwrap()
+        let ours = self.here.actor_ref(theirs.address().clone()).unwrap();
+        (theirs, ours)
     }
 }
