@@ -73,7 +73,7 @@ impl Failure {
         match error {
             CallError::Dead(report) => match report.cause {
                 Cause::Failed(_) | Cause::Panicked(_) | Cause::Exited(_) => Kind::Ended,
-                Cause::Finished | Cause::OrderedBy(_) => Kind::Unanswered,
+                Cause::Finished | Cause::OrderedBy(_) | Cause::Unknown(_) => Kind::Unanswered,
                 _ => Kind::Lost,
             },
             CallError::Failed(_) | CallError::Refused(_) => Kind::Refused,
@@ -143,6 +143,8 @@ mod tests {
         assert_eq!(named(noticed(), vec![noticed(), killed()]).await, "trainer 1");
         assert_eq!(named(killed(), vec![noticed()]).await, "trainer 1");
         assert_eq!(named(noticed(), vec![dead("packer", Cause::NodeLost("silent".into()))]).await, "packer");
+        let cut_off = dead("trainer 1", Cause::Unknown("the connection is lost".into()));
+        assert_eq!(named(noticed(), vec![cut_off]).await, "trainer 0");
         assert_eq!(named(dead("reader", Cause::OrderedBy("us".into())), vec![noticed()]).await, "trainer 0");
     }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
-use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
-use futures_util::stream::FuturesUnordered;
-use lyceum_actor::{ActorRef, Cluster};
+use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{Stream, StreamExt as _};
+use lyceum_actor::{ActorRef, CallError, Cluster};
 use lyceum_collective::Token;
 
 use crate::ask::ask;
@@ -112,11 +112,21 @@ impl Gang {
                 Ok((rank, answer)) => _ = answers.insert(rank, answer),
                 Err(first) => {
                     let others = asks.filter_map(|answered| std::future::ready(answered.err()));
-                    return Err(root_cause(first, others).await);
+                    return Err(root_cause(first, stream::select(others, self.deaths(doing))).await);
                 }
             }
         }
         Ok(answers.into_values().collect())
+    }
+
+    /// The deaths of ranks, as they are told. One that fails with its node has often said so before its process is gone:
+    /// that its node is lost is the nearer cause.
+    fn deaths(&self, doing: &str) -> impl Stream<Item = Failure> {
+        let deaths = (0..).zip(&self.trainers).map(|(rank, trainer)| {
+            let who = format!("trainer {rank}, {doing}");
+            async move { Failure::new(who, CallError::Dead(Box::new(trainer.died().await))) }
+        });
+        deaths.collect::<FuturesUnordered<_>>()
     }
 
     /// Held-out loss and multiple-choice accuracy: the means over all ranks' shares.
