@@ -65,18 +65,34 @@ impl Bed {
 
     /// Starts `lyceum run` of these settings into the folder `out`.
     pub fn run(&self, run: &RunText, out: &str) -> Running {
+        self.run_text(&run.to_string(), out)
+    }
+
+    /// Starts `lyceum run` of a run file that says `text` into the folder `out`.
+    pub fn run_text(&self, text: &str, out: &str) -> Running {
         // One file a folder: the settings of a test's runs differ.
         let file = format!("{out}.toml");
-        self.write(&file, run.to_string());
+        self.write(&file, text);
         self.run_files(&file, "cluster.toml", out)
+    }
+
+    /// Starts `lyceum run` of these settings into the folder `out`; whoever should read what it says is gone.
+    pub fn run_unread(&self, run: &RunText, out: &str) -> Running {
+        let file = format!("{out}.toml");
+        self.write(&file, run.to_string());
+        Running::start_unread(self.run_command(&file, "cluster.toml", out), self.state(), self.output(out))
     }
 
     /// Starts `lyceum run` of a run file and a manifest of this folder.
     pub fn run_files(&self, run: &str, manifest: &str, out: &str) -> Running {
+        self.start(self.run_command(run, manifest, out), out)
+    }
+
+    fn run_command(&self, run: &str, manifest: &str, out: &str) -> Command {
         let mut command = Command::new(programs::folder().join("lyceum"));
         command.arg("run").arg(self.path(run)).arg("--cluster").arg(self.path(manifest));
         command.arg("--out").arg(self.path(out));
-        self.start(command, out)
+        command
     }
 
     /// Starts `lyceum-worker local` of these settings into the folder `out`.
@@ -91,7 +107,11 @@ impl Bed {
     fn start(&self, command: Command, out: &str) -> Running {
         let number = self.logs.fetch_add(1, Ordering::Relaxed);
         let log = self.path(&format!("{out}-{number}.log"));
-        Running::start(command, self.state(), log, Output::at(self.path(out)))
+        Running::start(command, self.state(), log, self.output(out))
+    }
+
+    fn output(&self, out: &str) -> Output {
+        Output::at(self.path(out))
     }
 
     /// `LYCEUM_STATE_DIR` of what is started here.
@@ -112,6 +132,15 @@ impl Bed {
     /// Starts a standing cluster of `cluster.toml`.
     pub fn up(&self) -> Standing<'_> {
         Standing::up(self)
+    }
+
+    /// Does `lyceum up` or `lyceum down` of `cluster.toml`.
+    pub fn lyceum(&self, command: &str) {
+        let mut lyceum = Command::new(programs::folder().join("lyceum"));
+        lyceum.arg(command).arg(self.path("cluster.toml")).env("LYCEUM_STATE_DIR", self.state());
+        let output = lyceum.output().expect("the program under test starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "lyceum {command}: {said}");
     }
 
     /// The folder.

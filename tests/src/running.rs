@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -55,11 +55,23 @@ pub struct Running {
 impl Running {
     /// Starts `command` in a process group of its own, with `state` as the folder of its clusters.
     pub(crate) fn start(mut command: Command, state: PathBuf, log: PathBuf, output: Output) -> Self {
-        let slot = Slot::take();
         let stdout = File::create(&log).unwrap();
-        command.env("LYCEUM_STATE_DIR", &state).process_group(0);
         command.stderr(stdout.try_clone().unwrap()).stdout(stdout);
-        let child = command.spawn().expect("the program under test starts");
+        Self::spawn(command, state, log, output)
+    }
+
+    /// As [`start`](Self::start), with an output that nobody reads: all that it writes is refused.
+    pub(crate) fn start_unread(mut command: Command, state: PathBuf, output: Output) -> Self {
+        command.stderr(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Self::spawn(command, state, PathBuf::new(), output);
+        drop((running.child.stderr.take(), running.child.stdout.take()));
+        running
+    }
+
+    fn spawn(mut command: Command, state: PathBuf, log: PathBuf, output: Output) -> Self {
+        let slot = Slot::take();
+        let child = command.env("LYCEUM_STATE_DIR", &state).process_group(0).spawn();
+        let child = child.expect("the program under test starts");
         Self { child, state, log, output, begun: Instant::now(), _slot: slot }
     }
 
@@ -67,6 +79,12 @@ impl Running {
     pub fn until_step(&mut self, step: u64) {
         let steps = self.output.clone();
         self.until(&format!("step {step}"), || steps.losses().len() as u64 >= step);
+    }
+
+    /// Waits until it says `words`; that the command ends before is a failure.
+    pub fn until_said(&mut self, words: &str) {
+        let log = self.log.clone();
+        self.until(words, || fs::read_to_string(&log).is_ok_and(|said| said.contains(words)));
     }
 
     /// Waits until `done`; that the command ends before is a failure.
@@ -138,7 +156,8 @@ impl Running {
         }
     }
 
-    fn said(&self) -> String {
+    /// All that it has written so far.
+    pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

@@ -1,10 +1,7 @@
 //! A cluster that `lyceum up` started.
 
-use std::process::Command;
-
 use crate::bed::Bed;
 use crate::processes::Process;
-use crate::programs;
 
 /// A standing cluster of a bed's manifest. What is left of it when the bed is dropped fails the test.
 #[derive(Debug)]
@@ -14,14 +11,13 @@ pub struct Standing<'a> {
 
 impl<'a> Standing<'a> {
     pub(crate) fn up(bed: &'a Bed) -> Self {
-        let cluster = Self { bed };
-        cluster.command("up");
-        cluster
+        bed.lyceum("up");
+        Self { bed }
     }
 
     /// Ends it.
     pub fn down(self) {
-        self.command("down");
+        self.bed.lyceum("down");
     }
 
     /// The processes of its head and agents.
@@ -32,14 +28,6 @@ impl<'a> Standing<'a> {
     /// The processes of all that runs on it.
     pub fn workers(&self) -> Vec<Process> {
         self.bed.all_processes().into_iter().filter(|process| !is_daemon(process)).collect()
-    }
-
-    fn command(&self, command: &str) {
-        let mut lyceum = Command::new(programs::folder().join("lyceum"));
-        lyceum.arg(command).arg(self.bed.path("cluster.toml")).env("LYCEUM_STATE_DIR", self.bed.state());
-        let output = lyceum.output().expect("the program under test starts");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "lyceum {command}: {said}");
     }
 }
 

@@ -41,8 +41,8 @@ pub(crate) struct Envelope {
 /// How an actor is to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// After what is queued.
-    Drain,
+    /// After what is queued, for this reason.
+    Drain(Cause),
     /// Now, for this reason.
     Kill(Cause),
 }
@@ -227,12 +227,14 @@ impl Cell {
         Ok((result, untold))
     }
 
-    /// The next messages, once there are some; `None` when the actor is to end gracefully and the mailbox is empty.
+    /// The next messages, once there are some, or the end when the actor is to end gracefully and the mailbox is empty.
     pub(crate) fn take_batch(&self, into: &mut VecDeque<Envelope>) -> Taken {
         let mut inbox = self.lock();
         if inbox.queue.is_empty() {
-            return match inbox.ending {
-                Some(_) if inbox.held.is_empty() => Taken::Ended,
+            return match &inbox.ending {
+                Some(Ending::Drain(cause) | Ending::Kill(cause)) if inbox.held.is_empty() => {
+                    Taken::Ended(cause.clone())
+                }
                 _ => Taken::Nothing,
             };
         }
@@ -266,11 +268,12 @@ impl Cell {
         self.waker.register(waker);
     }
 
-    /// Asks the actor to end. A kill overrules an earlier graceful stop.
+    /// Asks the actor to end. A kill overrules a graceful stop; otherwise whoever asked first gives the reason.
     pub(crate) fn end(&self, ending: Ending) {
         let mut inbox = self.lock();
-        if !matches!(inbox.ending, Some(Ending::Kill(_))) {
-            inbox.ending = Some(ending);
+        match (&inbox.ending, &ending) {
+            (None, _) | (Some(Ending::Drain(_)), Ending::Kill(_)) => inbox.ending = Some(ending),
+            _ => {}
         }
         drop(inbox);
         self.waker.wake();
@@ -404,11 +407,12 @@ impl Cell {
 }
 
 /// What [`Cell::take_batch`] found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(crate) enum Taken {
     Some,
     Nothing,
-    Ended,
+    /// The actor is to end gracefully, for this reason, and the mailbox is empty.
+    Ended(Cause),
 }
 
 type Finished = Vec<(Arc<Slot>, Outcome)>;

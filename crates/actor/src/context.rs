@@ -84,7 +84,7 @@ impl<A: Actor> Context<A> {
 
     /// Ends this actor after what is in its mailbox.
     pub fn stop(&self) {
-        self.cell.end(Ending::Drain);
+        self.cell.end(Ending::Drain(Cause::Finished));
     }
 
     /// Keeps the answer to the message being handled: `keep` gets the [`Responder`], and what this returns is

@@ -91,8 +91,9 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
             taken => Poll::Ready(taken),
         })
         .await;
-        if taken == Taken::Ended {
-            break;
+        if let Taken::Ended(cause) = taken {
+            actor.stop(ctx).await;
+            return cause;
         }
         ctx.batch = batch;
         let mut done: Vec<(u64, Credits)> = Vec::new();
@@ -114,8 +115,6 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
         // Neighbours come first now and then, however full this mailbox is.
         yield_once().await;
     }
-    actor.stop(ctx).await;
-    Cause::Finished
 }
 
 async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelope) {

@@ -219,12 +219,21 @@ impl System {
         ActorRef::bind(self, address)
     }
 
-    /// Asks an actor of this process to end: after what is in its mailbox, or with `kill` at once. Returns whether
-    /// it lives here.
-    pub fn stop_actor(&self, actor: ActorId, kill: Option<Cause>) -> bool {
+    /// Asks an actor of this process to end after what is in its mailbox: as ordered by `by`. Returns whether it lives
+    /// here.
+    pub fn stop_actor(&self, actor: ActorId, by: &str) -> bool {
+        self.end_actor(actor, Ending::Drain(Cause::OrderedBy(by.to_owned())))
+    }
+
+    /// Ends an actor of this process at once. Returns whether it lived here.
+    pub fn kill_actor(&self, actor: ActorId, cause: Cause) -> bool {
+        self.end_actor(actor, Ending::Kill(cause))
+    }
+
+    fn end_actor(&self, actor: ActorId, ending: Ending) -> bool {
         let cell = self.inner.actors.live(actor);
         if let Some(cell) = &cell {
-            cell.end(kill.map_or(Ending::Drain, Ending::Kill));
+            cell.end(ending);
         }
         cell.is_some()
     }
@@ -279,8 +288,9 @@ impl System {
         let timer = self.clock().after(grace, move || {
             late.complete(Outcome::Deadline);
         });
+        let ordered = || Cause::OrderedBy("the shutdown of its process".to_owned());
         for cell in &cells {
-            cell.end(Ending::Drain);
+            cell.end(Ending::Drain(ordered()));
         }
         for cell in &cells {
             let ended = Arc::new(Slot::default());
@@ -295,7 +305,7 @@ impl System {
             })
             .await;
             if timed_out {
-                cell.end(Ending::Kill(Cause::OrderedBy("the shutdown of its process".to_owned())));
+                cell.end(Ending::Kill(ordered()));
             }
         }
         self.clock().cancel(timer);

@@ -185,7 +185,7 @@ fn a_graceful_stop_does_what_was_accepted_and_later_callers_are_told() {
         let stop = async {
             // Behind all of the above on the same lane: once it is answered they are in the mailbox.
             child.ask(Echo("have they arrived?".into())).await.unwrap();
-            assert!(system.stop_actor(desk.address().actor, None));
+            assert!(system.stop_actor(desk.address().actor, "the test"));
         };
         let (nap, counts, ()) = tokio::join!(nap, counts, stop);
         nap.unwrap();
@@ -202,7 +202,7 @@ fn a_kill_ends_the_actor_in_the_midst_of_a_handler() {
         let kill = async {
             desk.tell(Count(1)).await.unwrap();
             std::thread::sleep(Duration::from_millis(50));
-            system.stop_actor(desk.address().actor, Some(Cause::OrderedBy("the test".into())));
+            system.kill_actor(desk.address().actor, Cause::OrderedBy("the test".into()));
         };
         let (nap, ()) = tokio::join!(nap, kill);
         assert_eq!(nap.unwrap_err().death().unwrap().cause, Cause::OrderedBy("the test".into()));
@@ -213,7 +213,7 @@ fn a_kill_ends_the_actor_in_the_midst_of_a_handler() {
 fn children_end_with_their_parent() {
     local_and_remote::<Clerk>(async |system, desk| {
         let child = desk.ask(SpawnChild).await.unwrap().read().unwrap();
-        system.stop_actor(desk.address().actor, None);
+        system.stop_actor(desk.address().actor, "the test");
         assert!(matches!(child.died().await.cause, Cause::OrderedBy(_)));
     });
 }

@@ -93,7 +93,7 @@ fn l2_a_message_for_nobody_leaves_nothing_in_the_store() {
         assert!(unknown.tell(large()).await.is_err());
         assert_emptied(&store);
 
-        pair.there.stop_actor(desk.address().actor, None);
+        pair.there.stop_actor(desk.address().actor, "the test");
         desk.died().await;
         assert!(matches!(desk.ask(large()).await, Err(CallError::Dead(_))));
         assert_emptied(&store);
@@ -128,7 +128,7 @@ fn l2_a_message_that_is_never_handled_leaves_nothing_in_the_store() {
         desk.tell(large()).await.unwrap();
         let kill = async {
             until(|| store.usage().in_transit == 2).await;
-            pair.there.stop_actor(desk.address().actor, Some(Cause::OrderedBy("the test".into())));
+            pair.there.kill_actor(desk.address().actor, Cause::OrderedBy("the test".into()));
         };
         let (asked, ()) = tokio::join!(desk.ask(large()), kill);
         assert!(matches!(asked, Err(CallError::Dead(_) | CallError::NotSent(..))), "{asked:?}");

@@ -48,8 +48,10 @@ pub enum TokenizerError {
         /// The names looked for.
         names: Vec<String>,
     },
-    /// The vocabulary asked for cannot hold even bytes and marks.
-    #[error("a vocabulary of {asked} cannot hold the {least} bytes and marks: ask for more")]
+    /// The vocabulary asked for cannot hold even bytes and marks, or is beyond [`MAX_VOCABULARY`].
+    #[error(
+        "a vocabulary of {asked}: it holds bytes and marks, so at least {least} tokens, and at most {MAX_VOCABULARY}"
+    )]
     Vocabulary {
         /// Size asked for.
         asked: usize,
@@ -65,6 +67,9 @@ pub enum TokenizerError {
         reason: String,
     },
 }
+
+/// Most tokens of a vocabulary that is trained here, several times what models have.
+pub const MAX_VOCABULARY: usize = 1 << 20;
 
 /// How [`Tokenizer::train`] makes a vocabulary.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +123,7 @@ impl Tokenizer {
         let specials: Vec<AddedToken> =
             SPECIALS.iter().chain(marks).map(|&mark| AddedToken::from(mark, true)).collect();
         let least = ByteLevel::alphabet().len() + specials.len();
-        if options.vocabulary < least {
+        if !(least..=MAX_VOCABULARY).contains(&options.vocabulary) {
             return Err(TokenizerError::Vocabulary { asked: options.vocabulary, least });
         }
         let trainer = BpeTrainer::builder()
@@ -313,8 +318,10 @@ mod tests {
         std::fs::write(&path, "{").unwrap();
         let error = Tokenizer::load(&path).unwrap_err().to_string();
         assert!(error.contains("tokenizer.json"), "{error}");
-        let small = TrainOptions { vocabulary: 100, ..TrainOptions::default() };
-        let error = Tokenizer::train(["x"].iter(), small).unwrap_err().to_string();
-        assert!(error.contains("100"), "{error}");
+        for vocabulary in [0, 100, MAX_VOCABULARY + 1, usize::MAX] {
+            let impossible = TrainOptions { vocabulary, ..TrainOptions::default() };
+            let error = Tokenizer::train(["x"].iter(), impossible).unwrap_err().to_string();
+            assert!(error.contains(&format!("a vocabulary of {vocabulary}")), "{error}");
+        }
     }
 }

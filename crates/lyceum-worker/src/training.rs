@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use lyceum_collective::Communicator;
 use lyceum_model::{LlamaConfig, Parameters, Placement, initial_parameters, load_parameters};
 use lyceum_pretrain::run_file::{Precision, RunFile, Start};
-use lyceum_train::checkpoint::CheckpointDirectory;
-use lyceum_train::{Trainer, TrainerConfig};
+use lyceum_train::checkpoint::{CheckpointDirectory, CheckpointError};
+use lyceum_train::{TrainError, Trainer, TrainerConfig};
 use tch::Tensor;
 
 /// The trainer's settings that a run file asks for, of one rank.
@@ -41,11 +41,9 @@ pub fn start_trainer(
     communicator: Box<dyn Communicator>,
 ) -> Result<Trainer> {
     let config = trainer_config(run);
-    if let Some(checkpoint) = checkpoints.newest()? {
-        let path = checkpoint.path().to_path_buf();
-        tracing::info!(path = %path.display(), "going on from a checkpoint");
-        return Trainer::resume(config, &checkpoint, communicator)
-            .with_context(|| format!("cannot go on from {}", path.display()));
+    if let Some(checkpoint) = checkpoints.newest().map_err(cannot_resume)? {
+        tracing::info!(path = %checkpoint.path().display(), "going on from a checkpoint");
+        return Trainer::resume(config, &checkpoint, communicator).map_err(cannot_resume);
     }
     let (directory, start) = (run.model.directory.display(), run.model.start);
     tracing::info!(%directory, ?start, "beginning with the first weights");
@@ -53,6 +51,18 @@ pub fn start_trainer(
     let parameters = first_parameters(run, &model)?;
     let parameter = |name: &str| parameters.get(name).map(Tensor::shallow_clone);
     Ok(Trainer::new(config, model, parameter, communicator)?)
+}
+
+/// Says what helps where the newest checkpoint is damaged: there may be one before it.
+fn cannot_resume(error: impl Into<TrainError>) -> anyhow::Error {
+    let error = error.into();
+    let help = match &error {
+        TrainError::Checkpoint(CheckpointError::Damaged { .. }) => {
+            "cannot go on from the newest checkpoint; without its folder the same command goes on from the one before"
+        }
+        _ => "cannot go on from the newest checkpoint",
+    };
+    anyhow::Error::new(error).context(help)
 }
 
 /// The tokenizer that goes with the model.

@@ -24,8 +24,8 @@ const TOKENIZER_INPUTS: [&str; 2] = ["base-documents.jsonl", "tuning-documents.j
 /// The last file that `prepare` writes.
 const PREPARED: &str = "stats.txt";
 /// Files of a model as it is given away.
-const MODEL_FILES: [&str; 4] =
-    ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors"];
+const MODEL_FILES: [&str; 5] =
+    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"];
 
 /// One of the demo's two models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

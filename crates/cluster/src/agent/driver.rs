@@ -10,6 +10,7 @@ use lyceum_actor::{Cause, ControlError};
 use lyceum_store::NodeStore;
 use lyceum_wire::{CloseCode, Connection, Endpoint, LaneSender};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::AgentConfig;
@@ -388,8 +389,9 @@ impl Driver {
 
     fn tell_worker(&mut self, process: u64, message: AgentToWorker) {
         let Some(worker) = self.workers.get_mut(&process) else { return };
-        if worker.outbox.try_send(message).is_err() {
-            // Its queue is full: a worker whose I/O thread has stood still for so long cannot be kept.
+        // One that has closed its end is ending, and its exit is told.
+        if let Err(TrySendError::Full(_)) = worker.outbox.try_send(message) {
+            // A worker whose I/O thread has stood still for so long cannot be kept.
             tracing::warn!(process, "a worker does not read what its agent tells it: it is killed");
             worker.last_words = Some(Cause::Unknown("it did not read what its agent told it".into()));
             worker.kill();

@@ -83,7 +83,7 @@ pub fn run(roles: Registry) -> ExitCode {
         }
     };
     match runtime.block_on(serve(roles, agent, store)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Cause::OrderedBy(_)) => ExitCode::SUCCESS,
         Err(cause) => {
             eprintln!("the worker's actor {cause}");
             ExitCode::from(FAILED)
@@ -217,7 +217,7 @@ async fn play(agent: &mut AgentLine, init: &WorkerInit, system: &System, relay: 
                 Some(cause) => Err(cause),
             },
             message = agent.next() => match message {
-                AgentToWorker::Stop { .. } => drop(system.stop_actor(actor, None)),
+                AgentToWorker::Stop { by } => _ = system.stop_actor(actor, &by),
                 other => take_in(other, system, relay),
             },
         }

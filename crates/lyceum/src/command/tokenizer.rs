@@ -84,8 +84,8 @@ impl Train {
         for (reason, count) in reader.take_skipped() {
             eprintln!("skipped {count} entries: {reason}");
         }
-        ensure!(count > 0, "the inputs hold no text");
         let tokenizer = tokenizer?;
+        ensure!(count > 0, "the inputs hold no text");
         tokenizer.save(&self.out).with_context(|| format!("cannot write {}", self.out.display()))?;
         let (mut bytes, mut tokens) = (0, 0);
         for text in &sample {

@@ -51,12 +51,16 @@ impl Handler<Run> for ControllerActor {
     }
 }
 
-/// What a person reads of a run that failed: after a loss, also where the same command goes on.
+/// What a person reads of a run that failed: after a loss, also where the same command goes on; after anything else, what
+/// is left of its training.
 fn told(error: anyhow::Error, directory: &RunDirectory) -> anyhow::Error {
     tracing::error!(error = format!("{error:#}"), "the run cannot go on");
-    match error.downcast_ref::<Failure>() {
-        Some(failure) if failure.is_passing() => anyhow::anyhow!("{failure}\n{}", directory.resumption()),
-        _ => error,
+    match (error.downcast_ref::<Failure>(), directory.newest_checkpoint()) {
+        (Some(failure), _) if failure.is_passing() => {
+            anyhow::anyhow!("{failure}\n{}", directory.resumption())
+        }
+        (_, Some((step, _))) => anyhow::anyhow!("{error:#}\nthe newest checkpoint is of step {step}"),
+        (_, None) => error,
     }
 }
 

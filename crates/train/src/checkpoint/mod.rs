@@ -43,7 +43,7 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// A file is not what the manifest, or its own header, says.
-    #[error("{}: {reason}: this checkpoint is damaged, use an older one", path.display())]
+    #[error("{}: {reason}: it is damaged", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
