@@ -190,7 +190,7 @@ fn a_graceful_stop_does_what_was_accepted_and_later_callers_are_told() {
         let (nap, counts, ()) = tokio::join!(nap, counts, stop);
         nap.unwrap();
         assert!(counts.iter().all(Result::is_ok));
-        assert_eq!(desk.died().await.cause, Cause::Finished);
+        assert_eq!(desk.died().await.cause, Cause::OrderedBy("the test".into()));
         assert!(matches!(desk.ask(Counted).await, Err(CallError::Dead(_))));
     });
 }
