@@ -1,12 +1,14 @@
 //! An append-only file of records that survives being cut off anywhere.
 //!
 //! Layout, all little-endian: a file header of magic (8 bytes), version (u32), kind (u32); then records, each a magic
-//! (u32), the payload's length (u32), the XXH3-64 of length and payload (u64), and the payload padded to 16 bytes.
+//! (u32), the payload's length (u32), the XXH3-64 of all that and the payload (u64), and the payload padded to 16 bytes.
+//! A mark is a record of another magic and no payload: it was written when all before it was on the disk.
 //! A journal is a folder of such files, `00000000.log` and on; a new one begins when the last exceeds its size.
 //!
-//! On opening, every record is checked. One that is damaged or incomplete at the end of the *last* file was never
-//! acknowledged as durable, and it is cut off. Damage in an earlier file, or with a whole record anywhere behind it, is an
-//! error: what follows it may have been durable, and nothing of the journal is changed.
+//! On opening, every record is checked. Of what was written to the *last* file and not yet forced to the disk, a crash may
+//! leave a torn end and a power loss holes: from the first such damage on it is cut off. Damage in an earlier file, or with
+//! a mark anywhere behind it, is of what was durable, and an error; nothing of the journal is changed then. What is found
+//! good is forced to the disk, since others will build on it.
 //!
 //! Writers are fenced by an epoch (compare and set): [`Journal::open`] takes the journal over under a lock, and a
 //! writer that held it under an earlier epoch gets [`JournalError::Stale`] from then on, whichever process it is in.
@@ -20,7 +22,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 const FILE_MAGIC: &[u8; 8] = b"LYCEUMJ\0";
 const RECORD_MAGIC: u32 = 0x4c59_4352;
-const VERSION: u32 = 1;
+const MARK_MAGIC: u32 = 0x4c59_434d;
+const VERSION: u32 = 2;
 const FILE_HEADER: u64 = 16;
 const RECORD_HEADER: usize = 16;
 
@@ -191,12 +194,21 @@ impl Journal {
 
     /// Forces everything appended to the disk.
     pub fn sync(&mut self) -> Result<(), JournalError> {
-        if self.unsynced
-            && let Some(file) = self.files.last()
-        {
-            let path = self.path(self.files.len() - 1);
-            file.sync_data().map_err(system(&path, "sync")).inspect_err(|_| self.broken = true)?;
+        if self.unsynced {
+            self.force().inspect_err(|_| self.broken = true)?;
             self.unsynced = false;
+        }
+        Ok(())
+    }
+
+    fn force(&mut self) -> Result<(), JournalError> {
+        let Some(file) = self.files.last() else { return Ok(()) };
+        let path = self.path(self.files.len() - 1);
+        file.sync_data().map_err(system(&path, "sync"))?;
+        // Where every append is forced, a record says as much of those before it.
+        if self.options.durability == Durability::OnSync {
+            file.write_all_at(&record_of(MARK_MAGIC, &[]), self.end).map_err(system(&path, "append"))?;
+            self.end += RECORD_HEADER as u64;
         }
         Ok(())
     }
@@ -209,14 +221,14 @@ impl Journal {
         let file = self.files.get(index).ok_or_else(damaged)?;
         let mut header = [0; RECORD_HEADER];
         file.read_exact_at(&mut header, location.offset).map_err(system(&path, "read"))?;
-        let (length, checksum) = read_header(&header).ok_or_else(damaged)?;
-        if length != location.length as usize {
+        let Header { magic, size, checksum } = Header::read(&header).ok_or_else(damaged)?;
+        if (magic, size) != (RECORD_MAGIC, location.length as usize) {
             return Err(damaged());
         }
-        let mut payload = vec![0; length];
+        let mut payload = vec![0; size];
         file.read_exact_at(&mut payload, location.offset + RECORD_HEADER as u64)
             .map_err(system(&path, "read"))?;
-        if checksum == checksum_of(&payload) { Ok(payload) } else { Err(damaged()) }
+        if checksum == checksum_of(magic, &payload) { Ok(payload) } else { Err(damaged()) }
     }
 
     fn take_over(&mut self) -> Result<(), JournalError> {
@@ -262,7 +274,7 @@ impl Journal {
                 if index == 0 {
                     self.begin_file()?;
                 }
-                return Ok(());
+                return Ok(self.sync()?);
             }
             let file =
                 OpenOptions::new().read(true).write(true).open(&path).map_err(system(&path, "open"))?;
@@ -275,10 +287,7 @@ impl Journal {
                 // The crash came between the file's creation and its header.
                 self.cut += length;
                 std::fs::remove_file(&path).map_err(system(&path, "remove"))?;
-                if index == 0 {
-                    self.begin_file()?;
-                }
-                return Ok(());
+                continue;
             }
             file.read_exact_at(&mut header, 0).map_err(system(&path, "read"))?;
             if header != self.file_header() {
@@ -286,10 +295,10 @@ impl Journal {
             }
             let end = self.scan(index, &file, length, visit)?;
             if end < length {
-                if !last || record_follows(&path, &file, end, length)? {
+                if !last || self.was_durable(&path, &file, end, length)? {
                     return Err(JournalError::Damaged { path, offset: end }.into());
                 }
-                tracing::warn!(path = %path.display(), bytes = length - end, "cut off an incomplete record");
+                tracing::warn!(path = %path.display(), bytes = length - end, "cut off what was never durable");
                 file.set_len(end).map_err(system(&path, "truncate"))?;
                 file.sync_data().map_err(system(&path, "sync"))?;
                 self.cut += length - end;
@@ -301,7 +310,7 @@ impl Journal {
 
     /// Visits the good records of a file; returns where they end.
     fn scan<E: From<JournalError>>(
-        &self,
+        &mut self,
         index: usize,
         file: &File,
         length: u64,
@@ -315,19 +324,59 @@ impl Journal {
         while length - offset >= RECORD_HEADER as u64 {
             let mut header = [0; RECORD_HEADER];
             reader.read_exact(&mut header).map_err(system(&path, "read"))?;
-            let Some((size, checksum)) = read_header(&header) else { break };
+            let Some(Header { magic, size, checksum }) = Header::read(&header) else { break };
             if length - offset < record_bytes(size) {
                 break;
             }
             payload.resize(record_bytes(size) as usize - RECORD_HEADER, 0);
             reader.read_exact(&mut payload).map_err(system(&path, "read"))?;
-            if checksum != checksum_of(&payload[..size]) {
+            if checksum != checksum_of(magic, &payload[..size]) {
                 break;
             }
-            visit(Location { file: index as u32, length: size as u32, offset }, &payload[..size])?;
+            self.unsynced = magic == RECORD_MAGIC;
+            if magic == RECORD_MAGIC {
+                visit(Location { file: index as u32, length: size as u32, offset }, &payload[..size])?;
+            }
             offset += record_bytes(size);
         }
         Ok(offset)
+    }
+
+    /// Whether what is damaged at `damaged` was once on the disk: a mark anywhere behind it says so, or, where every append is
+    /// forced, a record. The damaged one's length may be the damage, so every place is tried where one can begin: all
+    /// are a multiple of their header long.
+    fn was_durable(&self, path: &Path, file: &File, damaged: u64, length: u64) -> Result<bool, JournalError> {
+        let witness = match self.options.durability {
+            Durability::EveryAppend => RECORD_MAGIC,
+            Durability::OnSync => MARK_MAGIC,
+        };
+        let mut offset = damaged + RECORD_HEADER as u64;
+        let mut reader = std::io::BufReader::with_capacity(1 << 20, file);
+        reader.seek(SeekFrom::Start(offset)).map_err(system(path, "seek"))?;
+        let mut payload = Vec::new();
+        let mut searched = 0;
+        while length.saturating_sub(offset) >= RECORD_HEADER as u64 {
+            let mut header = [0; RECORD_HEADER];
+            reader.read_exact(&mut header).map_err(system(path, "read"))?;
+            if let Some(Header { magic, size, checksum }) = Header::read(&header)
+                && magic == witness
+                && length - offset >= record_bytes(size)
+            {
+                searched += size as u64;
+                if searched > MOST_SEARCHED {
+                    // What is not known to be worthless is not cut off.
+                    return Ok(true);
+                }
+                payload.resize(size, 0);
+                file.read_exact_at(&mut payload, offset + RECORD_HEADER as u64)
+                    .map_err(system(path, "read"))?;
+                if checksum == checksum_of(magic, &payload) {
+                    return Ok(true);
+                }
+            }
+            offset += RECORD_HEADER as u64;
+        }
+        Ok(false)
     }
 
     fn file_header(&self) -> [u8; FILE_HEADER as usize] {
@@ -359,15 +408,8 @@ impl Journal {
         }
         let index = self.files.len() - 1;
         let path = self.path(index);
-        let mut record = Vec::with_capacity(record_bytes(payload.len()) as usize);
-        record.extend_from_slice(&RECORD_MAGIC.to_le_bytes());
-        record.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        record.extend_from_slice(&checksum_of(payload).to_le_bytes());
-        record.extend_from_slice(payload);
-        record.resize(record_bytes(payload.len()) as usize, 0);
-        let mut file = &self.files[index];
-        file.seek(SeekFrom::Start(self.end)).map_err(system(&path, "seek"))?;
-        file.write_all(&record).map_err(system(&path, "append"))?;
+        let record = record_of(RECORD_MAGIC, payload);
+        self.files[index].write_all_at(&record, self.end).map_err(system(&path, "append"))?;
         let location = Location { file: index as u32, length: payload.len() as u32, offset: self.end };
         self.end += record.len() as u64;
         self.unsynced = true;
@@ -378,49 +420,45 @@ impl Journal {
     }
 }
 
-/// Whether a whole record lies anywhere behind the damaged one at `damaged`, which then is no torn tail. Its length may be
-/// the damage, so every place is tried where a record can begin: records are a multiple of their header long.
-fn record_follows(path: &Path, file: &File, damaged: u64, length: u64) -> Result<bool, JournalError> {
-    let mut offset = damaged + RECORD_HEADER as u64;
-    let mut reader = std::io::BufReader::with_capacity(1 << 20, file);
-    reader.seek(SeekFrom::Start(offset)).map_err(system(path, "seek"))?;
-    let mut payload = Vec::new();
-    let mut searched = 0;
-    while length.saturating_sub(offset) >= RECORD_HEADER as u64 {
-        let mut header = [0; RECORD_HEADER];
-        reader.read_exact(&mut header).map_err(system(path, "read"))?;
-        if let Some((size, checksum)) = read_header(&header)
-            && length - offset >= record_bytes(size)
-        {
-            searched += size as u64;
-            if searched > MOST_SEARCHED {
-                // What is not known to be worthless is not cut off.
-                return Ok(true);
-            }
-            payload.resize(size, 0);
-            file.read_exact_at(&mut payload, offset + RECORD_HEADER as u64).map_err(system(path, "read"))?;
-            if checksum == checksum_of(&payload) {
-                return Ok(true);
-            }
-        }
-        offset += RECORD_HEADER as u64;
-    }
-    Ok(false)
+/// A record as it lies in a file.
+fn record_of(magic: u32, payload: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(record_bytes(payload.len()) as usize);
+    record.extend_from_slice(&magic.to_le_bytes());
+    record.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    record.extend_from_slice(&checksum_of(magic, payload).to_le_bytes());
+    record.extend_from_slice(payload);
+    record.resize(record_bytes(payload.len()) as usize, 0);
+    record
 }
 
 fn record_bytes(payload: usize) -> u64 {
     (RECORD_HEADER + payload.next_multiple_of(16)) as u64
 }
 
-fn read_header(header: &[u8; RECORD_HEADER]) -> Option<(usize, u64)> {
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let length = word(4) as usize;
-    let checksum = u64::from(word(8)) | u64::from(word(12)) << 32;
-    (word(0) == RECORD_MAGIC && length <= MOST_PAYLOAD).then_some((length, checksum))
+/// What stands before a payload of `size` bytes.
+struct Header {
+    magic: u32,
+    size: usize,
+    checksum: u64,
 }
 
-fn checksum_of(payload: &[u8]) -> u64 {
+impl Header {
+    fn read(bytes: &[u8; RECORD_HEADER]) -> Option<Self> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let (magic, size) = (word(0), word(4) as usize);
+        let checksum = u64::from(word(8)) | u64::from(word(12)) << 32;
+        let most = match magic {
+            RECORD_MAGIC => MOST_PAYLOAD,
+            MARK_MAGIC => 0,
+            _ => return None,
+        };
+        (size <= most).then_some(Self { magic, size, checksum })
+    }
+}
+
+fn checksum_of(magic: u32, payload: &[u8]) -> u64 {
     let mut hash = Xxh3::new();
+    hash.update(&magic.to_le_bytes());
     hash.update(&(payload.len() as u32).to_le_bytes());
     hash.update(payload);
     hash.digest()
