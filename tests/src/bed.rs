@@ -104,6 +104,13 @@ impl Bed {
         self.start(command, out)
     }
 
+    /// Starts `lyceum COMMAND ARGUMENTS FILE`, in this folder.
+    pub fn command(&self, command: &str, arguments: &[&str], file: &Path) -> Running {
+        let mut lyceum = Command::new(programs::folder().join("lyceum"));
+        lyceum.arg(command).args(arguments).arg(file).current_dir(self.folder());
+        self.start(lyceum, command)
+    }
+
     fn start(&self, command: Command, out: &str) -> Running {
         let number = self.logs.fetch_add(1, Ordering::Relaxed);
         let log = self.path(&format!("{out}-{number}.log"));

@@ -60,6 +60,16 @@ impl Cluster {
         }
     }
 
+    /// Asks an actor that was spawned on the cluster to end after what it has accepted; [`ActorRef::died`] tells when it has.
+    pub async fn stop<R: Role>(&self, actor: &ActorRef<R>) -> Result<(), ControlError> {
+        self.system.control()?.stop(actor.address().actor, false).await
+    }
+
+    /// Ends an actor that was spawned on the cluster, and its process, at once.
+    pub async fn kill<R: Role>(&self, actor: &ActorRef<R>) -> Result<(), ControlError> {
+        self.system.control()?.stop(actor.address().actor, true).await
+    }
+
     fn bind<R: Role>(&self, address: ActorAddress) -> Result<ActorRef<R>, ControlError> {
         self.system.actor_ref(address).map_err(ControlError::Refused)
     }

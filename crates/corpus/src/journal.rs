@@ -14,7 +14,7 @@
 //! writer that held it under an earlier epoch gets [`JournalError::Stale`] from then on, whichever process it is in.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 

@@ -75,7 +75,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let roles = Registry::new()
                 .register::<trainer::TrainerActor>()
                 .register::<synthesizer::SynthesizerActor>();
-            return Ok(lyceum_cluster::worker::run(roles));
+            return Ok(lyceum_cluster::worker::run(lyceum_bench::register(roles)));
         }
         Command::Local { run, out, threads } => {
             tch::set_num_threads(threads);

@@ -7,6 +7,7 @@ mod bundle;
 mod cargo;
 mod demo;
 mod libtorch;
+mod peers;
 mod test;
 
 const USAGE: &str = "\
@@ -18,7 +19,8 @@ usage: cargo xtask <command>
        --compare vanilla   the same tokens raw, for comparison
   models [--out DIR] make the demo's tokenizer, base model and synthesizer again (hours on 2 cores)
   test [arguments]   build everything and run every test; arguments go to `cargo test`
-  bundle [DIR]       one directory that runs on a node without Rust";
+  bundle [DIR]       one directory that runs on a node without Rust
+  peers              the systems that `lyceum bench --peer` runs beside ours, into .peers/";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Some("models") => demo::models(rest),
         Some("test") => test::run(rest),
         Some("bundle") => bundle::run(rest),
+        Some("peers") => peers::run_all(),
         Some("help" | "--help" | "-h") | None => {
             println!("{USAGE}");
             Ok(())

@@ -41,5 +41,5 @@ impl Agent {
 
 /// Hosts an actor that needs no libtorch.
 pub fn worker() -> ExitCode {
-    worker::run(lyceum_pretrain::actors::registry())
+    worker::run(lyceum_bench::register(lyceum_pretrain::actors::registry()))
 }

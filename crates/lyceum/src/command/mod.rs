@@ -1,5 +1,6 @@
 //! The commands, one per file.
 
+mod bench;
 mod daemons;
 mod down;
 mod progress;
@@ -30,6 +31,11 @@ pub enum Command {
     Down(down::Down),
     /// Show nodes, resources, jobs and actors of a cluster
     Status(status::Status),
+    /// Measure this installation on this machine, beside the bare transport and another system
+    Bench(bench::Bench),
+    /// The other end of a bare echo; `bench` starts it
+    #[command(hide = true)]
+    BenchEcho(bench::Echo),
     /// The head of a cluster; `up` starts it
     #[command(hide = true)]
     Head(daemons::Head),
@@ -57,6 +63,8 @@ impl Command {
             Command::Up(up) => up.run(),
             Command::Down(down) => down.run(),
             Command::Status(status) => status.run(),
+            Command::Bench(bench) => bench.run(),
+            Command::BenchEcho(echo) => echo.run(),
             Command::Head(head) => head.run(),
             Command::Agent(agent) => agent.run(),
             Command::Worker => Ok(daemons::worker()),

@@ -1,0 +1,77 @@
+//! `lyceum bench SUBJECT`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use lyceum_bench::peer::Peer;
+use lyceum_bench::work::{self, Options};
+use lyceum_bench::{bare, row};
+
+use super::block_on;
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// What to measure
+    subject: Subject,
+    /// Measure this system too, in turn with ours (in a checkout, `cargo xtask peers` makes its environment)
+    #[arg(long)]
+    peer: Option<PeerName>,
+    /// Write the rows to this file too
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Rounds of each work, after one that warms up; the medians count
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Milliseconds of a round of calls
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    millis: u64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Subject {
+    /// Calls between processes, and the creation of actors
+    Actor,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PeerName {
+    Ray,
+}
+
+#[derive(Debug, Args)]
+pub struct Echo {
+    /// Folder with the credentials
+    credentials: PathBuf,
+}
+
+impl Bench {
+    pub fn run(self) -> Result<ExitCode> {
+        let options = Options {
+            program: std::env::current_exe().context("cannot find this program")?,
+            peer: self.peer.map(|PeerName::Ray| Peer::Ray),
+            rounds: self.rounds,
+            time: Duration::from_millis(self.millis),
+        };
+        let rows = block_on(async {
+            match self.subject {
+                Subject::Actor => work::actor::measure(&options).await,
+            }
+        })?;
+        if let Some(path) = &self.json {
+            let text = serde_json::to_string_pretty(&rows)? + "\n";
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        print!("{}", row::table(&rows));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Echo {
+    pub fn run(self) -> Result<ExitCode> {
+        block_on(bare::serve(&self.credentials))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
