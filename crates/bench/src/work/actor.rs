@@ -19,8 +19,8 @@ const IN_FLIGHT: u32 = 1000;
 const LARGE: u32 = 1 << 20;
 /// Process actors that are created at once, of each kind.
 const PROCESSES: usize = 8;
-/// Actors of one process that are created one after the other.
-const IN_PROCESS: u64 = 100_000;
+/// Actors of one process that are created at once, and how often.
+const IN_PROCESS: (usize, u64) = (1000, 50);
 
 /// A kind of call, its name, and its floors: against the peer, and against the bare echo.
 struct Work {
@@ -160,7 +160,7 @@ async fn create(cluster: &Cluster, program: &str) -> Result<Round> {
     Ok(Round { done: PROCESSES as u64, seconds, latencies_us: Vec::new() })
 }
 
-/// Creates actors in this process, one after the other, and has each answer.
+/// Creates actors in this process until each has answered.
 async fn in_process(options: &Options) -> Result<Row> {
     let authority = Authority::create("bench")?;
     let identity = PeerIdentity::new("bench", PeerRole::Worker, "a", 1)?;
@@ -169,18 +169,20 @@ async fn in_process(options: &Options) -> Result<Row> {
     let roles = Registry::new().register::<TargetActor>();
     let system = System::start(SystemOptions::networked(credentials, bind, roles))?;
     let mut ours = Rounds::default();
+    let (at_once, times) = IN_PROCESS;
     for _ in 0..options.rounds {
         let began = Instant::now();
-        for _ in 0..IN_PROCESS {
-            let actor = system.spawn::<TargetActor>(()).await?;
-            actor.tell(Add(1)).await.map_err(CallError::erase)?;
-            system.stop_actor(actor.address().actor, "the benchmark");
+        for _ in 0..times {
+            try_join_all((0..at_once).map(async |_| {
+                let actor = system.spawn::<TargetActor>(()).await?;
+                actor.ask(Add(1)).await.map_err(CallError::erase)?;
+                system.stop_actor(actor.address().actor, "the benchmark");
+                anyhow::Ok(())
+            }))
+            .await?;
         }
-        ours.add(Round {
-            done: IN_PROCESS,
-            seconds: began.elapsed().as_secs_f64(),
-            latencies_us: Vec::new(),
-        });
+        let done = at_once as u64 * times;
+        ours.add(Round { done, seconds: began.elapsed().as_secs_f64(), latencies_us: Vec::new() });
     }
     system.shut_down(Duration::from_secs(1)).await;
     Ok(Row::new("actors of one process", "actors/s", &ours, None).with_floor(IN_PROCESS_ACTORS))
