@@ -188,6 +188,8 @@ impl Ended {
     pub fn failed(self, words: &[&str]) -> Output {
         assert_eq!(self.code, Some(1), "{}", self.said);
         assert_eq!(self.said.matches("error: ").count(), 1, "one error is expected:\n{}", self.said);
+        let deaths = self.said.matches("ended by signal").count();
+        assert!(deaths <= 1, "a death is told once:\n{}", self.said);
         for word in words {
             assert!(self.said.contains(word), "`{word}` is expected in:\n{}", self.said);
         }

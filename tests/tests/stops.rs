@@ -89,6 +89,24 @@ fn ctrl_c_while_held_out_data_is_measured_does_not_wait_for_the_measure() {
 }
 
 #[test]
+fn l3_a_trainer_that_is_killed_after_ctrl_c_is_an_error_and_no_clean_stop() {
+    let bed = Bed::with_documents(2000);
+    let run = RunText { steps: 100_000, ..run_text() };
+    let mut running = bed.run(&run, "out");
+    running.until_step(60);
+    // So that the step at which the run would stop is never done.
+    let trainer = bed.processes("trainer").remove(0);
+    trainer.signal(libc::SIGSTOP);
+    running.interrupt();
+    running.until_said("stopping at the next step");
+    trainer.kill();
+    let ended = running.end();
+    let (_, step) = ended.output.whole_checkpoint();
+    assert_eq!(last_line(&ended), format!("the same command goes on from step {step}"));
+    ended.failed(&["error: trainer", "SIGKILL"]);
+}
+
+#[test]
 fn a_run_whose_output_nobody_reads_goes_on_to_its_end() {
     let bed = Bed::with_documents(600);
     let run = RunText { steps: 40, ..RunText::default() };

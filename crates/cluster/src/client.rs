@@ -333,6 +333,8 @@ fn run_thread(
 
 async fn connect(credentials: Credentials, head: SocketAddr) -> Result<(Endpoint, Connection), ClusterError> {
     let any = match head {
+        // A head of this machine alone is called from this machine alone.
+        _ if head.ip().is_loopback() => SocketAddr::new(head.ip(), 0),
         SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
         SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
     };

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
@@ -34,13 +34,14 @@ const TICK: Duration = Duration::from_millis(500);
 const PACKER: &str = "the packer";
 const READER: &str = "the corpus reader";
 
-/// Conducts the run to its end, or to a [`crate::roles::Stop`], and gives its summary.
+/// Conducts the run to its end, or to a [`crate::roles::Stop`], and gives its summary; `None` where it was stopped before
+/// there was anything to sum up.
 pub async fn conduct(
     settings: Settings,
     board: &Board,
     cluster: &Cluster,
     me: ActorRef<Controller>,
-) -> Result<Summary> {
+) -> Result<Option<Summary>> {
     let run = settings.run_file()?;
     let started = async {
         let gang = Gang::start(&run, &settings, cluster, me).await?;
@@ -49,7 +50,7 @@ pub async fn conduct(
     };
     let (gang, formed) = tokio::select! {
         started = told(board, started) => started?,
-        () = board.until_stopped() => bail!("stopped before training began"),
+        () = board.until_stopped() => return Ok(None),
     };
     board.set_metrics(
         Metrics::open(Path::new(&settings.directory), formed.step).context("the run's metrics")?,
@@ -62,7 +63,7 @@ pub async fn conduct(
         }
         let records = RunDirectory::at(&settings.directory).records();
         let packing = Packing::open(&run, &records, settings.epoch, formed.log_position)?;
-        return summarise(&run, board, packing.accounts_below(formed.log_position)?, &settings);
+        return summarise(&run, board, packing.accounts_below(formed.log_position)?, &settings).map(Some);
     }
 
     let packer = cluster
@@ -82,8 +83,14 @@ pub async fn conduct(
     let course = Course { run: &run, board, gang: &gang, packer: &packer, reader: &reader };
     let accounts = course.follow(&mut pool, formed.step).await?;
     let step = board.with_metrics(|metrics| metrics.step()).unwrap_or(0);
-    anyhow::ensure!(step > 0 || board.stopped(), nothing_trained(&run, &accounts));
-    summarise(&run, board, accounts, &settings)
+    ensure!(step > 0 || board.stopped(), nothing_trained(&run, &accounts));
+    let skipped = board.with_metrics(|metrics| metrics.skipped()).unwrap_or(0);
+    ensure!(
+        step == 0 || skipped < step,
+        "none of {step} steps changed the model: each had a gradient that is not finite; are the weights in {} whole?",
+        run.model.directory.display()
+    );
+    summarise(&run, board, accounts, &settings).map(Some)
 }
 
 /// Does `starting`, and lets the board say where to look when that takes long.

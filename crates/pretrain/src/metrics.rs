@@ -99,14 +99,30 @@ impl Metrics {
             waited: 0.0,
             skipped: 0,
         };
-        for line in before.lines() {
-            // A last line may be cut short by a kill: it belongs to a step that is trained again.
+        for (number, line) in before.lines().enumerate() {
+            // What was measured after the checkpoint is trained again; its last line may be cut short by a kill.
+            if metrics.step == step {
+                break;
+            }
             match serde_json::from_str::<StepMetrics>(line) {
-                Ok(metric) if metric.step == metrics.step + 1 && metric.step <= step => {
+                // A file that was removed in between begins later.
+                Ok(metric) if metric.step == metrics.step + 1 || number == 0 && metric.step <= step => {
                     metrics.add(metric)?
                 }
-                _ => break,
+                _ => {
+                    let wanted = metrics.step + 1;
+                    return Err(io::Error::other(format!(
+                        "{}:{}: not the figures of step {wanted}, which the checkpoint of step {step} goes on from: restore \
+                         the file, or remove it and go on without what was measured so far",
+                        path.display(),
+                        number + 1
+                    )));
+                }
             }
+        }
+        if metrics.step < step {
+            // The model and its data are in the checkpoint; what is lost are figures.
+            tracing::warn!(path = %path.display(), from = metrics.step, to = step, "figures of steps are missing");
         }
         fs::rename(partial, path)?;
         Ok(metrics)
@@ -239,6 +255,34 @@ mod tests {
         metrics.add(metric(9)).unwrap();
         drop(metrics);
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 9);
+    }
+
+    #[test]
+    fn figures_that_are_damaged_are_an_error_and_left_as_they_are_and_missing_ones_are_gone_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
+        for step in 1..=6 {
+            metrics.add(metric(step)).unwrap();
+        }
+        drop(metrics);
+        let path = folder.path().join("metrics.jsonl");
+        let whole = fs::read_to_string(&path).unwrap();
+        let third = whole.lines().nth(2).unwrap();
+        for damage in ["{\"step\": 3, \"lo", "", third.replace("3", "9").as_str()] {
+            let damaged = whole.replace(third, damage);
+            fs::write(&path, &damaged).unwrap();
+            let error =
+                Metrics::open(folder.path(), 5).map(|metrics| metrics.step()).unwrap_err().to_string();
+            assert!(error.contains("metrics.jsonl:3: not the figures of step 3"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
+        }
+        fs::remove_file(&path).unwrap();
+        let mut metrics = Metrics::open(folder.path(), 5).unwrap();
+        metrics.add(metric(6)).unwrap();
+        metrics.add(metric(7)).unwrap();
+        drop(metrics);
+        let metrics = Metrics::open(folder.path(), 6).unwrap();
+        assert_eq!((metrics.step(), metrics.tokens()), (6, 10));
     }
 
     #[test]

@@ -295,6 +295,12 @@ impl Display for Report {
                 writeln!(f, "{:>10}{:>8}{:>7.3}{:>12.3}", "", "", row.f1, row.context_f1)?;
             }
         }
+        let asked: Vec<Category> = self.rows.iter().map(|row| row.category).collect();
+        let unasked = Category::ALL.into_iter().filter(|category| !asked.contains(category));
+        let unasked: Vec<&str> = unasked.map(Category::name).collect();
+        if !unasked.is_empty() {
+            writeln!(f, "  never asked, so not judged: {}", unasked.join(", "))?;
+        }
         Ok(())
     }
 }

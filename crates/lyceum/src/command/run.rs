@@ -172,10 +172,6 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings, interrupts: &mut Inte
         tokio::select! {
             finished = &mut outcome => match finished.map_err(CallError::erase) {
                 Ok(summary) => break summary.read()?,
-                Err(error) if stopping => {
-                    display.event(&format!("{error}"));
-                    return Ok(End::GivenUp);
-                }
                 Err(error) => return Err(error.into()),
             },
             reason = up.client.closed() => bail!("the cluster's head is lost: {reason}"),
@@ -204,8 +200,13 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings, interrupts: &mut Inte
         }
     };
     display.finish();
-    let summary: Summary = serde_json::from_str(&summary).context("the controller's summary")?;
-    Ok(if stopping { End::Interrupted(summary) } else { End::Finished(summary) })
+    let summary: Option<Summary> = serde_json::from_str(&summary).context("the controller's summary")?;
+    Ok(match summary {
+        Some(summary) if stopping => End::Interrupted(summary),
+        Some(summary) => End::Finished(summary),
+        // Stopped before anything was trained.
+        None => End::GivenUp,
+    })
 }
 
 /// Ctrl-C, a termination, the end of the terminal.
@@ -238,11 +239,8 @@ fn describe(event: &JobEvent) -> String {
         JobEvent::Restarting { report, restarts_left } => {
             format!("{report}\nit is started again ({restarts_left} times more at most)")
         }
-        // Who else is lost ends the run, and the error says all of it.
         JobEvent::Ended { report, expected: false } if report.role == Synthesizer::NAME => report.to_string(),
-        JobEvent::Ended { report, expected: false } => {
-            report.to_string().lines().next().unwrap_or_default().to_owned()
-        }
+        // Who else is lost ends the run, and the error says it.
         JobEvent::Started { .. } | JobEvent::Ended { .. } | JobEvent::JobEnded { .. } => String::new(),
     }
 }

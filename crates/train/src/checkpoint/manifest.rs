@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointError, at, write_synced};
+use super::{CheckpointError, at, missing, write_synced};
 use crate::{Progress, TrainerConfig};
 
 /// The first word of a manifest.
@@ -59,7 +59,7 @@ impl Manifest {
     pub(super) fn read(path: &Path) -> Result<Self, CheckpointError> {
         let damaged = |reason: String| CheckpointError::Damaged { path: path.to_owned(), reason };
         let mut bytes = Vec::new();
-        let file = File::open(path).map_err(at(path))?;
+        let file = File::open(path).map_err(missing(path))?;
         file.take(LONGEST).read_to_end(&mut bytes).map_err(at(path))?;
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let (header, json) = bytes.split_at(end.ok_or_else(|| damaged("it has no header line".into()))? + 1);

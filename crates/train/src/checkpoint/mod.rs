@@ -198,7 +198,7 @@ impl Checkpoint {
         let manifest = Manifest::read(&path.join("manifest"))?;
         for file in &manifest.files {
             let path = path.join(&file.path);
-            let bytes = fs::metadata(&path).map_err(at(&path))?.len();
+            let bytes = fs::metadata(&path).map_err(missing(&path))?.len();
             if bytes != file.bytes {
                 let reason = format!("it has {bytes} bytes, the manifest says {}", file.bytes);
                 return Err(CheckpointError::Damaged { path, reason });
@@ -340,6 +340,15 @@ fn claimed(directory: &Path) -> Result<Option<u64>, CheckpointError> {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
     let path = path.to_owned();
     move |source| CheckpointError::Io { path, source }
+}
+
+/// As [`at`], of a file that belongs to a checkpoint: without it the checkpoint is damaged.
+fn missing(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+    let path = path.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::NotFound => CheckpointError::Damaged { path, reason: "it is missing".into() },
+        _ => CheckpointError::Io { path, source },
+    }
 }
 
 fn name(path: &Path) -> std::borrow::Cow<'_, str> {
