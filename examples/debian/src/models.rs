@@ -223,7 +223,9 @@ mod tests {
             let last = run["trainer"]["steps"].as_integer().unwrap().try_into().unwrap();
             let model = weights(&RunDirectory::at(work.join("runs").join(stage)), last);
             write_model(&model, &["a text"]);
-            write(model.join("generation_config.json"), "{}");
+            for name in ["generation_config.json", "tokenizer_config.json"] {
+                write(model.join(name), "{}");
+            }
             write(model.join("model.safetensors"), stage);
         }
         let out = folder.path().join("out");
