@@ -48,7 +48,11 @@ impl Link {
         let why = format!("no connection to {}: {why}", self.peer);
         let unsent = state.pending.take_queued();
         done.extend(unsent.iter().map(|(_, call)| (call.slot.clone(), Outcome::NotSent(why.clone()))));
-        done.extend(state.parting.take().map(|slot| (slot, Outcome::Sent)));
+        if let Some(parting) = state.parting.take() {
+            // The peer may have heard the last word and closed, and still have to open what it was lent.
+            state.lent.drain(..).for_each(|parcel| parcel.hand_over());
+            done.push((parting, Outcome::Sent));
+        }
         state.outlets.clear();
         state.owed.clear();
         let (calls, control) = (std::mem::take(&mut state.calls), std::mem::take(&mut state.control));
