@@ -44,7 +44,7 @@ pub struct Pool<'a> {
     autoscaler: Autoscaler,
     begun: Instant,
     deaths: Deaths,
-    /// Deaths for which no other synthesizer has started yet.
+    /// Deaths for which no other synthesizer has been asked for yet.
     to_replace: u32,
     closed: bool,
     /// When nobody was starting last.
@@ -139,10 +139,6 @@ impl<'a> Pool<'a> {
             }
             Ended::Started(started) => {
                 let synthesizer = started.map_err(|error| Failure::of_start("a synthesizer", error))?;
-                if self.to_replace > 0 {
-                    self.to_replace -= 1;
-                    board.with_metrics(|metrics| metrics.progress.restarts += 1);
-                }
                 let id = synthesizer.address().actor.0;
                 let answer = ask(&synthesizer, Synthesize);
                 self.work.push(async move { (id, answer.await) }.boxed());
@@ -204,6 +200,11 @@ impl<'a> Pool<'a> {
             Decision::Keep => {}
             Decision::Add(why) => {
                 tracing::info!(why, "one synthesizer more");
+                // Also one that is killed before it has started was started again.
+                if self.to_replace > 0 {
+                    self.to_replace -= 1;
+                    board.with_metrics(|metrics| metrics.progress.restarts += 1);
+                }
                 self.add(options.cpus, options.gpus);
             }
             Decision::Remove(why) => {
