@@ -178,6 +178,18 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// The last line that a person reads.
+    pub fn last_line(&self) -> &str {
+        self.said.trim_end().lines().last().unwrap_or_default()
+    }
+
+    /// Where it says, last of all, that the same command goes on: from the newest checkpoint, which is whole.
+    pub fn goes_on_from(&self) -> u64 {
+        let (_, step) = self.output.whole_checkpoint();
+        assert_eq!(self.last_line(), format!("the same command goes on from step {step}"), "{}", self.said);
+        step
+    }
+
     /// It ended well.
     pub fn well(self) -> Output {
         assert_eq!(self.code, Some(0), "{}", self.said);

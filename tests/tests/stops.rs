@@ -2,18 +2,13 @@
 //! nobody reads any more, and by `lyceum down`. What stops in the midst of training is in `kills.rs`.
 #![allow(clippy::unwrap_used)]
 
-use lyceum_tests::{Bed, Ended, RunText, SEED, documents};
+use lyceum_tests::{Bed, RunText, SEED, documents};
 
 /// What a shell takes for "ended by Ctrl-C".
 const INTERRUPTED: Option<i32> = Some(130);
 
 fn run_text() -> RunText {
     RunText { steps: 150, checkpoint_every: 50, world_size: 2, ..RunText::default() }
-}
-
-/// The last line that a person reads.
-fn last_line(ended: &Ended) -> &str {
-    ended.said.trim_end().lines().last().unwrap_or_default()
 }
 
 #[test]
@@ -62,7 +57,7 @@ fn ctrl_c_while_trainers_wait_for_room_ends_that_run_and_no_other() {
     second.interrupt();
     let ended = second.end_on_standing();
     assert_eq!(ended.code, INTERRUPTED, "{}", ended.said);
-    assert_eq!(last_line(&ended), "the same command goes on from step 0");
+    assert_eq!(ended.last_line(), "the same command goes on from step 0");
     let step = first.output.losses().len() as u64;
     first.until_step(step + 1);
     first.interrupt();
@@ -83,7 +78,7 @@ fn ctrl_c_while_held_out_data_is_measured_does_not_wait_for_the_measure() {
     let ended = running.end();
     println!("ended after {:?}", ended.took);
     assert_eq!(ended.code, INTERRUPTED, "{}", ended.said);
-    assert_eq!(last_line(&ended), "the same command goes on from step 0");
+    assert_eq!(ended.last_line(), "the same command goes on from step 0");
     let summary = ended.output.summary();
     assert_eq!((summary.steps, summary.heldout.before), (0, None));
 }
@@ -101,8 +96,7 @@ fn l3_a_trainer_that_is_killed_after_ctrl_c_is_an_error_and_no_clean_stop() {
     running.until_said("stopping at the next step");
     trainer.kill();
     let ended = running.end();
-    let (_, step) = ended.output.whole_checkpoint();
-    assert_eq!(last_line(&ended), format!("the same command goes on from step {step}"));
+    ended.goes_on_from();
     ended.failed(&["error: trainer", "SIGKILL"]);
 }
 
@@ -123,7 +117,6 @@ fn lyceum_down_in_the_midst_of_a_run_ends_it_with_an_error_that_says_so() {
     bed.lyceum("down");
     let ended = running.end();
     println!("{}", ended.said);
-    let (_, step) = ended.output.whole_checkpoint();
-    assert_eq!(last_line(&ended), format!("the same command goes on from step {step}"));
+    ended.goes_on_from();
     ended.failed(&["ended as ordered by lyceum down"]);
 }

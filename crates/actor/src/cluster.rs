@@ -60,12 +60,7 @@ impl Cluster {
         }
     }
 
-    /// Asks an actor that was spawned on the cluster to end after what it has accepted; [`ActorRef::died`] tells when it has.
-    pub async fn stop<R: Role>(&self, actor: &ActorRef<R>) -> Result<(), ControlError> {
-        self.system.control()?.stop(actor.address().actor, false).await
-    }
-
-    /// Ends an actor that was spawned on the cluster, and its process, at once.
+    /// Ends an actor that was spawned on the cluster, and its process, at once; [`ActorRef::died`] tells when it is gone.
     pub async fn kill<R: Role>(&self, actor: &ActorRef<R>) -> Result<(), ControlError> {
         self.system.control()?.stop(actor.address().actor, true).await
     }

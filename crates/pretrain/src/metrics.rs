@@ -216,6 +216,16 @@ mod tests {
         }
     }
 
+    /// Open metrics of so many steps, and their folder.
+    fn measured(steps: u64) -> (tempfile::TempDir, Metrics) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
+        for step in 1..=steps {
+            metrics.add(metric(step)).unwrap();
+        }
+        (folder, metrics)
+    }
+
     #[test]
     fn steps_that_are_not_finite_are_counted_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
@@ -236,11 +246,7 @@ mod tests {
 
     #[test]
     fn a_resumed_run_drops_what_it_trains_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
-        for step in 1..=12 {
-            metrics.add(metric(step)).unwrap();
-        }
+        let (folder, mut metrics) = measured(12);
         metrics.progress.restarts = 3;
         metrics.save_progress().unwrap();
         drop(metrics);
@@ -259,11 +265,7 @@ mod tests {
 
     #[test]
     fn figures_that_are_damaged_are_an_error_and_left_as_they_are_and_missing_ones_are_gone_without() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
-        for step in 1..=6 {
-            metrics.add(metric(step)).unwrap();
-        }
+        let (folder, metrics) = measured(6);
         drop(metrics);
         let path = folder.path().join("metrics.jsonl");
         let whole = fs::read_to_string(&path).unwrap();

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -55,6 +56,15 @@ impl Peer {
             python.display()
         );
         Ok(python)
+    }
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|peer| peer.name() == name);
+        named.ok_or_else(|| format!("expected one of: {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 

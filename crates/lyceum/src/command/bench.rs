@@ -16,9 +16,9 @@ use super::block_on;
 pub struct Bench {
     /// What to measure
     subject: Subject,
-    /// Measure this system too, in turn with ours (in a checkout, `cargo xtask peers` makes its environment)
+    /// Measure this system too, in turn with ours: ray (in a checkout, `cargo xtask peers` makes its environment)
     #[arg(long)]
-    peer: Option<PeerName>,
+    peer: Option<Peer>,
     /// Write the rows to this file too
     #[arg(long)]
     json: Option<PathBuf>,
@@ -36,11 +36,6 @@ enum Subject {
     Actor,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum PeerName {
-    Ray,
-}
-
 #[derive(Debug, Args)]
 pub struct Echo {
     /// Folder with the credentials
@@ -51,7 +46,7 @@ impl Bench {
     pub fn run(self) -> Result<ExitCode> {
         let options = Options {
             program: std::env::current_exe().context("cannot find this program")?,
-            peer: self.peer.map(|PeerName::Ray| Peer::Ray),
+            peer: self.peer,
             rounds: self.rounds,
             time: Duration::from_millis(self.millis),
         };
