@@ -134,6 +134,27 @@ fn a_tokenizer_that_its_model_has_no_room_for_is_refused_at_the_place_that_names
 }
 
 #[test]
+fn models_that_cannot_be_are_refused_before_anything_starts() {
+    let bed = Bed::with_documents(20);
+    let config = fs::read_to_string(bed.path("model/config.json")).unwrap();
+    let mut changed: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let refused = |start: &str, words: &[&str]| {
+        bed.write("bad.toml", RunText::default().to_string().replace("start = \"random\"\n", start));
+        bed.run_files("bad.toml", "cluster.toml", "out").end().failed(words);
+        assert!(!bed.state().exists() && !bed.path("out").exists(), "something was started");
+    };
+    let random = "start = \"random\"\n";
+    bed.write("model/model.safetensors", [0xff; 64]);
+    refused("", &["bad.toml:5:13: ", "model.safetensors: "]);
+    changed["intermediate_size"] = 8_388_608.into();
+    bed.write("model/config.json", changed.to_string());
+    refused(random, &["bad.toml:5:13: ", "parameters takes at least"]);
+    changed["bos_token_id"] = 4_000_000.into();
+    bed.write("model/config.json", changed.to_string());
+    refused(random, &["bad.toml:5:13: ", "special token 4000000 is outside"]);
+}
+
+#[test]
 fn evaluation_files_are_read_before_anything_starts() {
     let bed = Bed::with_documents(20);
     bed.write("heldout.jsonl", documents(3, 4) + "{\"text\": 7}\n");

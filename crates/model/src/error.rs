@@ -1,37 +1,15 @@
 //! What can go wrong between a directory on disk and a tensor.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use lyceum_model_files::ModelFilesError;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A file or directory could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// What was being read or written.
-        path: PathBuf,
-        /// The system's word on it.
-        source: std::io::Error,
-    },
-    /// A file is not what its name says.
-    #[error("{}: {reason}", path.display())]
-    File {
-        /// The file at fault.
-        path: PathBuf,
-        /// What is wrong with it and what was expected.
-        reason: String,
-    },
-    /// A model's configuration is impossible or not supported here.
-    #[error("model configuration: {0}")]
-    Config(String),
-    /// A parameter is missing, unknown, or of another shape or kind than its configuration says.
-    #[error("parameter {name}: {reason}")]
-    Parameter {
-        /// Hugging Face's name of it.
-        name: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A model's directory, or what its `config.json` says of its parameters, is at fault.
+    #[error(transparent)]
+    Files(#[from] ModelFilesError),
     /// An input does not fit the model: token ids, labels, lengths.
     #[error("model input: {0}")]
     Input(String),
@@ -48,14 +26,14 @@ pub enum ModelError {
 
 impl ModelError {
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+        ModelFilesError::io(path, source).into()
     }
 
     pub(crate) fn file(path: &Path, reason: impl Into<String>) -> Self {
-        Self::File { path: path.to_owned(), reason: reason.into() }
+        ModelFilesError::file(path, reason).into()
     }
 
     pub(crate) fn parameter(name: &str, reason: impl Into<String>) -> Self {
-        Self::Parameter { name: name.to_owned(), reason: reason.into() }
+        ModelFilesError::parameter(name, reason).into()
     }
 }

@@ -22,11 +22,9 @@
 #![deny(missing_docs, rustdoc::broken_intra_doc_links)]
 
 mod attention;
-mod config;
 mod device;
 mod error;
 pub mod generate;
-mod groups;
 mod initial;
 mod llama;
 mod load;
@@ -35,12 +33,13 @@ mod rotary;
 mod save;
 
 pub use attention::Positions;
-pub use config::{LlamaConfig, ModelType, RopeScaling};
 pub use device::Placement;
 pub use error::ModelError;
-pub use groups::{ParameterGroup, ParameterSpec, Parameters};
 pub use initial::initial_parameters;
 pub use llama::Llama;
-pub use load::{load_directory, load_parameters};
+pub use load::{Parameters, load_directory, load_parameters};
 pub use loss::IGNORED_LABEL;
+pub use lyceum_model_files::{
+    LlamaConfig, ModelFilesError, ModelType, ParameterGroup, ParameterSpec, RopeScaling,
+};
 pub use save::{StoredKind, save_directory};

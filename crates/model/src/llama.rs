@@ -1,8 +1,8 @@
 //! The mathematics of Llama and Mistral over parameters that lie wherever their owner put them.
 
+use lyceum_model_files::{EMBEDDING, FINAL_NORM, HEAD};
 use tch::{Device, Kind, Tensor};
 
-use crate::groups::{EMBEDDING, FINAL_NORM, HEAD};
 use crate::{LlamaConfig, ModelError, ParameterSpec, Positions};
 
 /// A model: configuration and weights. The tensors are those handed in, not copies, so that a trainer may keep them

@@ -3,16 +3,23 @@
 use lyceum_cluster::control::placement::{self, Candidate};
 use lyceum_cluster::control::resources::{Capacity, Ledger, Request};
 use lyceum_cluster::manifest::{Manifest, NodeSection};
-use lyceum_cluster::units::Milli;
+use lyceum_cluster::units::{Bytes, Milli};
+use lyceum_model_files::LlamaConfig;
 
 use crate::limits::SEALED_AT_ONCE;
-use crate::run_file::RunFile;
+use crate::run_file::{Precision, RunFile};
 
 /// Bytes of a sealed batch for each of its tokens: input and label.
 const BYTES_A_TOKEN: u64 = 16;
 
 /// Bytes of a sealed batch for each row beside its tokens, about: borders, and what aligns its lines.
 const BYTES_A_ROW: u64 = 512;
+
+/// Bytes of a parameter's accumulated gradient, in fp32.
+const GRADIENT_BYTES: u64 = 4;
+
+/// Bytes of a parameter's master and both its moments, in fp32.
+const OPTIMIZER_BYTES: u64 = 12;
 
 /// A request that the cluster of a manifest can never meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +32,10 @@ pub struct Unmet {
 
 /// Why a run can never be placed on the cluster of a manifest; `None` when it can.
 pub fn unmet(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
-    too_large(run, manifest).or_else(|| too_many(run, manifest)).or_else(|| too_long(run, manifest))
+    too_large(run, manifest)
+        .or_else(|| too_many(run, manifest))
+        .or_else(|| too_heavy(run, manifest))
+        .or_else(|| too_long(run, manifest))
 }
 
 /// Who asks for processors and GPUs: role, key, how many at least, cpus and gpus each.
@@ -103,6 +113,31 @@ fn too_many(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
         }
     }
     None
+}
+
+/// A model that a trainer on processors cannot hold in any node's memory. Every rank has the weights and their fp32
+/// gradients, and its share of the fp32 masters and both moments. Nodes that say nothing of their memory are trusted.
+fn too_heavy(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
+    let trainer = &run.trainer;
+    let most = manifest.nodes.iter().map(|node| node.resources.memory).max_by_key(|memory| memory.0)?;
+    if trainer.gpus > 0.0 || manifest.nodes.iter().any(|node| node.resources.memory.0 == 0) {
+        return None;
+    }
+    let parameters = LlamaConfig::load(&run.model.directory).ok()?.parameter_count().unsigned_abs();
+    let weight = match run.model.precision {
+        Precision::Auto | Precision::Bf16 => 2,
+        Precision::Fp32 => 4,
+    };
+    let ranks = u64::from(trainer.world_size);
+    let wanted = parameters.saturating_mul((weight + GRADIENT_BYTES) * ranks + OPTIMIZER_BYTES) / ranks;
+    let message = || {
+        format!(
+            "a model of {parameters} parameters takes at least {} in each of {ranks} trainers, and the nodes of '{}' have {most} at most",
+            Bytes(wanted),
+            manifest.name
+        )
+    };
+    (wanted > most.0).then(|| Unmet { key: "model.directory", message: message() })
 }
 
 /// Batches that a node's store cannot hold as many of as there may be at a time.

@@ -162,6 +162,11 @@ fn what_a_cluster_can_never_hold_is_said_before_anything_starts() {
         let unmet = demand::unmet(&bed.run(&Bed::text().replace("steps = 100", asked)), &manifest).unwrap();
         assert!(unmet.key == key && unmet.message.contains(why), "{asked}: {unmet:?}");
     }
+    let heavy = CONFIG.replace("\"intermediate_size\": 24", "\"intermediate_size\": 8388608");
+    std::fs::write(bed.folder.path().join("model/config.json"), heavy).unwrap();
+    let unmet = demand::unmet(&bed.run(&Bed::text()), &manifest).unwrap();
+    assert!(unmet.key == "model.directory" && unmet.message.contains("1 GiB at most"), "{unmet:?}");
+    std::fs::write(bed.folder.path().join("model/config.json"), CONFIG).unwrap();
     // 256 MiB hold five batches of 100,000 rows of 32 tokens no more.
     let long = bed.run(&Bed::text().replace("batch_rows = 2", "batch_rows = 100000"));
     let unmet = demand::unmet(&long, &manifest).unwrap();
@@ -196,7 +201,14 @@ fn models_that_do_not_fit_are_refused_before_anything_starts() {
     );
     let other = CONFIG.replace("llama", "gpt2").leak();
     let said = refusal_of_files(config(other), "seed = 3", "seed = 3");
-    assert!(said.starts_with("run.toml:5:13: ") && said.contains("`gpt2`, expected `llama`"), "{said}");
+    assert!(
+        said.starts_with("run.toml:5:13: ") && said.contains("expected \"llama\" or \"mistral\""),
+        "{said}"
+    );
+    let odd = CONFIG.replace("_heads\": 4", "_heads\": 3").leak();
+    let said = refusal_of_files(config(odd), "seed = 3", "seed = 3");
+    let expected = "run.toml:5:13: model/config.json: hidden_size 16 is no multiple of num_attention_heads 3";
+    assert_eq!(said, expected);
     let broken = |folder: &Path| fs::write(folder.join("model/tokenizer.json"), "{").unwrap();
     let said = refusal_of_files(broken, "seed = 3", "seed = 3");
     assert!(said.starts_with("run.toml:5:13: ") && said.contains("not a usable tokenizer.json"), "{said}");
@@ -209,13 +221,24 @@ fn weights_that_are_not_there_are_refused_before_anything_starts() {
     let said = refusal_of_files(|_| (), "start = \"random\"", "start = \"weights\"");
     assert!(said.starts_with("run.toml:5:13: ") && said.contains("there are no weights"), "{said}");
     assert!(said.contains("start = \"random\""), "{said}");
+    let cut = |folder: &Path| fs::write(folder.join("model/model.safetensors"), "\x08\0\0").unwrap();
+    let said = refusal_of_files(cut, "start = \"random\"\n", "");
+    assert!(said.starts_with("run.toml:5:13: model/model.safetensors: "), "{said}");
+    let empty = |folder: &Path| {
+        fs::write(folder.join("model/model.safetensors"), "\x02\0\0\0\0\0\0\0{}").unwrap();
+    };
+    let said = refusal_of_files(empty, "start = \"random\"\n", "");
+    assert!(said.starts_with("run.toml:5:13: model: parameter ") && said.contains("is missing"), "{said}");
     let sharded = |folder: &Path| {
         let index = r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#;
         fs::write(folder.join("model/model.safetensors.index.json"), index).unwrap();
         fs::write(folder.join("model/one.safetensors"), "").unwrap();
     };
     let said = refusal_of_files(sharded, "start = \"random\"\n", "");
-    assert!(said.starts_with("run.toml:5:13: ") && said.contains("names two.safetensors"), "{said}");
+    assert!(
+        said.starts_with("run.toml:5:13: ") && said.contains("names \"two.safetensors\", which is not there"),
+        "{said}"
+    );
     let said = refusal_of_files(|_| (), "engine = \"deterministic\"", "directory = \"model\"");
     assert!(said.starts_with("run.toml:13:13: ") && said.contains("there are no weights"), "{said}");
 }

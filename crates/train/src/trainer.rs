@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lyceum_collective::{Communicator, Location};
-use lyceum_model::{Llama, LlamaConfig, Placement, Positions};
+use lyceum_model::{Llama, LlamaConfig, ModelFilesError, Placement, Positions};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -316,9 +316,8 @@ impl Trainer {
         let _no_grad = tch::no_grad_guard();
         for group in &mut self.groups {
             group.set_parameters(|name, shape| {
-                let missing = |reason: String| {
-                    TrainError::Model(lyceum_model::ModelError::Parameter { name: name.to_owned(), reason })
-                };
+                let missing =
+                    |reason: String| TrainError::Model(ModelFilesError::parameter(name, reason).into());
                 let tensor = parameter(name).ok_or_else(|| missing("is missing".into()))?;
                 if tensor.size() != shape {
                     return Err(missing(format!("has shape {:?}, expected {shape:?}", tensor.size())));

@@ -190,8 +190,8 @@ fn check_trainer(run: &RunFile, require: &Require<'_>) -> Result<(), StrictError
 fn check_models(run: &RunFile, text: &Text) -> Result<(), StrictError> {
     let (model, learner) = ModelDirectory::read(&run.model.directory, "model.directory", text)?;
     let length = run.trainer.sequence_length;
-    if u64::from(length) > model.positions {
-        let (directory, positions) = (run.model.directory.display(), model.positions);
+    if u64::from(length) > model.positions() {
+        let (directory, positions) = (run.model.directory.display(), model.positions());
         let said = format!("{length}: the model in {directory} has {positions} positions");
         return Err(text.refuse("trainer.sequence_length", said));
     }
@@ -203,7 +203,7 @@ fn check_models(run: &RunFile, text: &Text) -> Result<(), StrictError> {
         (EngineKind::Model, Some(directory)) => {
             let (model, tokenizer) = ModelDirectory::read(directory, "synthesizer.directory", text)?;
             model.check_weights("synthesizer.directory", "", text)?;
-            check_room(synthesizer, &tokenizer, model.positions, text)
+            check_room(synthesizer, &tokenizer, model.positions(), text)
         }
         _ => check_room(synthesizer, &learner, DETERMINISTIC_POSITIONS as u64, text),
     }

@@ -1,49 +1,24 @@
-//! A Hugging Face directory, as far as can be told without loading a tensor.
+//! What a model's directory says of itself, held against what a run file asks of it. No tensor is made.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lyceum_cluster::strict::{Place, Source as Text, StrictError};
 use lyceum_corpus::tokenizer::Tokenizer;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use lyceum_model_files::{LlamaConfig, ModelFilesError, Weights};
 
-/// Architectures that can be loaded.
-const ARCHITECTURES: [&str; 2] = ["llama", "mistral"];
-
-/// What a model says of itself.
+/// A model that could be loaded, as far as its configuration tells.
 pub(super) struct ModelDirectory {
     directory: PathBuf,
-    /// Positions it was made for.
-    pub(super) positions: u64,
-}
-
-/// The part of a `config.json` that a run file must fit.
-#[derive(Deserialize)]
-struct Config {
-    model_type: String,
-    vocab_size: u64,
-    max_position_embeddings: u64,
-}
-
-/// `model.safetensors.index.json`.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+    config: LlamaConfig,
 }
 
 impl ModelDirectory {
     /// Reads `config.json` and `tokenizer.json`, which must fit each other; `key` is what names the directory.
     pub(super) fn read(directory: &Path, key: &str, text: &Text) -> Result<(Self, Tokenizer), StrictError> {
-        let config: Config = read_json(&directory.join("config.json"), key, text)?;
-        if !ARCHITECTURES.contains(&config.model_type.as_str()) {
-            let (found, known) = (config.model_type, ARCHITECTURES.join("` or `"));
-            let said = format!("{}: model_type is `{found}`, expected `{known}`", directory.display());
-            return Err(text.refuse(key, said));
-        }
+        let config = LlamaConfig::load(directory).map_err(|error| refusal(error, key, text))?;
         let tokenizer = Tokenizer::load(directory.join("tokenizer.json"))
             .map_err(|error| text.refuse(key, error.to_string()))?;
-        let (highest, vocabulary) = (u64::from(tokenizer.highest_id()), config.vocab_size);
+        let (highest, vocabulary) = (i64::from(tokenizer.highest_id()), config.vocabulary);
         if highest >= vocabulary {
             let said = format!(
                 "{}: the tokenizer has tokens up to {highest}, and the model's vocab_size is {vocabulary}",
@@ -51,41 +26,35 @@ impl ModelDirectory {
             );
             return Err(text.refuse(key, said));
         }
-        Ok((Self { directory: directory.to_owned(), positions: config.max_position_embeddings }, tokenizer))
+        Ok((Self { directory: directory.to_owned(), config }, tokenizer))
     }
 
-    /// Weights are there, every shard of them; `otherwise` is what else could be written.
+    /// Positions the model was made for.
+    pub(super) fn positions(&self) -> u64 {
+        self.config.max_positions.unsigned_abs()
+    }
+
+    /// The weights are there and are the configuration's; `otherwise` is what else could be written where there are none.
     pub(super) fn check_weights(&self, key: &str, otherwise: &str, text: &Text) -> Result<(), StrictError> {
-        let directory = &self.directory;
-        if directory.join("model.safetensors").is_file() {
-            return Ok(());
-        }
-        let index = directory.join("model.safetensors.index.json");
-        if !index.is_file() {
-            let said = format!(
-                "{}: there are no weights: expected model.safetensors, or model.safetensors.index.json with its shards{otherwise}",
-                directory.display()
-            );
-            return Err(text.refuse(key, said));
-        }
-        let Index { weight_map } = read_json(&index, key, text)?;
-        match weight_map.values().find(|shard| !directory.join(shard).is_file()) {
-            Some(shard) => {
-                Err(text.refuse(key, format!("{}: names {shard}, which is not there", index.display())))
+        match Weights::open(&self.directory, &self.config) {
+            Ok(_) => Ok(()),
+            Err(error @ ModelFilesError::NoWeights { .. }) => {
+                Err(text.refuse(key, format!("{error}{otherwise}")))
             }
-            None => Ok(()),
+            Err(error @ ModelFilesError::Parameter { .. }) => {
+                Err(text.refuse(key, format!("{}: {error}", self.directory.display())))
+            }
+            Err(error) => Err(refusal(error, key, text)),
         }
     }
 }
 
-/// A file of JSON; what is wrong in it is refused at its own place, that it cannot be read at the run file's `key`.
-fn read_json<T: DeserializeOwned>(path: &Path, key: &str, text: &Text) -> Result<T, StrictError> {
-    let read = std::fs::read_to_string(path)
-        .map_err(|error| text.refuse(key, format!("{}: {error}", path.display())))?;
-    serde_json::from_str(&read).map_err(|error| {
-        let said = error.to_string();
-        let message = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said).to_owned();
-        let place = Place { line: error.line().max(1), column: error.column().max(1) };
-        StrictError { file: path.to_owned(), place: Some(place), message }
-    })
+/// What is wrong in a file of JSON is refused at its own place, all else at the run file's `key`.
+fn refusal(error: ModelFilesError, key: &str, text: &Text) -> StrictError {
+    match error {
+        ModelFilesError::Json { path, line, column, reason } => {
+            StrictError { file: path, place: Some(Place { line, column }), message: reason }
+        }
+        error => text.refuse(key, error.to_string()),
+    }
 }

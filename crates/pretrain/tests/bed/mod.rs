@@ -12,9 +12,9 @@ pub struct Bed {
     pub folder: TempDir,
 }
 
-/// As much of a `config.json` as a run file is held against.
-pub const CONFIG: &str =
-    "{\"model_type\": \"llama\",\n \"vocab_size\": 300,\n \"max_position_embeddings\": 64}";
+/// The model's `config.json`.
+pub const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 300, "hidden_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 64}"#;
 
 /// A document of its own words.
 pub fn document(number: usize) -> String {

@@ -23,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lyceum_model::{LlamaConfig, Parameters, StoredKind, save_directory};
+use lyceum_model::{LlamaConfig, ModelError, Parameters, StoredKind, save_directory};
 use tch::Kind;
 
 pub use manifest::{FileEntry, Manifest};
@@ -247,7 +247,7 @@ impl Trainer {
         communicator: Box<dyn Communicator>,
     ) -> Result<Self, TrainError> {
         checkpoint.verify()?;
-        let model = LlamaConfig::load(&checkpoint.model_directory())?;
+        let model = LlamaConfig::load(&checkpoint.model_directory()).map_err(ModelError::from)?;
         let mut trainer = Self::blank(config, model, communicator)?;
         trainer.guarded(|trainer| trainer.try_restore(checkpoint))?;
         Ok(trainer)

@@ -1,13 +1,6 @@
 //! The parameters of a model by name, in the groups a trainer walks.
 
-use std::collections::BTreeMap;
-
-use tch::Tensor;
-
 use crate::LlamaConfig;
-
-/// Tensors by Hugging Face's names.
-pub type Parameters = BTreeMap<String, Tensor>;
 
 /// One parameter: what it is called and how large it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +34,12 @@ pub struct ParameterGroup {
     pub shared: Vec<ParameterSpec>,
 }
 
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-pub(crate) const FINAL_NORM: &str = "model.norm.weight";
-pub(crate) const HEAD: &str = "lm_head.weight";
+/// The embedding, and with tied weights the head.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The norm before the head.
+pub const FINAL_NORM: &str = "model.norm.weight";
+/// The head, where it is not tied.
+pub const HEAD: &str = "lm_head.weight";
 
 impl LlamaConfig {
     /// All parameters: group 0 is the embedding, then one group per block, last the head (final norm, and `lm_head`

@@ -5,7 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::ModelError;
+use crate::ModelFilesError;
+use crate::weights::read_json;
 
 /// No dimension of a published model comes near this; larger ones are refused before any size is multiplied.
 const LARGEST_DIMENSION: i64 = 1 << 24;
@@ -84,14 +85,10 @@ impl LlamaConfig {
     ///
     /// # Errors
     /// The file is missing, not JSON, or [`LlamaConfig::from_json`] refuses it.
-    pub fn load(directory: &Path) -> Result<Self, ModelError> {
+    pub fn load(directory: &Path) -> Result<Self, ModelFilesError> {
         let path = directory.join("config.json");
-        let bytes = std::fs::metadata(&path).map_err(|e| ModelError::io(&path, e))?.len();
-        if bytes > LARGEST_CONFIG_BYTES {
-            return Err(ModelError::file(&path, format!("{bytes} bytes are too many for a config.json")));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|e| ModelError::io(&path, e))?;
-        Self::from_json(&text).map_err(|e| ModelError::file(&path, e.to_string()))
+        let raw: RawConfig = read_json(&path, LARGEST_CONFIG_BYTES)?;
+        raw.check().map_err(|reason| ModelFilesError::file(&path, reason))
     }
 
     /// Parses the text of a `config.json`, of `transformers` 4 (`rope_theta`, `rope_scaling`) or 5
@@ -99,9 +96,10 @@ impl LlamaConfig {
     ///
     /// # Errors
     /// Not JSON, a field missing or of a wrong type, another architecture, or a shape that cannot be.
-    pub fn from_json(text: &str) -> Result<Self, ModelError> {
-        let raw: RawConfig = serde_json::from_str(text).map_err(|e| ModelError::Config(e.to_string()))?;
-        raw.check()
+    pub fn from_json(text: &str) -> Result<Self, ModelFilesError> {
+        let raw: RawConfig =
+            serde_json::from_str(text).map_err(|e| ModelFilesError::Config(e.to_string()))?;
+        raw.check().map_err(ModelFilesError::Config)
     }
 
     /// The text of a `config.json` that `transformers` 4 and 5 read. `torch_dtype` is theirs: `"bfloat16"`, `"float32"`.
@@ -213,7 +211,8 @@ fn silu() -> String {
 }
 
 impl RawConfig {
-    fn check(self) -> Result<LlamaConfig, ModelError> {
+    /// What is impossible or not supported is told by name and value.
+    fn check(self) -> Result<LlamaConfig, String> {
         let model_type = match self.model_type.as_str() {
             "llama" => ModelType::Llama,
             "mistral" => ModelType::Mistral,
@@ -301,7 +300,7 @@ impl RawConfig {
 }
 
 impl RawRope {
-    fn check(self, max_positions: i64) -> Result<Option<RopeScaling>, ModelError> {
+    fn check(self, max_positions: i64) -> Result<Option<RopeScaling>, String> {
         let given = |name: &str, value: Option<f64>| match value {
             Some(value) => positive(name, value),
             None => refuse(format!("llama3 rope scaling needs {name}")),
@@ -334,11 +333,11 @@ impl RawRope {
     }
 }
 
-fn refuse<T>(reason: String) -> Result<T, ModelError> {
-    Err(ModelError::Config(reason))
+fn refuse<T>(reason: String) -> Result<T, String> {
+    Err(reason)
 }
 
-fn dimension(name: &str, value: i64, largest: i64) -> Result<i64, ModelError> {
+fn dimension(name: &str, value: i64, largest: i64) -> Result<i64, String> {
     if (1..=largest).contains(&value) {
         Ok(value)
     } else {
@@ -346,7 +345,7 @@ fn dimension(name: &str, value: i64, largest: i64) -> Result<i64, ModelError> {
     }
 }
 
-fn positive(name: &str, value: f64) -> Result<f64, ModelError> {
+fn positive(name: &str, value: f64) -> Result<f64, String> {
     if value.is_finite() && value > 0.0 {
         Ok(value)
     } else {
