@@ -198,7 +198,7 @@ fn copy(from: &Path, to: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::write_model;
+    use crate::testing::{weights_made_by, write_model, write_weights};
 
     #[test]
     fn a_finished_recipe_only_gives_its_models_away() {
@@ -226,12 +226,12 @@ mod tests {
             for name in ["generation_config.json", "tokenizer_config.json"] {
                 write(model.join(name), "{}");
             }
-            write(model.join("model.safetensors"), stage);
+            write_weights(&model, stage);
         }
         let out = folder.path().join("out");
         let recipe = Recipe { work, out: out.clone(), models: Model::ALL.to_vec() };
         recipe.run(&installation).unwrap();
-        let weights = |model: &str| fs::read_to_string(out.join(model).join("model.safetensors")).unwrap();
+        let weights = |model: &str| weights_made_by(&out.join(model));
         assert_eq!((weights("base"), weights("synthesizer")), ("base".into(), "synthesizer-names".into()));
     }
 

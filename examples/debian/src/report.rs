@@ -26,9 +26,9 @@ pub struct Gate {
     pub pairs_a_text: f64,
     /// Share of the name questions whose answer is the name, exactly.
     pub names: f64,
-    /// Points by which each closed category's accuracy beats its majority answer.
+    /// Points by which the accuracy of each closed category that the last lesson asks beats its majority answer.
     pub points: f64,
-    /// A closed category with fewer questions is not judged.
+    /// A category with fewer questions cannot be judged: wanting, where the last lesson asks it.
     pub fewest: usize,
 }
 
@@ -217,14 +217,19 @@ impl Report {
                 gate.names * 100.0
             ));
         }
-        for row in self.rows.iter().filter(|row| row.category.is_closed() && row.asked >= gate.fewest) {
-            if row.points() < gate.points {
-                shortfalls.push(format!(
-                    "{}: {:.1} points above the majority answer, {} wanted",
-                    row.category.name(),
-                    row.points(),
-                    gate.points
-                ));
+        for category in Category::ALL.into_iter().filter(|category| category.is_closed()) {
+            let row = self.rows.iter().find(|row| row.category == category);
+            let (asked, points) = row.map_or((0, 0.0), |row| (row.asked, row.points()));
+            let name = category.name();
+            if asked >= gate.fewest.max(1) {
+                if points < gate.points {
+                    let wanted = gate.points;
+                    shortfalls.push(format!(
+                        "{name}: {points:.1} points above the majority answer, {wanted} wanted"
+                    ));
+                }
+            } else if asked < gate.fewest && category.is_asked_to_the_last() {
+                shortfalls.push(format!("{name}: asked {asked} times, too few to judge"));
             }
         }
         if self.free_f1 <= self.context_f1 {
@@ -296,10 +301,14 @@ impl Display for Report {
             }
         }
         let asked: Vec<Category> = self.rows.iter().map(|row| row.category).collect();
-        let unasked = Category::ALL.into_iter().filter(|category| !asked.contains(category));
-        let unasked: Vec<&str> = unasked.map(Category::name).collect();
-        if !unasked.is_empty() {
-            writeln!(f, "  never asked, so not judged: {}", unasked.join(", "))?;
+        let (kept, given_up): (Vec<Category>, Vec<Category>) = Category::ALL
+            .into_iter()
+            .filter(|category| !asked.contains(category))
+            .partition(|category| category.is_asked_to_the_last());
+        let wordings = [(kept, "never asked, so not judged"), (given_up, "given up by the last lesson")];
+        for (categories, wording) in wordings.iter().filter(|(categories, _)| !categories.is_empty()) {
+            let names: Vec<&str> = categories.iter().map(|category| category.name()).collect();
+            writeln!(f, "  {wording}: {}", names.join(", "))?;
         }
         Ok(())
     }
@@ -333,6 +342,9 @@ fn bag(text: &str) -> BTreeMap<String, usize> {
 mod tests {
     use super::*;
 
+    /// For outputs of a handful of texts.
+    const FEW: Gate = Gate { parseable: 0.95, pairs_a_text: 2.0, names: 0.9, points: 15.0, fewest: 0 };
+
     const CONTEXT: &str = "libfoo-dev - a foo\n\nThis package contains the header files. Speaks XML.";
 
     fn judged(outputs: &[&str]) -> Report {
@@ -355,12 +367,12 @@ mod tests {
         let report = judged(&[&good, &good]);
         assert_eq!((report.texts, report.parseable, report.pairs_a_text, report.names), (2, 1.0, 2.0, 1.0));
         assert!(report.free_f1 > 0.99 && report.context_f1 < 0.6, "{report}");
-        assert_eq!(report.shortfalls(&Gate::default()), Vec::<String>::new());
+        assert_eq!(report.shortfalls(&FEW), Vec::<String>::new());
 
         let report = judged(&[&name("libfo-dev"), "nothing"]);
         assert_eq!((report.parseable, report.pairs_a_text, report.names), (0.5, 0.5, 0.0));
-        assert_eq!(report.fatal_shortfalls(&Gate::default()).len(), 2);
-        assert_eq!(report.shortfalls(&Gate::default()).len(), 4, "{:?}", report.shortfalls(&Gate::default()));
+        assert_eq!(report.fatal_shortfalls(&FEW).len(), 2);
+        assert_eq!(report.shortfalls(&FEW).len(), 4, "{:?}", report.shortfalls(&FEW));
     }
 
     #[test]
@@ -391,7 +403,13 @@ mod tests {
         let report = judged(&[question; 12]);
         let role = row(&report, Category::Role);
         assert_eq!((role.accuracy, role.majority, role.points()), (1.0, 1.0, 0.0));
-        assert!(report.shortfalls(&Gate::default()).iter().any(|line| line.starts_with("role:")));
+        let shortfalls = report.shortfalls(&Gate::default());
+        assert!(shortfalls.contains(&"role: 0.0 points above the majority answer, 15 wanted".to_owned()));
+        // What it did not ask cannot be said to be known; what its last lesson gave up need not be.
+        assert!(shortfalls.contains(&"language: asked 0 times, too few to judge".to_owned()));
+        assert!(!shortfalls.iter().any(|line| line.starts_with("mentioned")), "{shortfalls:?}");
+        let text = report.to_string();
+        assert!(text.contains("given up by the last lesson: basis, acronym, mentioned"), "{text}");
     }
 
     #[test]

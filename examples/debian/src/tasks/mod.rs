@@ -82,6 +82,11 @@ impl Category {
         matches!(self, Self::Identity | Self::Role | Self::Language | Self::Mentioned | Self::HasList)
     }
 
+    /// Whether the last lesson still asks it, so that a finished synthesizer is to ask it too.
+    pub fn is_asked_to_the_last(self) -> bool {
+        !plan::SELDOM.contains(&self)
+    }
+
     /// The kinds of pair the category is asked in.
     pub fn kinds(self) -> &'static [Kind] {
         match self {

@@ -41,7 +41,7 @@ const ASKED_FOR_NO_LIST: std::ops::RangeInclusive<u8> = b'm'..=b'n';
 const FEW_PAIRS: usize = 3;
 
 /// What few texts can answer, and the last lesson asks no longer.
-const SELDOM: [Category; 3] = [Category::Basis, Category::Acronym, Category::Mentioned];
+pub const SELDOM: [Category; 3] = [Category::Basis, Category::Acronym, Category::Mentioned];
 
 /// The letter that a name's stem begins with; `a` when the stem has none.
 fn letter(name: &str) -> u8 {
