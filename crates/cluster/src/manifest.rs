@@ -120,8 +120,9 @@ pub struct StoreSection {
     /// Bytes of one shared-memory segment; the largest object is one segment.
     #[serde(default = "StoreSection::default_segment")]
     pub segment: Bytes,
-    /// Touches every page at start, so that no object pays for page faults (1.0 GB/s without, 11 GB/s with).
-    #[serde(default)]
+    /// Touches every page at start, so that no object pays for page faults (1.0 GB/s without, 11 GB/s with). All of
+    /// `capacity` is in use from then on.
+    #[serde(default = "StoreSection::default_prefault")]
     pub prefault: bool,
 }
 
@@ -133,11 +134,19 @@ impl StoreSection {
     fn default_segment() -> Bytes {
         Bytes(64 << 20)
     }
+
+    fn default_prefault() -> bool {
+        true
+    }
 }
 
 impl Default for StoreSection {
     fn default() -> Self {
-        StoreSection { capacity: Self::default_capacity(), segment: Self::default_segment(), prefault: false }
+        StoreSection {
+            capacity: Self::default_capacity(),
+            segment: Self::default_segment(),
+            prefault: Self::default_prefault(),
+        }
     }
 }
 
