@@ -209,7 +209,7 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
             }
             Route::Remote(link) => {
                 let large = payload.len() >= LARGE;
-                sent.storing = large.then(|| system.put_large(payload.clone(), link.peer.process)).flatten();
+                sent.storing = large.then(|| system.put_large(payload.clone(), &link.peer)).flatten();
                 let call = link.submit(Request {
                     to: self.target.address(),
                     fingerprint: self.target.fingerprint(),

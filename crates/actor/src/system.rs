@@ -121,8 +121,8 @@ impl System {
             .thread_name("lyceum-timers")
             .enable_all()
             .build()?;
-        let io = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let executor = Executor::start(options.actor_threads, tokio.handle().clone())?;
+        let io = Arc::new(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
+        let executor = Executor::start(options.actor_threads, tokio.handle().clone(), &io)?;
         let network = match &options.credentials {
             Some(credentials) => {
                 let roles = options.roles.fingerprints();
@@ -152,12 +152,8 @@ impl System {
             tokio: Mutex::new(Some(tokio)),
         });
         let system = System { inner };
-        let on_io = system.clone();
-        std::thread::Builder::new().name("lyceum-io".to_owned()).spawn(move || {
-            io.block_on(on_io.serve());
-            // What still runs there is dropped, not awaited.
-            io.shutdown_background();
-        })?;
+        let serving = io.spawn(system.clone().serve());
+        system.executor().stand_by(io, serving)?;
         Ok(system)
     }
 
@@ -428,15 +424,16 @@ impl System {
         });
     }
 
-    /// Puts a payload for process `receiver` into the store, where there is one. What finds no room there travels on
-    /// the lane: slower, but a store that is small, or full of what only the receiver can free, stops nobody.
+    /// Puts a payload for `receiver` into the store, where both have one: a person's program has none. What finds no room
+    /// there travels on the lane: slower, but a store that is small, or full of what only the receiver can free, stops
+    /// nobody.
     pub(crate) fn put_large(
         &self,
         payload: AlignedBytes,
-        receiver: u64,
+        receiver: &ProcessAddress,
     ) -> Option<BoxFuture<'static, Payload>> {
-        let large = self.inner.large.get()?.clone();
-        let put = large.put(payload.clone(), receiver);
+        let large = self.inner.large.get().filter(|_| receiver.kind == ProcessKind::Worker)?.clone();
+        let put = large.put(payload.clone(), receiver.process);
         Some(Box::pin(async move {
             match put.await {
                 Ok(description) => Payload::Stored(Parcel::sent(large, description)),

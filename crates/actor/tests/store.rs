@@ -15,6 +15,7 @@ use std::{
 use common::*;
 use lyceum_actor::*;
 use lyceum_store::{NodeStore, StoreClient, StoreOptions, socket_pair};
+use lyceum_wire::PeerRole;
 
 /// Two systems on one node, whose store they share.
 fn pair_with_store() -> (Pair, NodeStore) {
@@ -25,11 +26,27 @@ fn pair_with_store_of(capacity: u64) -> (Pair, NodeStore) {
     let pair = pair();
     let store = NodeStore::new(StoreOptions::new("n1", 1, capacity)).unwrap();
     for system in [&pair.here, &pair.there] {
-        let (agents_end, processes_end) = socket_pair().unwrap();
-        store.attach(system.address().process, agents_end).unwrap();
-        system.set_large_payloads(Arc::new(StoreClient::attach(processes_end).unwrap()));
+        give_store(system, &store);
     }
     (pair, store)
+}
+
+fn give_store(system: &System, store: &NodeStore) {
+    let (agents_end, processes_end) = socket_pair().unwrap();
+    store.attach(system.address().process, agents_end).unwrap();
+    system.set_large_payloads(Arc::new(StoreClient::attach(processes_end).unwrap()));
+}
+
+#[test]
+fn a_persons_program_has_no_store_and_is_sent_large_replies_on_the_lane() {
+    let pair = pair_of(PeerRole::Client, registry(), registry());
+    let store = NodeStore::new(StoreOptions::new("n2", 1, 16 << 20)).unwrap();
+    give_store(&pair.there, &store);
+    block_on(async {
+        let desk = pair.desk::<Clerk>("ada").await;
+        drop(send_large_and_small(&desk).await);
+        assert_eq!(store.usage().bytes_in_use, 0);
+    });
 }
 
 #[test]

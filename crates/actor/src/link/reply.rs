@@ -23,7 +23,7 @@ impl Link {
         if let (Outcome::Reply { bytes, .. }, Some(system)) =
             (&outcome, self.system.upgrade().map(System::of))
             && bytes.len() >= LARGE
-            && let Some(put) = system.put_large(bytes.clone(), self.peer.process)
+            && let Some(put) = system.put_large(bytes.clone(), &self.peer)
         {
             // Its share of the store is freed when the receiver is gone, so that is to be heard of.
             system.watch_process(&self.peer);

@@ -12,7 +12,10 @@ use std::{
 };
 
 use lyceum_actor::*;
-use lyceum_wire::testing::{Faults, LossyRelay};
+use lyceum_wire::{
+    Authority, PeerIdentity, PeerRole,
+    testing::{Faults, LossyRelay},
+};
 use rkyv::{Archive, Deserialize, Serialize};
 
 pub struct Desk;
@@ -228,17 +231,21 @@ pub fn pair() -> Pair {
 }
 
 pub fn pair_with(here: Registry, there: Registry) -> Pair {
-    use lyceum_wire::{Authority, PeerIdentity, PeerRole};
+    pair_of(PeerRole::Worker, here, there)
+}
+
+/// A process of `kind` and registry `here`, and a worker with `there`, of another node.
+pub fn pair_of(kind: PeerRole, here: Registry, there: Registry) -> Pair {
     let authority = Authority::create("school").unwrap();
-    let start = |node: &str, roles: Registry| {
+    let start = |kind, node: &str, roles: Registry| {
         let process = u64::from(PROCESSES.fetch_add(1, Ordering::Relaxed));
-        let identity = PeerIdentity::new("school", PeerRole::Worker, node, process).unwrap();
+        let identity = PeerIdentity::new("school", kind, node, process).unwrap();
         let credentials = authority.issue(&identity, Duration::from_secs(3600)).unwrap();
         let bind = "127.0.0.1:0".parse().unwrap();
         let options = SystemOptions::networked(credentials, bind, roles);
         System::start(SystemOptions { actor_threads: 2, ..options }).unwrap()
     };
-    Pair { here: start("n1", here), there: start("n2", there) }
+    Pair { here: start(kind, "n1", here), there: start(PeerRole::Worker, "n2", there) }
 }
 
 /// Sends a large message, a small one behind it that must not overtake it, and one whose large reply is given back.

@@ -4,6 +4,9 @@
 //! number of threads is fixed: a handler that computes for ten seconds would hold up its neighbours. Here all
 //! ready tasks lie in one queue, and when nobody has taken anything from it for [`STUCK_AFTER`], a thread is
 //! added. Timers and sockets of user code still work: each thread is inside a tokio runtime's context.
+//! Who has nothing to run drives the process's connections: see [`lead`].
+
+mod lead;
 
 use std::{
     collections::VecDeque,
@@ -11,7 +14,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -19,7 +22,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::{Handle, Runtime},
+    task::JoinHandle,
+};
+
+use lead::Lead;
 
 /// How long ready tasks may wait while every thread is busy with one task each.
 const STUCK_AFTER: Duration = Duration::from_millis(10);
@@ -34,9 +42,13 @@ pub(crate) struct Executor(Arc<Pool>);
 
 struct Pool {
     tokio: Handle,
+    /// The runtime of connections and timers, for as long as the I/O thread holds it.
+    io: Weak<Runtime>,
     base: usize,
     state: Mutex<State>,
     work: Condvar,
+    /// The I/O thread waits on this while others lead.
+    stand_by: Condvar,
     /// The watcher sleeps on this while there is nothing to watch.
     watch: Condvar,
 }
@@ -50,16 +62,19 @@ struct State {
     taken: u64,
     watching: bool,
     closed: bool,
+    lead: Lead,
 }
 
 impl Executor {
-    /// A pool of `base` threads, at least one, named `lyceum-actor`.
-    pub(crate) fn start(base: usize, tokio: Handle) -> io::Result<Self> {
+    /// A pool of `base` threads, at least one, named `lyceum-actor`; those that are idle drive `io`.
+    pub(crate) fn start(base: usize, tokio: Handle, io: &Arc<Runtime>) -> io::Result<Self> {
         let pool = Arc::new(Pool {
             tokio,
+            io: Arc::downgrade(io),
             base: base.max(1),
             state: Mutex::default(),
             work: Condvar::new(),
+            stand_by: Condvar::new(),
             watch: Condvar::new(),
         });
         for _ in 0..pool.base {
@@ -69,6 +84,16 @@ impl Executor {
         let watcher = pool.clone();
         thread::Builder::new().name("lyceum-watch".to_owned()).spawn(move || watcher.watch_over())?;
         Ok(Executor(pool))
+    }
+
+    /// Starts the thread `lyceum-io`, which drives `io` whenever no thread of the pool does, until `serving` has ended.
+    pub(crate) fn stand_by(&self, io: Arc<Runtime>, serving: JoinHandle<()>) -> io::Result<()> {
+        let pool = self.0.clone();
+        let stand_by = move || {
+            pool.stand_by(&io, serving);
+            lead::let_go(io);
+        };
+        thread::Builder::new().name("lyceum-io".to_owned()).spawn(stand_by).map(drop)
     }
 
     /// Runs `future` on the pool.
@@ -92,10 +117,15 @@ impl Executor {
         let mut state = self.0.lock();
         state.closed = true;
         let dropped = std::mem::take(&mut state.ready);
+        let leader = state.lead.end();
         drop(state);
         drop(dropped);
+        if let Some(leader) = leader {
+            leader.wake();
+        }
         self.0.work.notify_all();
         self.0.watch.notify_all();
+        self.0.stand_by.notify_all();
     }
 }
 
@@ -194,10 +224,14 @@ impl Pool {
             return;
         }
         state.ready.push_back(task);
-        if state.idle > 0 {
+        let (ready, idle) = (state.ready.len(), state.idle);
+        if let Some(leader) = state.lead.waker_for(ready, idle) {
+            drop(state);
+            leader.wake();
+        } else if idle > 0 {
             drop(state);
             self.work.notify_one();
-        } else if !state.watching {
+        } else if !state.watching && !state.lead.taken {
             state.watching = true;
             drop(state);
             self.watch.notify_one();
@@ -232,6 +266,15 @@ impl Pool {
                     self.watch.notify_one();
                 }
                 task.run();
+                state = self.lock();
+                continue;
+            }
+            if !state.lead.taken
+                && let Some(io) = self.io.upgrade()
+            {
+                state = self.lead(state, &io);
+                drop(state);
+                lead::let_go(io);
                 state = self.lock();
                 continue;
             }

@@ -1,0 +1,159 @@
+//! Who drives the process's connections and timers.
+//!
+//! They live on one current-thread runtime, which whoever *leads* drives. A thread of the pool that has nothing to run
+//! leads, so that what arrives is handled, and answered, by the thread that read it: waking another one costs more than
+//! all else that a small call needs. A thread that runs user code does not lead. The I/O thread stands by, which never
+//! runs user code: when nobody has led for [`TICK`], it leads until a thread of the pool is idle again. So a handler that
+//! computes for ten seconds holds up no connection for longer than two ticks.
+
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{runtime::Runtime, task::JoinHandle};
+
+use super::{Pool, State};
+
+/// How often the I/O thread looks whether anybody leads, while threads of the pool come and go.
+const TICK: Duration = Duration::from_millis(1);
+/// After so many ticks in which nobody came or went, the I/O thread sleeps until somebody goes.
+const QUIET_TICKS: u32 = 20;
+
+thread_local! {
+    /// Whether this thread leads: what it makes ready, it finds by itself.
+    static LEADS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Who leads, or waits to.
+#[derive(Default)]
+pub(super) struct Lead {
+    /// A thread of the pool does.
+    pub(super) taken: bool,
+    /// Wakes it for a task that is ready.
+    leader: Option<Waker>,
+    /// Tells the I/O thread, which leads, that a thread of the pool would.
+    relief: Option<Waker>,
+    /// How often a thread of the pool has gone to run a task.
+    departures: u64,
+    /// The I/O thread is to be woken when one goes.
+    asleep: bool,
+}
+
+impl Lead {
+    /// Takes the waker of the leader, where the task that has just become the first of `ready` is its to run.
+    pub(super) fn waker_for(&mut self, ready: usize, idle: usize) -> Option<Waker> {
+        let finds_it = LEADS.get() && ready == 1;
+        if finds_it || idle == 0 { self.leader.take() } else { None }
+    }
+
+    /// Takes the waker of the leader, who is to stop.
+    pub(super) fn end(&mut self) -> Option<Waker> {
+        self.leader.take()
+    }
+}
+
+impl Pool {
+    /// Drives `io` until a task is ready, or the pool is closed.
+    pub(super) fn lead<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        io: &Runtime,
+    ) -> MutexGuard<'a, State> {
+        state.lead.taken = true;
+        let relief = state.lead.relief.take();
+        drop(state);
+        if let Some(relief) = relief {
+            relief.wake();
+        }
+        LEADS.set(true);
+        io.block_on(UntilReady(self));
+        LEADS.set(false);
+        let mut state = self.lock();
+        state.lead.taken = false;
+        state.lead.leader = None;
+        state.lead.departures += 1;
+        if state.lead.asleep {
+            self.stand_by.notify_one();
+        }
+        state
+    }
+
+    /// What the I/O thread does until `serving` has ended.
+    pub(super) fn stand_by(&self, io: &Runtime, mut serving: JoinHandle<()>) {
+        while !io.block_on(UntilRelieved { pool: self, serving: &mut serving }) {
+            self.wait_until_nobody_leads();
+        }
+    }
+
+    fn wait_until_nobody_leads(&self) {
+        let mut state = self.lock();
+        let (mut seen, mut quiet) = (state.lead.departures, 0);
+        while !state.closed {
+            if state.lead.taken && quiet >= QUIET_TICKS {
+                state.lead.asleep = true;
+                state = self.stand_by.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.lead.asleep = false;
+                (seen, quiet) = (state.lead.departures, 0);
+                continue;
+            }
+            state = self.stand_by.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner).0;
+            if state.lead.departures != seen {
+                (seen, quiet) = (state.lead.departures, 0);
+            } else if state.lead.taken {
+                quiet += 1;
+            } else {
+                return;
+            }
+        }
+    }
+}
+
+/// Ready when the pool has something to run, or is closed.
+struct UntilReady<'a>(&'a Pool);
+
+impl Future for UntilReady<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock();
+        if state.closed || !state.ready.is_empty() {
+            return Poll::Ready(());
+        }
+        state.lead.leader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Ready when a thread of the pool would lead (`false`), or when `serving` has ended (`true`).
+struct UntilRelieved<'a> {
+    pool: &'a Pool,
+    serving: &'a mut JoinHandle<()>,
+}
+
+impl Future for UntilRelieved<'_> {
+    type Output = bool;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        if Pin::new(&mut *self.serving).poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        let mut state = self.pool.lock();
+        if state.lead.taken && !state.closed {
+            return Poll::Ready(false);
+        }
+        state.lead.relief = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Ends a runtime with the last who holds it; what still runs there is dropped, not awaited.
+pub(super) fn let_go(io: Arc<Runtime>) {
+    if let Some(io) = Arc::into_inner(io) {
+        io.shutdown_background();
+    }
+}
