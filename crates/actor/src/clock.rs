@@ -1,4 +1,4 @@
-//! Deadlines and timers, all on the I/O thread, which no handler can hold up.
+//! Deadlines and timers, all on the I/O runtime, which no handler can hold up.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 /// Names one thing to be done.
 pub(crate) type Key = (Instant, u64);
-/// Done on the I/O thread: must be short and must not be user code.
+/// Done on the I/O runtime: must be short and must not be user code.
 type Action = Box<dyn FnOnce() + Send>;
 
 /// Things to be done at their time.

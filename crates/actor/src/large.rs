@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lyceum_store::{ObjectRef, StoreClient};
+use lyceum_store::{ObjectRef, StoreClient, StoreError};
 use lyceum_wire::{AlignedBytes, access_checked};
 use rkyv::{Archived, rancor};
 
@@ -40,8 +40,10 @@ impl LargePayloads for StoreClient {
     fn put(&self, payload: AlignedBytes, receiver: u64) -> BoxFuture<'static, Result<Vec<u8>, String>> {
         let store = self.clone();
         Box::pin(async move {
-            let object = store.put_within(&payload, ROOM_WITHIN).await.map_err(|error| error.to_string())?;
-            let reference = object.share_with(receiver).await.map_err(|error| error.to_string())?;
+            let said = |error: StoreError| error.to_string();
+            let mut object = store.create_within(payload.len(), ROOM_WITHIN).await.map_err(said)?;
+            object.copy_from_slice(&payload);
+            let reference = object.send_to(receiver).await.map_err(said)?;
             encode(&reference).map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
         })
     }

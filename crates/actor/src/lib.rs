@@ -45,9 +45,11 @@
 //! In a cluster, `ctx.cluster().spawn(args).cpus(1).named("greeter").await?` makes the same actor in a process of its
 //! own; see [`Cluster`]. Its process lists the implementation in a [`Registry`].
 //!
-//! **Threads.** All connections, deadlines and timers of a process live on the thread `lyceum-io`, which never runs
-//! user code. Actors run on a pool that grows while its threads compute, or own a thread
-//! ([`Actor::DEDICATED_THREAD`]). A handler that spins for ten seconds delays neither the network nor its neighbours.
+//! **Threads.** Actors run on a pool that grows while its threads compute, or own a thread
+//! ([`Actor::DEDICATED_THREAD`]). All connections, deadlines and timers of a process live on one runtime. A thread of the
+//! pool that has nothing to run drives it, and so handles and answers what it has read without waking another. While all
+//! of them compute, the thread `lyceum-io` drives it, which never runs user code and takes over within two milliseconds:
+//! a handler that spins for ten seconds delays neither the network nor its neighbours.
 //!
 //! **Bounds.** A mailbox has a budget in count and bytes, shared out as credits among the processes that send to it
 //! (L2); without credit a message stays with its sender, and the network's reader never waits.

@@ -1,6 +1,6 @@
 //! One connection to another process: its calls and replies, both ways.
 //!
-//! The reader ([`crate::inbound`]) and the writer run on the I/O thread; callers and actors only take the lock,
+//! The reader ([`crate::inbound`]) and the writer run on the I/O runtime; callers and actors only take the lock,
 //! for a moment. Calls wait here until credit has come, then go out in order; replies, credits, cancels and
 //! notices have a queue of their own that goes first.
 

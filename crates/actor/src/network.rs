@@ -198,7 +198,7 @@ impl System {
         }
     }
 
-    /// Takes connections in, for ever. Runs on the I/O thread.
+    /// Takes connections in, for ever. Runs on the I/O runtime.
     pub(crate) async fn accept_peers(&self) {
         let Some(network) = &self.inner().network else { return std::future::pending().await };
         while let Some(connection) = network.endpoint.accept().await {
@@ -304,7 +304,7 @@ async fn connect(system: System, link: Arc<Link>) {
     }
 }
 
-/// Serves a link for as long as its connection lasts. Runs on the I/O thread.
+/// Serves a link for as long as its connection lasts. Runs on the I/O runtime.
 async fn run(system: System, link: Arc<Link>, connection: Connection) {
     let why = match connection.lane() {
         Ok((sender, receiver)) => {

@@ -50,7 +50,7 @@ impl System {
     }
 }
 
-/// Tries the connections to a suspected node for as long as it is one. Runs on the I/O thread.
+/// Tries the connections to a suspected node for as long as it is one. Runs on the I/O runtime.
 async fn doubt(system: System, node: String, suspicion: u64) {
     // What was heard of each peer when it was last probed; `None` where there was no connection to probe.
     let mut probed: HashMap<u64, Option<u64>> = HashMap::new();

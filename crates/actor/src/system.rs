@@ -1,4 +1,4 @@
-//! A process's part of the cluster: its actors, its I/O thread, its connections.
+//! A process's part of the cluster: its actors, its threads, its connections.
 
 use std::{
     fmt, io,
@@ -107,7 +107,7 @@ pub(crate) struct SystemInner {
     pub(crate) verdict_grace: Duration,
     next_local: AtomicU32,
     closed: AtomicBool,
-    /// Ends the I/O thread.
+    /// Ends what the I/O runtime serves.
     over: Notify,
     /// Timers and sockets of user code.
     tokio: Mutex<Option<Runtime>>,
@@ -321,7 +321,7 @@ impl System {
         }
     }
 
-    /// What the I/O thread does.
+    /// What the I/O runtime serves, whoever drives it.
     async fn serve(self) {
         let rounds = async {
             loop {

@@ -7,7 +7,7 @@ use crate::object::{ObjectId, ObjectRef};
 use crate::pool::Place;
 
 /// Changes with every change of the messages below.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Bytes of the longest packet. All messages are small: names, numbers and one bounded reason.
 pub(crate) const MAX_PACKET: usize = 4096;
@@ -27,10 +27,26 @@ pub(crate) enum Request {
 
 #[derive(Debug, Clone, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) enum Ask {
-    Create { len: u64, wait_ms: u64 },
-    Seal { id: ObjectId },
-    Share { id: ObjectId, receiver: Option<u64> },
-    Open { reference: ObjectRef, wait_ms: u64 },
+    Create {
+        len: u64,
+        wait_ms: u64,
+    },
+    Seal {
+        id: ObjectId,
+    },
+    Share {
+        id: ObjectId,
+        receiver: Option<u64>,
+    },
+    /// Seal and share in one, for a creator that keeps nothing.
+    Send {
+        id: ObjectId,
+        receiver: u64,
+    },
+    Open {
+        reference: ObjectRef,
+        wait_ms: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -74,6 +90,7 @@ pub(crate) enum Reply {
         place: Place,
     },
     Sealed,
+    /// To a send too.
     Shared {
         ticket: u64,
     },

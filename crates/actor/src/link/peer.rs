@@ -1,4 +1,4 @@
-//! What a peer's frames do to a link; called by the reader, on the I/O thread.
+//! What a peer's frames do to a link; called by the reader, on the I/O runtime.
 
 use lyceum_wire::AlignedBytes;
 

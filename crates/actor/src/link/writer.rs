@@ -10,7 +10,7 @@ use super::{CALL_SHARE, Life, Link, Phase};
 const WRITE_BATCH: usize = 256;
 
 impl Link {
-    /// Writes what is queued until the link is closed, or is [to part](Link::part). Runs on the I/O thread.
+    /// Writes what is queued until the link is closed, or is [to part](Link::part). Runs on the I/O runtime.
     pub(crate) async fn write(&self, lane: LaneSender) {
         let mut batch = VecDeque::new();
         loop {

@@ -31,6 +31,7 @@ pub(super) enum Then {
     Open { id: ObjectId },
     Seal(Unsealed),
     Share(Object),
+    Send(Unsealed),
 }
 
 /// What an ask brought. Each gives back what it stands for when nobody wants it any more.
@@ -350,7 +351,11 @@ impl Reader {
                 Ok(Granted::Object(Object::new(client, id, mapping, place)?))
             }
             (Then::Share(object), Reply::Shared { ticket }) => Ok(Granted::Ticket(object.ticket(ticket))),
-            (Then::Seal(unsealed), Reply::Failed(error)) => {
+            (Then::Send(unsealed), Reply::Shared { ticket }) => {
+                let (client, id, _, _) = unsealed.settled();
+                Ok(Granted::Ticket(Ticket::new(client, id, ticket)))
+            }
+            (Then::Seal(unsealed) | Then::Send(unsealed), Reply::Failed(error)) => {
                 unsealed.settled();
                 Err(error)
             }

@@ -66,17 +66,14 @@ impl Object {
         let (client, id) = (&self.lease.client, self.lease.id);
         let ask = Ask::Share { id, receiver };
         match Client::ask(client, ask, Then::Share(self.clone())).await? {
-            Granted::Ticket(ticket) => {
-                let node = client.link.node.clone();
-                Ok(ObjectRef { id, node, len: self.len() as u64, ticket: ticket.send() })
-            }
+            Granted::Ticket(ticket) => Ok(ticket.send(self.len())),
             other => Err(other.unexpected()),
         }
     }
 
     /// The ticket that answers [`make_reference`](Self::make_reference).
     pub(super) fn ticket(&self, number: u64) -> Ticket {
-        Ticket { client: self.lease.client.clone(), id: self.lease.id, number, sent: false }
+        Ticket::new(self.lease.client.clone(), self.lease.id, number)
     }
 }
 
@@ -118,9 +115,15 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    fn send(mut self) -> u64 {
+    pub fn new(client: Arc<Client>, id: ObjectId, number: u64) -> Ticket {
+        Ticket { client, id, number, sent: false }
+    }
+
+    /// The reference, to an object of `len` bytes, which its receiver is answerable for from now on.
+    pub fn send(mut self, len: usize) -> ObjectRef {
         self.sent = true;
-        self.number
+        let node = self.client.link.node.clone();
+        ObjectRef { id: self.id, node, len: len as u64, ticket: self.number }
     }
 }
 

@@ -8,7 +8,7 @@ use super::link::{Granted, Then};
 use super::object::Object;
 use crate::error::Result;
 use crate::memory::{Mapping, OwnedBytes};
-use crate::object::ObjectId;
+use crate::object::{ObjectId, ObjectRef};
 use crate::pool::Place;
 use crate::protocol::{Ask, Tell};
 
@@ -45,6 +45,23 @@ impl ObjectWriter {
         let (client, id) = (unsealed.client.clone(), unsealed.id);
         match Client::ask(&client, Ask::Seal { id }, Then::Seal(unsealed)).await? {
             Granted::Object(object) => Ok(object),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Seals the object for the process of that incarnation alone, on whatever node: what [`seal`](Self::seal) and then
+    /// [`share_with`](Object::share_with) would, in one round trip to the agent, and without an object here.
+    ///
+    /// # Errors
+    /// As those of both; the object is gone then.
+    pub async fn send_to(self, receiver: u64) -> Result<ObjectRef> {
+        let ObjectWriter { unsealed, bytes } = self;
+        let len = bytes.as_slice().len();
+        drop(bytes);
+        unsealed.mapping.protect(unsealed.place, false)?;
+        let (client, id) = (unsealed.client.clone(), unsealed.id);
+        match Client::ask(&client, Ask::Send { id, receiver }, Then::Send(unsealed)).await? {
+            Granted::Ticket(ticket) => Ok(ticket.send(len)),
             other => Err(other.unexpected()),
         }
     }

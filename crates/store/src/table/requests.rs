@@ -35,6 +35,7 @@ impl Table {
             Ask::Create { len, wait_ms } => self.create(holder, number, len, wait_ms, now),
             Ask::Seal { id } => Some(self.seal(holder, id)),
             Ask::Share { id, receiver } => Some(self.share(holder, id, receiver, fresh, now)),
+            Ask::Send { id, receiver } => Some(self.send(holder, id, receiver, fresh, now)),
             Ask::Open { reference, wait_ms } => self.open(holder, number, reference, wait_ms, now, effects),
         };
         if let Some(reply) = reply {
@@ -46,16 +47,7 @@ impl Table {
         let Some(state) = self.holders.get_mut(&holder) else { return };
         match tell {
             Tell::Abandon { id } if state.writing.remove(&id) => self.free(id),
-            Tell::Release { id } if state.leases.contains_key(&id) => {
-                if let Some(count) = state.leases.get_mut(&id) {
-                    *count -= 1;
-                    if *count == 0 {
-                        state.leases.remove(&id);
-                    }
-                }
-                state.lease_count -= 1;
-                self.drop_references(id, 1);
-            }
+            Tell::Release { id } if state.leases.contains_key(&id) => self.release(holder, id),
             Tell::Abandon { id } | Tell::Release { id } => {
                 let reason = format!("it gave back object {id}, which it does not hold");
                 effects.push(Effect::Condemn { holder, reason });
@@ -134,6 +126,30 @@ impl Table {
             }
             _ => Reply::Failed(StoreError::NotHeld { id, action: "seal".into() }),
         }
+    }
+
+    /// Seals an object for one receiver alone: what its creator leaves is the lease in transit.
+    fn send(&mut self, holder: u64, id: ObjectId, receiver: u64, fresh: u64, now: Duration) -> Reply {
+        match self.seal(holder, id) {
+            Reply::Sealed => {
+                let shared = self.share(holder, id, Some(receiver), fresh, now);
+                self.release(holder, id);
+                shared
+            }
+            refused => refused,
+        }
+    }
+
+    /// One lease less for a holder that has one.
+    fn release(&mut self, holder: u64, id: ObjectId) {
+        let Some(state) = self.holders.get_mut(&holder) else { return };
+        let Some(count) = state.leases.get_mut(&id) else { return };
+        *count -= 1;
+        if *count == 0 {
+            state.leases.remove(&id);
+        }
+        state.lease_count -= 1;
+        self.drop_references(id, 1);
     }
 
     fn open(

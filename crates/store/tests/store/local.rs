@@ -33,6 +33,28 @@ fn what_one_process_writes_another_reads_and_the_object_outlives_its_creator() {
 }
 
 #[test]
+fn what_is_sent_leaves_its_creator_nothing_and_its_receiver_everything() {
+    let store = store(8 * MIB);
+    let [creator, reader] = [1, 2].map(|holder| client(&store, holder));
+    block_on(async {
+        let mut writer = creator.create(MIB + 1).await.unwrap();
+        fill(&mut writer);
+        let reference = writer.send_to(2).await.unwrap();
+        assert_eq!((store.usage().in_transit, store.usage().leases), (1, 0));
+        let object = reader.open(&reference).await.unwrap();
+        assert!(is_whole(&object) && object.len() == MIB + 1);
+        assert_eq!((store.usage().in_transit, store.usage().leases), (0, 1));
+        drop(object);
+        // For one who has gone before it came, and for one who never opens it.
+        let reference = creator.create(MIB).await.unwrap().send_to(2).await.unwrap();
+        creator.revoke(&reference);
+        let _unopened = creator.create(MIB).await.unwrap().send_to(2).await.unwrap();
+        store.release_holder(2);
+    });
+    until_empty(&store);
+}
+
+#[test]
 fn l1_a_creator_killed_at_any_step_leaves_nothing_in_use() {
     for steps in 1..=3 {
         let store = store(8 * MIB);

@@ -18,6 +18,7 @@ enum Step {
     Seal(Index),
     Abandon(Index),
     Share(Index, Option<u64>),
+    Send(Index, u64),
     Open(u64, Index),
     OpenRemote(u64, u64, u64),
     Release(Index),
@@ -42,6 +43,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => index().prop_map(Step::Seal),
         1 => index().prop_map(Step::Abandon),
         4 => (index(), prop::option::of(1..7u64)).prop_map(|(i, r)| Step::Share(i, r)),
+        3 => (index(), 1..7u64).prop_map(|(i, r)| Step::Send(i, r)),
         4 => (holder.clone(), index()).prop_map(|(h, i)| Step::Open(h, i)),
         4 => (holder.clone(), 1..4u64, 1..5u64).prop_map(|(h, object, ticket)| Step::OpenRemote(h, object, ticket)),
         4 => index().prop_map(Step::Release),
@@ -85,6 +87,12 @@ fn run(world: &mut World, step: Step) {
             if !world.leases.is_empty() {
                 let (holder, id) = world.leases[index.index(world.leases.len())];
                 let reference = world.share(holder, id, receiver);
+                world.references.push(reference);
+            }
+        }
+        Step::Send(index, receiver) => {
+            if let Some((holder, id)) = take(&mut world.writing, index) {
+                let reference = world.shared(holder, id, Ask::Send { id, receiver });
                 world.references.push(reference);
             }
         }

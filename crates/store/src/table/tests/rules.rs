@@ -179,7 +179,7 @@ fn a_process_frees_seals_and_shares_only_what_it_holds() {
     let created =
         apply(Event::Asked { holder: 1, number: 1, ask: Ask::Create { len: 1, wait_ms: 0 }, fresh: 1 });
     let [Effect::Reply { reply: Reply::Created { id, .. }, .. }] = created[..] else { panic!("{created:?}") };
-    for ask in [Ask::Seal { id }, Ask::Share { id, receiver: None }] {
+    for ask in [Ask::Seal { id }, Ask::Share { id, receiver: None }, Ask::Send { id, receiver: 2 }] {
         let refused = apply(Event::Asked { holder: 2, number: 1, ask, fresh: 2 });
         let [Effect::Reply { reply: Reply::Failed(StoreError::NotHeld { .. }), .. }] = refused[..] else {
             panic!("{refused:?}")

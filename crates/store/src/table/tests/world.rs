@@ -118,7 +118,12 @@ impl World {
     }
 
     pub(super) fn share(&mut self, holder: u64, id: ObjectId, receiver: Option<u64>) -> ObjectRef {
-        let number = self.ask(holder, Ask::Share { id, receiver });
+        self.shared(holder, id, Ask::Share { id, receiver })
+    }
+
+    /// The reference that `ask` brings.
+    pub(super) fn shared(&mut self, holder: u64, id: ObjectId, ask: Ask) -> ObjectRef {
+        let number = self.ask(holder, ask);
         let Some(Reply::Shared { ticket }) = self.reply(number) else { panic!("{:?}", self.reply(number)) };
         ObjectRef { id, node: "here".into(), len: self.table.objects[&id].len, ticket }
     }
