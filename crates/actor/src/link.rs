@@ -82,6 +82,9 @@ enum Phase {
     Closed(String),
 }
 
+/// From so many frames on that wait to be written, another thread writes them than the one that makes them.
+const BURST: usize = 16;
+
 /// (actor, incarnation)
 type Life = (u64, u64);
 
@@ -326,9 +329,13 @@ impl Link {
         }
         let wake = state.writer_idle && !(state.calls.is_empty() && state.control.is_empty());
         state.writer_idle &= !wake;
+        let burst = state.calls.len() + state.control.len() >= BURST;
         drop(state);
         if wake {
             self.work.notify_one();
+        }
+        if burst && let Some(system) = self.system.upgrade() {
+            system.executor.call_for_io();
         }
         finish_all(done);
     }

@@ -3,14 +3,15 @@
 //! They live on one current-thread runtime, which whoever *leads* drives. A thread of the pool that has nothing to run
 //! leads, so that what arrives is handled, and answered, by the thread that read it: waking another one costs more than
 //! all else that a small call needs. A thread that runs user code does not lead. The I/O thread stands by, which never
-//! runs user code: when nobody has led for [`TICK`], it leads until a thread of the pool is idle again. So a handler that
-//! computes for ten seconds holds up no connection for longer than two ticks.
+//! runs user code: when nobody has led for [`TICK`], or when [a burst](Pool::call_for_io) waits to be written, it leads
+//! until a thread of the pool is idle again. So a handler that computes for ten seconds holds up no connection for longer
+//! than two ticks, and who makes many calls at once does not write them all by itself.
 
 use std::{
     cell::Cell,
     future::Future,
     pin::Pin,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError, atomic::Ordering},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -42,6 +43,8 @@ pub(super) struct Lead {
     departures: u64,
     /// The I/O thread is to be woken when one goes.
     asleep: bool,
+    /// The I/O thread is to lead now, unless somebody does.
+    wanted: bool,
 }
 
 impl Lead {
@@ -65,6 +68,7 @@ impl Pool {
         io: &Runtime,
     ) -> MutexGuard<'a, State> {
         state.lead.taken = true;
+        self.led.store(true, Ordering::Relaxed);
         let relief = state.lead.relief.take();
         drop(state);
         if let Some(relief) = relief {
@@ -77,6 +81,7 @@ impl Pool {
         state.lead.taken = false;
         state.lead.leader = None;
         state.lead.departures += 1;
+        self.led.store(false, Ordering::Relaxed);
         if state.lead.asleep {
             self.stand_by.notify_one();
         }
@@ -87,6 +92,16 @@ impl Pool {
     pub(super) fn stand_by(&self, io: &Runtime, mut serving: JoinHandle<()>) {
         while !io.block_on(UntilRelieved { pool: self, serving: &mut serving }) {
             self.wait_until_nobody_leads();
+            self.led.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Much waits to be written: the I/O thread leads at once if nobody does.
+    pub(super) fn call_for_io(&self) {
+        // Once for each time that nobody leads: this is asked for every message of a burst.
+        if !self.led.load(Ordering::Relaxed) && !self.led.swap(true, Ordering::Relaxed) {
+            self.lock().lead.wanted = true;
+            self.stand_by.notify_one();
         }
     }
 
@@ -94,6 +109,9 @@ impl Pool {
         let mut state = self.lock();
         let (mut seen, mut quiet) = (state.lead.departures, 0);
         while !state.closed {
+            if std::mem::take(&mut state.lead.wanted) && !state.lead.taken {
+                return;
+            }
             if state.lead.taken && quiet >= QUIET_TICKS {
                 state.lead.asleep = true;
                 state = self.stand_by.wait(state).unwrap_or_else(PoisonError::into_inner);

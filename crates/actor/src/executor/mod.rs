@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     thread,
@@ -49,6 +49,8 @@ struct Pool {
     work: Condvar,
     /// The I/O thread waits on this while others lead.
     stand_by: Condvar,
+    /// Somebody leads, or has been called to.
+    led: AtomicBool,
     /// The watcher sleeps on this while there is nothing to watch.
     watch: Condvar,
 }
@@ -75,6 +77,7 @@ impl Executor {
             state: Mutex::default(),
             work: Condvar::new(),
             stand_by: Condvar::new(),
+            led: AtomicBool::new(true),
             watch: Condvar::new(),
         });
         for _ in 0..pool.base {
@@ -94,6 +97,11 @@ impl Executor {
             lead::let_go(io);
         };
         thread::Builder::new().name("lyceum-io".to_owned()).spawn(stand_by).map(drop)
+    }
+
+    /// Much waits to be written: somebody is to drive the connections at once.
+    pub(crate) fn call_for_io(&self) {
+        self.0.call_for_io();
     }
 
     /// Runs `future` on the pool.
