@@ -8,6 +8,7 @@ use rkyv::{
     ser::allocator::ArenaHandle,
     util::AlignedVec,
 };
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The serializer that archives messages.
 pub type Encoder<'a> = HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>;
@@ -40,34 +41,14 @@ pub fn encode<M: Message>(message: &M) -> Result<AlignedVec, rancor::Error> {
     rkyv::to_bytes::<rancor::Error>(message)
 }
 
-/// A message type's number on the wire: a hash of its name and archived size and alignment.
+/// A message type's number on the wire: a hash of its name and archived size and alignment, the same in every process
+/// and build, which `DefaultHasher` does not promise.
 pub(crate) fn message_id<M: Message>() -> u64 {
-    let mut hash = Fnv::new();
-    hash.layout_of::<M>();
-    hash.finish()
+    let layout = (size_of::<M::Archived>() as u64) << 16 | align_of::<M::Archived>() as u64;
+    chained(layout, std::any::type_name::<M>().as_bytes())
 }
 
-/// FNV-1a, 64 bits: small, and the same in every process and build, which `DefaultHasher` does not promise.
-pub(crate) struct Fnv(u64);
-
-impl Fnv {
-    pub(crate) fn new() -> Self {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    pub(crate) fn layout_of<M: Message>(&mut self) {
-        self.bytes(std::any::type_name::<M>().as_bytes());
-        self.bytes(&(size_of::<M::Archived>() as u64).to_le_bytes());
-        self.bytes(&(align_of::<M::Archived>() as u64).to_le_bytes());
-    }
-
-    pub(crate) fn finish(self) -> u64 {
-        self.0
-    }
+/// A hash of what `before` is one of, and of `bytes`.
+pub(crate) fn chained(before: u64, bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, before)
 }

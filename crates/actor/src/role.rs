@@ -1,6 +1,6 @@
 //! Interfaces: what a caller must know of an actor, and nothing else.
 
-use crate::message::{Fnv, Message, message_id};
+use crate::message::{Message, chained, message_id};
 
 /// What callers know of an actor: its name, what it is started with, and which messages it takes.
 ///
@@ -39,20 +39,13 @@ pub fn fingerprint<R: Role>() -> u64 {
     let mut messages = Vec::new();
     R::Messages::describe(&mut |_, fingerprint| messages.push(fingerprint));
     messages.sort_unstable();
-    let mut hash = Fnv::new();
-    hash.bytes(R::NAME.as_bytes());
-    hash.layout_of::<R::Args>();
-    for message in messages {
-        hash.bytes(&message.to_le_bytes());
-    }
-    hash.finish()
+    let role = chained(message_id::<R::Args>(), R::NAME.as_bytes());
+    messages.into_iter().fold(role, |hash, message| chained(hash, &message.to_le_bytes()))
 }
 
 fn describe_one<R: Accepts<M>, M: Message>(each: &mut dyn FnMut(u64, u64)) {
-    let mut hash = Fnv::new();
-    hash.layout_of::<M>();
-    hash.layout_of::<R::Reply>();
-    each(message_id::<M>(), hash.finish());
+    let message = message_id::<M>();
+    each(message, chained(message, &message_id::<R::Reply>().to_le_bytes()));
 }
 
 macro_rules! message_lists {
