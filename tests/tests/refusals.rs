@@ -66,9 +66,9 @@ fn a_request_that_no_node_can_meet_is_refused_before_anything_starts() {
         text.replace("world_size = 1", "world_size = 4").replace("[trainer]", "[trainer]\ncpus = 3")
     };
     refused(run, same, &["out.toml:", "a trainer asks for 3 cpus", "have room for 2 of 4"]);
-    let run = |text: String| text.replace("batch_rows = 4", "batch_rows = 40000");
+    let run = |text: String| text.replace("batch_rows = 4", "batch_rows = 5000");
     let line = RunText::default().to_string().lines().position(|line| line == "batch_rows = 4").unwrap() + 1;
-    refused(run, same, &[&format!("out.toml:{line}:14: "), "a batch of 40000 rows", "16777216 bytes"]);
+    refused(run, same, &[&format!("out.toml:{line}:14: "), "a batch of 5000 rows", "16777216 bytes"]);
 }
 
 #[test]
@@ -146,6 +146,16 @@ fn models_that_cannot_be_are_refused_before_anything_starts() {
     let random = "start = \"random\"\n";
     bed.write("model/model.safetensors", [0xff; 64]);
     refused("", &["bad.toml:5:13: ", "model.safetensors: "]);
+    // A pipe that nobody writes to.
+    let made = std::process::Command::new("mkfifo").arg(bed.path("model/pipe")).status().unwrap();
+    assert!(made.success());
+    for name in ["tokenizer.json", "config.json"] {
+        let (file, kept) = (bed.path(&format!("model/{name}")), bed.path("model/kept"));
+        fs::rename(&file, &kept).unwrap();
+        std::os::unix::fs::symlink("pipe", &file).unwrap();
+        refused(random, &["bad.toml:5:13: ", name, "file"]);
+        fs::rename(&kept, &file).unwrap();
+    }
     changed["intermediate_size"] = 8_388_608.into();
     bed.write("model/config.json", changed.to_string());
     refused(random, &["bad.toml:5:13: ", "parameters takes at least"]);

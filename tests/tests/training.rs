@@ -56,6 +56,32 @@ fn l1_a_manifest_and_a_run_file_give_a_trained_model_and_accounts_that_add_up() 
 }
 
 #[test]
+fn a_run_that_comes_to_nothing_is_an_error_each_time_it_is_asked_for() {
+    let bed = Bed::new();
+    let run = RunText { steps: 5, converted: None, ..RunText::default() };
+    let good = bed.run(&run, "good").end().well();
+    let text = run.to_string();
+    // Numbers that are none, of the right shapes.
+    let model = good.whole_checkpoint().0.join("model");
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[data..].fill(0xff);
+    fs::write(&weights, bytes).unwrap();
+    let from = format!("directory = \"{}\"", model.display());
+    let spoilt = text.replace("directory = \"model\"", &from).replace("start = \"random\"", "");
+    bed.write("spoilt.toml", spoilt);
+    let wild =
+        text.replace("learning_rate = 3e-3", "learning_rate = 1e300").replace("steps = 5\n", "steps = 20\n");
+    bed.write("wild.toml", wild);
+    for _ in 0..2 {
+        let none = "none of 5 steps changed the model";
+        bed.run_files("spoilt.toml", "cluster.toml", "spoilt").end().failed(&[none, "are the weights in"]);
+        bed.run_files("wild.toml", "cluster.toml", "wild").end().failed(&["the model has diverged"]);
+    }
+}
+
+#[test]
 fn l5_two_ranks_have_the_losses_of_one_and_the_same_batches() {
     let bed = Bed::new();
     let outputs = [1, 2].map(|world_size| {

@@ -68,6 +68,9 @@ pub enum TokenizerError {
     },
 }
 
+/// Bytes of the largest `tokenizer.json` that is read; those of the largest vocabularies have 40 MiB.
+const LARGEST_FILE: u64 = 512 << 20;
+
 /// Most tokens of a vocabulary that is trained here, several times what models have.
 pub const MAX_VOCABULARY: usize = 1 << 20;
 
@@ -103,6 +106,11 @@ impl Tokenizer {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let path = path.as_ref();
         let failed = |reason: String| TokenizerError::File { path: path.display().to_string(), reason };
+        let about = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+        // A pipe or a device would be waited on, or read without an end.
+        if !about.is_file() || about.len() > LARGEST_FILE {
+            return Err(failed(format!("expected a file of at most {LARGEST_FILE} bytes")));
+        }
         let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
         let inner = Inner::from_bytes(&bytes).map_err(|error| failed(error.to_string()))?;
         Self::new(inner)

@@ -190,8 +190,10 @@ struct RawConfig {
 
 #[derive(Deserialize)]
 struct RawRope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// What `rope_type` was called before, and is beside it in some files.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
@@ -237,8 +239,16 @@ impl RawConfig {
         let intermediate = dimension("intermediate_size", self.intermediate_size, LARGEST_DIMENSION)?;
         let layers = dimension("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)?;
         let heads = dimension("num_attention_heads", self.num_attention_heads, LARGEST_DIMENSION)?;
-        let key_value_heads =
-            dimension("num_key_value_heads", self.num_key_value_heads.unwrap_or(heads), LARGEST_DIMENSION)?;
+        // What `transformers` takes where a file says nothing.
+        let (default_positions, default_key_value_heads) = match model_type {
+            ModelType::Llama => (2048, heads),
+            ModelType::Mistral => (4096 * 32, 8),
+        };
+        let key_value_heads = dimension(
+            "num_key_value_heads",
+            self.num_key_value_heads.unwrap_or(default_key_value_heads),
+            LARGEST_DIMENSION,
+        )?;
         if heads % key_value_heads != 0 {
             return refuse(format!(
                 "num_attention_heads {heads} is no multiple of num_key_value_heads {key_value_heads}"
@@ -254,7 +264,6 @@ impl RawConfig {
         if heads * head_dimension > LARGEST_DIMENSION {
             return refuse(format!("{heads} heads of {head_dimension} are wider than {LARGEST_DIMENSION}"));
         }
-        let default_positions = if model_type == ModelType::Llama { 2048 } else { 4096 * 32 };
         let max_positions = dimension(
             "max_position_embeddings",
             self.max_position_embeddings.unwrap_or(default_positions),
@@ -280,6 +289,7 @@ impl RawConfig {
             rope_theta: positive("rope_theta", theta.unwrap_or(10_000.0))?,
             rope_scaling: self
                 .rope_parameters
+                .filter(RawRope::says_its_type)
                 .or(self.rope_scaling)
                 .map_or(Ok(None), |rope| rope.check(max_positions))?,
             sliding_window,
@@ -300,12 +310,16 @@ impl RawConfig {
 }
 
 impl RawRope {
+    fn says_its_type(&self) -> bool {
+        self.rope_type.is_some() || self.old_type.is_some()
+    }
+
     fn check(self, max_positions: i64) -> Result<Option<RopeScaling>, String> {
         let given = |name: &str, value: Option<f64>| match value {
             Some(value) => positive(name, value),
             None => refuse(format!("llama3 rope scaling needs {name}")),
         };
-        match self.rope_type.as_deref() {
+        match self.rope_type.as_deref().or(self.old_type.as_deref()) {
             None | Some("default") => Ok(None),
             Some("llama3") => {
                 let low_frequency_factor = given("low_freq_factor", self.low_freq_factor)?;

@@ -42,7 +42,7 @@ pub struct StoredTensor {
 
 /// One safetensors file, mapped and its header checked.
 ///
-/// The mapping is private and read-only. Whoever shortens the file while it lives ends the process that reads it.
+/// The mapping is read-only. Whoever changes the file while it lives changes what is read, and whoever shortens the file while it lives ends the process that reads it.
 #[derive(Debug)]
 pub struct WeightFile {
     /// Where it is.
@@ -64,7 +64,7 @@ impl Weights {
     /// Reads the headers of `directory`'s weights and holds them against `config`.
     ///
     /// # Errors
-    /// A file is missing, cut short or not safetensors; a parameter is missing, unknown, there twice, of another shape
+    /// A file is missing, cut short or not safetensors; a parameter is missing, unknown, in two files, of another shape
     /// than `config` says, or of a kind other than F32, BF16, F16.
     pub fn open(directory: &Path, config: &LlamaConfig) -> Result<Self, ModelFilesError> {
         let mut wanted: BTreeMap<String, ParameterSpec> = config
@@ -170,6 +170,10 @@ fn paths(directory: &Path) -> Result<Vec<PathBuf>, ModelFilesError> {
 /// A JSON file of at most `most` bytes.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, most: u64) -> Result<T, ModelFilesError> {
     let failed = |error| ModelFilesError::io(path, error);
+    // A pipe would be waited on.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(ModelFilesError::file(path, "is not a regular file"));
+    }
     let mut bytes = Vec::new();
     File::open(path).map_err(failed)?.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > most {

@@ -37,6 +37,8 @@ fn impossible_configurations_are_refused_with_the_field_and_its_value() {
         (r#"{"rope_theta": -1.0}"#, "rope_theta is -1"),
         (r#"{"rope_scaling": {"rope_type": "yarn"}}"#, r#"rope scaling "yarn""#),
         (r#"{"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}"#, "needs low_freq_factor"),
+        (r#"{"rope_parameters": {}, "rope_scaling": {"type": "yarn"}}"#, r#"rope scaling "yarn""#),
+        (r#"{"rope_scaling": {"type": "default", "rope_type": "yarn"}}"#, r#"rope scaling "yarn""#),
         (r#"{"eos_token_id": 50}"#, "special token 50"),
         (r#"{"vocab_size": "many"}"#, "invalid type"),
     ] {

@@ -30,8 +30,8 @@ pub fn load_directory(
 
 /// Reads the parameters of `config` from `directory`, each by name, on the device and in the kind of `placement`.
 ///
-/// Tensors that are as the file has them lie in its mapping, which is private and read-only: do not change them in
-/// place, and do not shorten the file while they live.
+/// Tensors that are as the file has them lie in its mapping, which is read-only: do not change them in place, and
+/// do not change or shorten the file while they live.
 ///
 /// # Errors
 /// As [`Weights::open`].

@@ -25,7 +25,7 @@ use crate::roles::{
     PackerArgs, PackerState, ReaderState, Settings,
 };
 use crate::run_directory::RunDirectory;
-use crate::run_file::RunFile;
+use crate::run_file::{RunFile, Start};
 use crate::summary::{Documents, Pairs, Summary, nothing_trained};
 
 /// How often the pool is looked at.
@@ -63,7 +63,9 @@ pub async fn conduct(
         }
         let records = RunDirectory::at(&settings.directory).records();
         let packing = Packing::open(&run, &records, settings.epoch, formed.log_position)?;
-        return summarise(&run, board, packing.accounts_below(formed.log_position)?, &settings).map(Some);
+        let accounts = packing.accounts_below(formed.log_position)?;
+        ensure_learnt(&run, board)?;
+        return summarise(&run, board, accounts, &settings).map(Some);
     }
 
     let packer = cluster
@@ -84,13 +86,32 @@ pub async fn conduct(
     let accounts = course.follow(&mut pool, formed.step).await?;
     let step = board.with_metrics(|metrics| metrics.step()).unwrap_or(0);
     ensure!(step > 0 || board.stopped(), nothing_trained(&run, &accounts));
-    let skipped = board.with_metrics(|metrics| metrics.skipped()).unwrap_or(0);
+    ensure_learnt(&run, board)?;
+    summarise(&run, board, accounts, &settings).map(Some)
+}
+
+/// An error where the steps that there were have come to nothing, now or in an earlier attempt.
+fn ensure_learnt(run: &RunFile, board: &Board) -> Result<()> {
+    let Some((step, skipped, last)) =
+        board.with_metrics(|metrics| (metrics.step(), metrics.skipped(), metrics.loss().last))
+    else {
+        return Ok(());
+    };
+    let directory = run.model.directory.display();
+    let doubt = match run.model.start {
+        Start::Weights => format!("are the weights in {directory} whole?"),
+        Start::Random => format!("is `initializer_range` in {directory}/config.json as it should be?"),
+    };
     ensure!(
         step == 0 || skipped < step,
-        "none of {step} steps changed the model: each had a gradient that is not finite; are the weights in {} whole?",
-        run.model.directory.display()
+        "none of {step} steps changed the model: each had a gradient that is not finite; {doubt}"
     );
-    summarise(&run, board, accounts, &settings).map(Some)
+    ensure!(
+        last.is_none_or(f64::is_finite),
+        "the model has diverged: the losses of its last steps are not finite, {skipped} of {step} steps were skipped; \
+         begin again in another folder, with a lower `trainer.learning_rate`"
+    );
+    Ok(())
 }
 
 /// Does `starting`, and lets the board say where to look when that takes long.

@@ -30,11 +30,12 @@ pub struct Unmet {
     pub message: String,
 }
 
-/// Why a run can never be placed on the cluster of a manifest; `None` when it can.
-pub fn unmet(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
+/// Why a run can never be placed on the cluster of a manifest; `None` when it can. A node that says nothing of its memory
+/// has that of its `machine`, which is not held against anything where it is unknown.
+pub fn unmet(run: &RunFile, manifest: &Manifest, machine: Option<Bytes>) -> Option<Unmet> {
     too_large(run, manifest)
         .or_else(|| too_many(run, manifest))
-        .or_else(|| too_heavy(run, manifest))
+        .or_else(|| too_heavy(run, manifest, machine))
         .or_else(|| too_long(run, manifest))
 }
 
@@ -116,13 +117,17 @@ fn too_many(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
 }
 
 /// A model that a trainer on processors cannot hold in any node's memory. Every rank has the weights and their fp32
-/// gradients, and its share of the fp32 masters and both moments. Nodes that say nothing of their memory are trusted.
-fn too_heavy(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
+/// gradients, and its share of the fp32 masters and both moments.
+fn too_heavy(run: &RunFile, manifest: &Manifest, machine: Option<Bytes>) -> Option<Unmet> {
     let trainer = &run.trainer;
-    let most = manifest.nodes.iter().map(|node| node.resources.memory).max_by_key(|memory| memory.0)?;
-    if trainer.gpus > 0.0 || manifest.nodes.iter().any(|node| node.resources.memory.0 == 0) {
+    if trainer.gpus > 0.0 {
         return None;
     }
+    let memory = |node: &NodeSection| match node.resources.memory {
+        Bytes(0) => machine,
+        said => Some(said),
+    };
+    let most = manifest.nodes.iter().map(memory).collect::<Option<Vec<Bytes>>>()?.into_iter().max()?;
     let parameters = LlamaConfig::load(&run.model.directory).ok()?.parameter_count().unsigned_abs();
     let weight = match run.model.precision {
         Precision::Auto | Precision::Bf16 => 2,
@@ -140,10 +145,19 @@ fn too_heavy(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
     (wanted > most.0).then(|| Unmet { key: "model.directory", message: message() })
 }
 
-/// Batches that a node's store cannot hold as many of as there may be at a time.
+/// Batches that are larger than a store's segment, or that a node's store cannot hold as many of as there may be at a
+/// time.
 fn too_long(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
     let (rows, length) = (u64::from(run.trainer.batch_rows), u64::from(run.trainer.sequence_length));
     let batch = rows * (length * BYTES_A_TOKEN + BYTES_A_ROW);
+    let segment = manifest.store.segment.0;
+    if batch > segment {
+        let message = format!(
+            "a batch of {rows} rows of {length} tokens takes {batch} bytes in one piece; `store.segment` of '{}' is {segment} bytes",
+            manifest.name
+        );
+        return Some(Unmet { key: "trainer.batch_rows", message });
+    }
     let (wanted, has) = (batch * SEALED_AT_ONCE, manifest.store.capacity.0);
     let message = || {
         format!(

@@ -58,6 +58,11 @@ fn values_that_do_not_fit_each_other_are_refused_at_their_place() {
         ),
         ("texts.jsonl", "text.jsonl", "run.toml:10:", "text.jsonl"),
         ("learning_rate = 1e-3", "learning_rate = nan", "run.toml:21:", "above 0"),
+        ("steps = 100", "steps = 100\nbetas = [0.9, 0.95, \"x\"]", "run.toml:19:21: ", "expected a number"),
+        ("steps = 100", "steps = 100\nbetas = [0.9, 0.95, 0.9]", "run.toml:", "expected two numbers"),
+        ("steps = 100", "steps = 100\ncpus = 0.0001", "run.toml:", "at least 0.001"),
+        ("steps = 100", "steps = 100\nworld_size = 4294967295", "run.toml:", "expected 1 to 65536"),
+        ("name = \"bed\"", "name = \"..\"", "run.toml:1:", "a letter or digit first"),
     ];
     for (from, to, place, why) in cases {
         let said = refusal(from, to);
@@ -152,24 +157,29 @@ fn what_a_cluster_can_never_hold_is_said_before_anything_starts() {
     std::fs::write(&path, "name = \"small\"\noversubscribe = true\n[[nodes]]\nname = \"a\"\nresources = { cpus = 2, memory = \"1 GiB\" }\n")
         .unwrap();
     let manifest = Manifest::load(&path).unwrap();
-    assert_eq!(demand::unmet(&bed.run(&Bed::text()), &manifest), None);
+    assert_eq!(demand::unmet(&bed.run(&Bed::text()), &manifest, None), None);
     let cases = [
         ("steps = 100\ncpus = 3", "trainer.cpus", "no node of 'small'"),
         ("steps = 100\ngpus = 1", "trainer.gpus", "0 gpus"),
         ("steps = 100\ncpus = 2\nworld_size = 2", "trainer.world_size", "room for 1 of 2"),
     ];
     for (asked, key, why) in cases {
-        let unmet = demand::unmet(&bed.run(&Bed::text().replace("steps = 100", asked)), &manifest).unwrap();
+        let unmet =
+            demand::unmet(&bed.run(&Bed::text().replace("steps = 100", asked)), &manifest, None).unwrap();
         assert!(unmet.key == key && unmet.message.contains(why), "{asked}: {unmet:?}");
     }
     let heavy = CONFIG.replace("\"intermediate_size\": 24", "\"intermediate_size\": 8388608");
     std::fs::write(bed.folder.path().join("model/config.json"), heavy).unwrap();
-    let unmet = demand::unmet(&bed.run(&Bed::text()), &manifest).unwrap();
+    let unmet = demand::unmet(&bed.run(&Bed::text()), &manifest, None).unwrap();
     assert!(unmet.key == "model.directory" && unmet.message.contains("1 GiB at most"), "{unmet:?}");
     std::fs::write(bed.folder.path().join("model/config.json"), CONFIG).unwrap();
-    // 256 MiB hold five batches of 100,000 rows of 32 tokens no more.
-    let long = bed.run(&Bed::text().replace("batch_rows = 2", "batch_rows = 100000"));
-    let unmet = demand::unmet(&long, &manifest).unwrap();
+    // 64 MiB are one piece of a store.
+    let wide = bed.run(&Bed::text().replace("batch_rows = 2", "batch_rows = 80000"));
+    let unmet = demand::unmet(&wide, &manifest, None).unwrap();
+    assert!(unmet.key == "trainer.batch_rows" && unmet.message.contains("store.segment"), "{unmet:?}");
+    // 256 MiB hold five batches of 60,000 rows of 32 tokens no more.
+    let long = bed.run(&Bed::text().replace("batch_rows = 2", "batch_rows = 60000"));
+    let unmet = demand::unmet(&long, &manifest, None).unwrap();
     assert!(unmet.key == "trainer.batch_rows" && unmet.message.contains("store.capacity"), "{unmet:?}");
 }
 

@@ -23,11 +23,12 @@ use crate::control::vocabulary::Status;
 use crate::daemon::TETHER_VARIABLE;
 use crate::error::ClusterError;
 use crate::head::{HeadAddress, HeadConfig};
-use crate::host::ProcessMark;
+use crate::host::{self, ProcessMark};
 use crate::manifest::Manifest;
 use crate::spawn::{self, Preparation};
 use crate::state::{StateDir, log_tail, remove};
 use crate::strict::Source;
+use crate::units::Bytes;
 
 /// Longest wait for the head to listen.
 const HEAD_START: Duration = Duration::from_secs(20);
@@ -125,6 +126,11 @@ impl Up {
         drop(tether);
         ended
     }
+}
+
+/// The memory of this machine, which nodes have that say nothing of theirs; `None` where it cannot be told.
+pub fn machine_memory() -> Option<Bytes> {
+    Some(Bytes(host::machine_memory())).filter(|memory| memory.0 > 0)
 }
 
 /// Whether [`up`] could have the cluster of `manifest` here and now, before anything is touched. What this machine does

@@ -58,7 +58,7 @@ impl RunCommand {
         require_file("cluster manifest", &self.cluster)?;
         let (run, text) = RunFile::load_with_source(&self.run)?;
         let (manifest, manifest_text) = Manifest::load_with_source(&self.cluster)?;
-        if let Some(unmet) = demand::unmet(&run, &manifest) {
+        if let Some(unmet) = demand::unmet(&run, &manifest, local::machine_memory()) {
             let said = format!("does not fit {}: {}", self.cluster.display(), unmet.message);
             return Err(text.refuse(unmet.key, said).into());
         }

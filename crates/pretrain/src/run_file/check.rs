@@ -17,6 +17,8 @@ use crate::summary::skipped;
 const MOST_STEPS: u64 = 99_999_999;
 /// Most texts of a chain, which waits and travels as one piece; the paper's chains have a few.
 const MOST_ROUNDS: u64 = 256;
+/// More trainers, or synthesizers, than a cluster has processes.
+const MOST_ACTORS: u64 = 65_536;
 /// Most chains of one synthesizer at a time: each of them holds its place in the model's cache.
 const MOST_CHAINS_AT_ONCE: u64 = 1024;
 
@@ -97,8 +99,13 @@ fn check_values(run: &RunFile, text: &Text) -> Result<(), StrictError> {
     };
     let name_fits = !run.name.is_empty()
         && run.name.len() <= 64
+        && run.name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && run.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    require(name_fits, "name", format!("'{}': expected 1 to 64 letters, digits, '-', '_' or '.'", run.name))?;
+    require(
+        name_fits,
+        "name",
+        format!("'{}': expected 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first", run.name),
+    )?;
     require(!run.sources.is_empty(), "source", "expected at least one [[source]]".into())?;
     for (number, source) in run.sources.iter().enumerate() {
         check_source(run, number, source, &require)?;
@@ -148,9 +155,9 @@ fn check_source(
 fn check_trainer(run: &RunFile, require: &Require<'_>) -> Result<(), StrictError> {
     let trainer = &run.trainer;
     within("trainer.steps", trainer.steps, MOST_STEPS, require)?;
+    within("trainer.world_size", trainer.world_size.into(), MOST_ACTORS, require)?;
     let counts = [
-        ("trainer.world_size", u64::from(trainer.world_size)),
-        ("trainer.batch_rows", trainer.batch_rows.into()),
+        ("trainer.batch_rows", u64::from(trainer.batch_rows)),
         ("trainer.micro_batch_rows", trainer.micro_batch_rows.unwrap_or(1).into()),
     ];
     for (key, value) in counts {
@@ -270,6 +277,7 @@ fn check_synthesizer(synthesizer: &Synthesizer, require: &Require<'_>) -> Result
     )?;
     let Synthesizer { min, max, .. } = *synthesizer;
     require(min > 0, "synthesizer.min", "0: expected at least 1".into())?;
+    within("synthesizer.max", max.into(), MOST_ACTORS, require)?;
     require(min <= max, "synthesizer.max", format!("{max} is below min = {min}"))?;
     within("synthesizer.rounds", synthesizer.rounds.into(), MOST_ROUNDS, require)?;
     within("synthesizer.chains_at_once", synthesizer.chains_at_once.into(), MOST_CHAINS_AT_ONCE, require)?;
@@ -297,6 +305,6 @@ fn within(key: &str, count: u64, most: u64, require: &Require<'_>) -> Result<(),
 }
 
 fn check_processors(table: &str, cpus: f64, require: &Require<'_>) -> Result<(), StrictError> {
-    let fits = cpus.is_finite() && cpus > 0.0;
-    require(fits, &format!("{table}.cpus"), format!("{cpus}: expected a number above 0"))
+    let fits = (0.001..=1e6).contains(&cpus);
+    require(fits, &format!("{table}.cpus"), format!("{cpus:e}: expected at least 0.001"))
 }

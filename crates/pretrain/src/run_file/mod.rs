@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use lyceum_cluster::strict::{self, Document, Source as Text, StrictError};
 use lyceum_corpus::document::{Content, ReaderOptions};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A run file, checked: paths are absolute and there, values fit each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -204,7 +205,7 @@ pub struct Trainer {
     #[serde(default = "tenth")]
     pub weight_decay: f64,
     /// AdamW's beta 1 and beta 2.
-    #[serde(default = "betas")]
+    #[serde(default = "betas", deserialize_with = "two_numbers")]
     pub betas: [f64; 2],
     /// Gradients are scaled down to this global norm.
     #[serde(default = "whole")]
@@ -283,6 +284,12 @@ fn one_percent() -> f64 {
 }
 fn betas() -> [f64; 2] {
     [0.9, 0.95]
+}
+
+/// Exactly two: what is said beyond an array's end would be passed over.
+fn two_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[f64; 2], D::Error> {
+    let numbers = Vec::<f64>::deserialize(deserializer)?;
+    numbers.try_into().map_err(|numbers: Vec<f64>| D::Error::invalid_length(numbers.len(), &"two numbers"))
 }
 
 impl RunFile {

@@ -51,7 +51,7 @@ mod tests {
             for file in ["run.toml", "vanilla.toml"] {
                 let mut run = RunFile::load(root.join(file)).unwrap();
                 hardware.fit(&mut run);
-                assert!(demand::unmet(&run, &manifest).is_none(), "{hardware:?} {file}");
+                assert!(demand::unmet(&run, &manifest, None).is_none(), "{hardware:?} {file}");
                 assert_eq!(run.trainer.gpus == 1.0, hardware == Hardware::Gpu);
             }
         }
