@@ -92,11 +92,12 @@ impl ProcessWatch {
     }
 }
 
-/// Memory of this machine in bytes; 0 where that cannot be read.
-pub(crate) fn machine_memory() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib << 10)
+/// Memory of this machine in bytes; `None` where that cannot be read.
+pub(crate) fn machine_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
 }
 
 /// The cores that this process may use.

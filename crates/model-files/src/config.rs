@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::ModelFilesError;
-use crate::weights::read_json;
+use crate::json::read_json;
 
 /// No dimension of a published model comes near this; larger ones are refused before any size is multiplied.
 const LARGEST_DIMENSION: i64 = 1 << 24;
@@ -219,19 +219,19 @@ impl RawConfig {
             "llama" => ModelType::Llama,
             "mistral" => ModelType::Mistral,
             other => {
-                return refuse(format!(
+                return Err(format!(
                     "model_type {other:?} is not supported; expected \"llama\" or \"mistral\""
                 ));
             }
         };
         if self.hidden_act != "silu" {
-            return refuse(format!("hidden_act {:?} is not supported; expected \"silu\"", self.hidden_act));
+            return Err(format!("hidden_act {:?} is not supported; expected \"silu\"", self.hidden_act));
         }
         if self.attention_bias == Some(true) || self.mlp_bias == Some(true) {
-            return refuse("attention_bias and mlp_bias are not supported".into());
+            return Err("attention_bias and mlp_bias are not supported".into());
         }
         if self.quantization_config.is_some_and(|value| !value.is_null()) {
-            return refuse("quantized weights are not supported; give the bf16 or fp32 checkpoint".into());
+            return Err("quantized weights are not supported; give the bf16 or fp32 checkpoint".into());
         }
 
         let vocabulary = dimension("vocab_size", self.vocab_size, LARGEST_DIMENSION)?;
@@ -250,19 +250,19 @@ impl RawConfig {
             LARGEST_DIMENSION,
         )?;
         if heads % key_value_heads != 0 {
-            return refuse(format!(
+            return Err(format!(
                 "num_attention_heads {heads} is no multiple of num_key_value_heads {key_value_heads}"
             ));
         }
         if self.head_dim.is_none() && hidden % heads != 0 {
-            return refuse(format!("hidden_size {hidden} is no multiple of num_attention_heads {heads}"));
+            return Err(format!("hidden_size {hidden} is no multiple of num_attention_heads {heads}"));
         }
         let head_dimension = dimension("head_dim", self.head_dim.unwrap_or(hidden / heads), 1 << 12)?;
         if head_dimension % 2 != 0 {
-            return refuse(format!("head_dim {head_dimension} is odd; rotary embeddings need pairs"));
+            return Err(format!("head_dim {head_dimension} is odd; rotary embeddings need pairs"));
         }
         if heads * head_dimension > LARGEST_DIMENSION {
-            return refuse(format!("{heads} heads of {head_dimension} are wider than {LARGEST_DIMENSION}"));
+            return Err(format!("{heads} heads of {head_dimension} are wider than {LARGEST_DIMENSION}"));
         }
         let max_positions = dimension(
             "max_position_embeddings",
@@ -303,7 +303,7 @@ impl RawConfig {
             },
         };
         if let Some(id) = config.bos.iter().chain(&config.eos).find(|id| i64::from(**id) >= vocabulary) {
-            return refuse(format!("special token {id} is outside a vocabulary of {vocabulary}"));
+            return Err(format!("special token {id} is outside a vocabulary of {vocabulary}"));
         }
         Ok(config)
     }
@@ -317,7 +317,7 @@ impl RawRope {
     fn check(self, max_positions: i64) -> Result<Option<RopeScaling>, String> {
         let given = |name: &str, value: Option<f64>| match value {
             Some(value) => positive(name, value),
-            None => refuse(format!("llama3 rope scaling needs {name}")),
+            None => Err(format!("llama3 rope scaling needs {name}")),
         };
         match self.rope_type.as_deref().or(self.old_type.as_deref()) {
             None | Some("default") => Ok(None),
@@ -325,7 +325,7 @@ impl RawRope {
                 let low_frequency_factor = given("low_freq_factor", self.low_freq_factor)?;
                 let high_frequency_factor = given("high_freq_factor", self.high_freq_factor)?;
                 if high_frequency_factor <= low_frequency_factor {
-                    return refuse(format!(
+                    return Err(format!(
                         "high_freq_factor {high_frequency_factor} must be above low_freq_factor {low_frequency_factor}"
                     ));
                 }
@@ -341,21 +341,17 @@ impl RawRope {
                 }))
             }
             Some(other) => {
-                refuse(format!("rope scaling {other:?} is not supported; expected \"default\" or \"llama3\""))
+                Err(format!("rope scaling {other:?} is not supported; expected \"default\" or \"llama3\""))
             }
         }
     }
-}
-
-fn refuse<T>(reason: String) -> Result<T, String> {
-    Err(reason)
 }
 
 fn dimension(name: &str, value: i64, largest: i64) -> Result<i64, String> {
     if (1..=largest).contains(&value) {
         Ok(value)
     } else {
-        refuse(format!("{name} is {value}; expected 1 to {largest}"))
+        Err(format!("{name} is {value}; expected 1 to {largest}"))
     }
 }
 
@@ -363,6 +359,6 @@ fn positive(name: &str, value: f64) -> Result<f64, String> {
     if value.is_finite() && value > 0.0 {
         Ok(value)
     } else {
-        refuse(format!("{name} is {value}; expected a positive number"))
+        Err(format!("{name} is {value}; expected a positive number"))
     }
 }

@@ -21,6 +21,7 @@
 mod config;
 mod error;
 mod groups;
+mod json;
 mod weights;
 
 pub use config::{LlamaConfig, ModelType, RopeScaling};

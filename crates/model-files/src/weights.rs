@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +9,9 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::groups::HEAD;
+use crate::json::read_json;
 use crate::{LlamaConfig, ModelFilesError, ParameterSpec};
 
 /// A list of shards is at most this large; those of the largest published models have 100 KiB.
@@ -165,22 +164,4 @@ fn paths(directory: &Path) -> Result<Vec<PathBuf>, ModelFilesError> {
         if path.is_file() { Ok(path) } else { Err(refuse("is not there")) }
     };
     names.into_iter().map(place).collect()
-}
-
-/// A JSON file of at most `most` bytes.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, most: u64) -> Result<T, ModelFilesError> {
-    let failed = |error| ModelFilesError::io(path, error);
-    // A pipe would be waited on.
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(ModelFilesError::file(path, "is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > most {
-        return Err(ModelFilesError::file(
-            path,
-            format!("has more than {most} bytes, too many for its name"),
-        ));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| ModelFilesError::json(path, &error))
 }

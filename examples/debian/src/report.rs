@@ -219,17 +219,18 @@ impl Report {
         }
         for category in Category::ALL.into_iter().filter(|category| category.is_closed()) {
             let row = self.rows.iter().find(|row| row.category == category);
-            let (asked, points) = row.map_or((0, 0.0), |row| (row.asked, row.points()));
-            let name = category.name();
-            if asked >= gate.fewest.max(1) {
-                if points < gate.points {
+            let (name, asked) = (category.name(), row.map_or(0, |row| row.asked));
+            match row.filter(|_| asked >= gate.fewest).map(Row::points) {
+                Some(points) if points < gate.points => {
                     let wanted = gate.points;
                     shortfalls.push(format!(
                         "{name}: {points:.1} points above the majority answer, {wanted} wanted"
                     ));
                 }
-            } else if asked < gate.fewest && category.is_asked_to_the_last() {
-                shortfalls.push(format!("{name}: asked {asked} times, too few to judge"));
+                None if asked < gate.fewest && category.is_asked_to_the_last() => {
+                    shortfalls.push(format!("{name}: asked {asked} times, too few to judge"));
+                }
+                Some(_) | None => {}
             }
         }
         if self.free_f1 <= self.context_f1 {

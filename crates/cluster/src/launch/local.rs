@@ -130,7 +130,7 @@ impl Up {
 
 /// The memory of this machine, which nodes have that say nothing of theirs; `None` where it cannot be told.
 pub fn machine_memory() -> Option<Bytes> {
-    Some(Bytes(host::machine_memory())).filter(|memory| memory.0 > 0)
+    host::machine_memory().map(Bytes)
 }
 
 /// Whether [`up`] could have the cluster of `manifest` here and now, before anything is touched. What this machine does

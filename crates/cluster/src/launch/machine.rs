@@ -41,7 +41,7 @@ impl Machine {
             cores: host::own_cores(),
             gpus: host::own_gpus(),
             gpu_names: host::named_gpus(),
-            memory: Some(host::machine_memory()).filter(|memory| *memory > 0),
+            memory: host::machine_memory(),
         }
     }
 

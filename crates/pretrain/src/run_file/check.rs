@@ -305,6 +305,8 @@ fn within(key: &str, count: u64, most: u64, require: &Require<'_>) -> Result<(),
 }
 
 fn check_processors(table: &str, cpus: f64, require: &Require<'_>) -> Result<(), StrictError> {
-    let fits = (0.001..=1e6).contains(&cpus);
-    require(fits, &format!("{table}.cpus"), format!("{cpus:e}: expected at least 0.001"))
+    // Counted in thousandths.
+    let (least, most) = (0.001, 1_000_000);
+    let fits = (least..=f64::from(most)).contains(&cpus);
+    require(fits, &format!("{table}.cpus"), format!("{cpus:?}: expected at least {least}, at most {most}"))
 }

@@ -39,9 +39,7 @@ impl ObjectWriter {
     /// # Errors
     /// [`StoreError::AgentLost`](crate::StoreError::AgentLost) when the agent has gone.
     pub async fn seal(self) -> Result<Object> {
-        let ObjectWriter { unsealed, bytes } = self;
-        drop(bytes);
-        unsealed.mapping.protect(unsealed.place, false)?;
+        let unsealed = self.finished()?;
         let (client, id) = (unsealed.client.clone(), unsealed.id);
         match Client::ask(&client, Ask::Seal { id }, Then::Seal(unsealed)).await? {
             Granted::Object(object) => Ok(object),
@@ -55,15 +53,21 @@ impl ObjectWriter {
     /// # Errors
     /// As those of both; the object is gone then.
     pub async fn send_to(self, receiver: u64) -> Result<ObjectRef> {
-        let ObjectWriter { unsealed, bytes } = self;
-        let len = bytes.as_slice().len();
-        drop(bytes);
-        unsealed.mapping.protect(unsealed.place, false)?;
+        let len = self.len();
+        let unsealed = self.finished()?;
         let (client, id) = (unsealed.client.clone(), unsealed.id);
         match Client::ask(&client, Ask::Send { id, receiver }, Then::Send(unsealed)).await? {
             Granted::Ticket(ticket) => Ok(ticket.send(len)),
             other => Err(other.unexpected()),
         }
+    }
+
+    /// The bytes are as they will be: nobody can write them here any more.
+    fn finished(self) -> Result<Unsealed> {
+        let ObjectWriter { unsealed, bytes } = self;
+        drop(bytes);
+        unsealed.mapping.protect(unsealed.place, false)?;
+        Ok(unsealed)
     }
 }
 
