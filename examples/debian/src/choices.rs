@@ -84,7 +84,7 @@ fn continuation(seed: u64, document: &Document, stock: &Stock<'_>) -> Option<Ite
 }
 
 fn reading(seed: u64, document: &Document, stock: &Stock<'_>) -> Option<Item> {
-    const ASKED: [Category; 4] = [Category::Name, Category::Role, Category::Language, Category::Mentioned];
+    const ASKED: [Category; 4] = [Category::Name, Category::Identity, Category::Role, Category::Language];
     let text = Text::parse(&document.text).filter(|text| text.context.len() <= 1000)?;
     let first = draw::below(seed, &document.id, "reading", ASKED.len());
     let mut category = ASKED.into_iter().cycle().skip(first).take(ASKED.len());

@@ -235,7 +235,7 @@ pub fn build(options: &Options, packages: &[Package]) -> Result<Corpus> {
     let of = |set: Set| documents.get(&set).map(Vec::as_slice).unwrap_or_default();
     let tuning = examples(options, of(Set::Tuning), Lesson::Copying);
     let finish = examples(options, of(Set::Tuning), Lesson::Choosing);
-    let tuning_heldout = examples(options, of(Set::TuningHeldout), Lesson::Naming);
+    let tuning_heldout = examples(options, of(Set::TuningHeldout), Lesson::Choosing);
     Ok(Corpus { tuning, finish, tuning_heldout, documents, notes })
 }
 
@@ -405,7 +405,7 @@ pub fn prepare_names(options: &Options, tokenizer: &Path) -> Result<String> {
         .into_iter()
         .map(|document| Some(renamer.rename(&document)).filter(short).unwrap_or(document))
         .collect();
-    let examples = examples(options, &renamed, Lesson::Naming);
+    let examples = examples(options, &renamed, Lesson::Choosing);
     let rows: Vec<TuningExample> = examples.iter().map(tuning_row).collect();
     output::write(&options.out.join(NAMES), &rows)?;
     Ok(format!("{NAMES}: {}", ExampleCount::of(&examples)))

@@ -26,9 +26,9 @@ pub struct Gate {
     pub pairs_a_text: f64,
     /// Share of the name questions whose answer is the name, exactly.
     pub names: f64,
-    /// Points by which the accuracy of each closed category that the last lesson asks beats its majority answer.
+    /// Points by which the accuracy of each closed category beats its majority answer.
     pub points: f64,
-    /// A category with fewer questions cannot be judged: wanting, where the last lesson asks it.
+    /// A closed category with fewer questions cannot be judged, and so is wanting.
     pub fewest: usize,
 }
 
@@ -227,7 +227,7 @@ impl Report {
                         "{name}: {points:.1} points above the majority answer, {wanted} wanted"
                     ));
                 }
-                None if asked < gate.fewest && category.is_asked_to_the_last() => {
+                None if asked < gate.fewest => {
                     shortfalls.push(format!("{name}: asked {asked} times, too few to judge"));
                 }
                 Some(_) | None => {}
@@ -301,15 +301,13 @@ impl Display for Report {
                 writeln!(f, "{:>10}{:>8}{:>7.3}{:>12.3}", "", "", row.f1, row.context_f1)?;
             }
         }
-        let asked: Vec<Category> = self.rows.iter().map(|row| row.category).collect();
-        let (kept, given_up): (Vec<Category>, Vec<Category>) = Category::ALL
+        let unasked: Vec<&str> = Category::ALL
             .into_iter()
-            .filter(|category| !asked.contains(category))
-            .partition(|category| category.is_asked_to_the_last());
-        let wordings = [(kept, "never asked, so not judged"), (given_up, "given up by the last lesson")];
-        for (categories, wording) in wordings.iter().filter(|(categories, _)| !categories.is_empty()) {
-            let names: Vec<&str> = categories.iter().map(|category| category.name()).collect();
-            writeln!(f, "  {wording}: {}", names.join(", "))?;
+            .filter(|category| self.rows.iter().all(|row| row.category != *category))
+            .map(Category::name)
+            .collect();
+        if !unasked.is_empty() {
+            writeln!(f, "  never asked, so not judged: {}", unasked.join(", "))?;
         }
         Ok(())
     }
@@ -346,7 +344,7 @@ mod tests {
     /// For outputs of a handful of texts.
     const FEW: Gate = Gate { parseable: 0.95, pairs_a_text: 2.0, names: 0.9, points: 15.0, fewest: 0 };
 
-    const CONTEXT: &str = "libfoo-dev - a foo\n\nThis package contains the header files. Speaks XML.";
+    const CONTEXT: &str = "libfoo-dev - a foo\n\nThis package contains the header files.";
 
     fn judged(outputs: &[&str]) -> Report {
         let mut judgement = Judgement::default();
@@ -378,20 +376,20 @@ mod tests {
 
     #[test]
     fn questions_that_the_model_chose_are_judged_by_the_text() {
-        let mentioned = |options: &str, answer: &str| {
-            format!("<QUE> Which of these does the text name?\nOptions:{options} <ANS> {answer} </END>")
+        let role = |options: &str, answer: &str| {
+            format!("<QUE> What kind of package is libfoo-dev?\nOptions:{options} <ANS> {answer} </END>")
         };
         let report = judged(&[
-            &mentioned("\n- XML\n- SQL", "XML"),
-            &mentioned("\n- SQL\n- XML", "SQL"),
-            &mentioned("\n- SQL\n- FTP", "FTP"),
+            &role("\n- development files\n- fonts", "development files"),
+            &role("\n- fonts\n- development files", "fonts"),
+            &role("\n- fonts\n- tools", "tools"),
             "<QUE> What is libbar in short? <ANS> a foo </END>",
             "<QUE> Who are you? <ANS> me </END>",
         ]);
-        let asked = row(&report, Category::Mentioned);
+        let asked = row(&report, Category::Role);
         assert_eq!((asked.asked, asked.answerable), (3, 2));
         assert!((asked.accuracy - 1.0 / 3.0).abs() < 1e-9);
-        assert!((asked.majority - 2.0 / 3.0).abs() < 1e-9, "XML is right twice");
+        assert!((asked.majority - 2.0 / 3.0).abs() < 1e-9, "development files are right twice");
         assert_eq!(row(&report, Category::Summary).answerable, 0);
         assert_eq!(report.unrecognised, 1);
         assert!(report.to_string().contains("too few to judge"), "{report}");
@@ -406,11 +404,10 @@ mod tests {
         assert_eq!((role.accuracy, role.majority, role.points()), (1.0, 1.0, 0.0));
         let shortfalls = report.shortfalls(&Gate::default());
         assert!(shortfalls.contains(&"role: 0.0 points above the majority answer, 15 wanted".to_owned()));
-        // What it did not ask cannot be said to be known; what its last lesson gave up need not be.
+        // What it did not ask cannot be said to be known.
         assert!(shortfalls.contains(&"language: asked 0 times, too few to judge".to_owned()));
-        assert!(!shortfalls.iter().any(|line| line.starts_with("mentioned")), "{shortfalls:?}");
         let text = report.to_string();
-        assert!(text.contains("given up by the last lesson: basis, acronym, mentioned"), "{text}");
+        assert!(text.contains("never asked, so not judged: name, identity, summary"), "{text}");
     }
 
     #[test]

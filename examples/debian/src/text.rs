@@ -81,18 +81,6 @@ fn sentence_end(text: &str) -> usize {
     text.len()
 }
 
-/// Whether `word` stands in `text` as a word of its own, in any case.
-pub fn mentions(text: &str, word: &str) -> bool {
-    let (text, word) = (text.to_lowercase(), word.to_lowercase());
-    !word.is_empty()
-        && text.match_indices(&word).any(|(at, found)| {
-            let before = text[..at].chars().next_back();
-            let after = text[at + found.len()..].chars().next();
-            !before.is_some_and(char::is_alphanumeric)
-                && !after.is_some_and(|c| c.is_alphanumeric() || c == '+' || c == '#')
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,15 +101,6 @@ mod tests {
         assert_eq!(text.first_item, None);
         let text = Text::parse("foo - bar\n\nHas:\n  * a\n* b").expect("a context");
         assert_eq!(text.first_item, Some("a"), "also of a nested list");
-    }
-
-    #[test]
-    fn a_word_is_mentioned_only_as_a_whole() {
-        assert!(mentions("written in C++.", "c++"));
-        assert!(mentions("uses GTK+, Perl", "perl"));
-        assert!(!mentions("JavaScript", "Java"));
-        assert!(!mentions("uses C++", "C"));
-        assert!(!mentions("anything", ""));
     }
 
     #[test]

@@ -2,20 +2,19 @@
 
 use super::Category;
 use super::plan;
-use super::vocabulary::{AFFIXES, LANGUAGES, ROLES, THINGS, YES_NO, ring};
-use crate::text::{Text, mentions};
+use super::vocabulary::{AFFIXES, LANGUAGES, ROLES, YES_NO, ring};
+use crate::text::Text;
 
 /// How many options a question has, where it is not answered by yes or no.
 const OPTIONS: usize = 3;
 
 /// The answer to a question of a closed category.
-pub fn answer(text: &Text<'_>, category: Category, options: &[&str]) -> Option<String> {
+pub fn answer(text: &Text<'_>, category: Category) -> Option<String> {
     match category {
         Category::Identity => Some(text.name.to_owned()),
         Category::Role => role(text.name).map(|(role, _)| role.to_owned()),
         Category::Language => language(text.name).map(|(language, _)| language.to_owned()),
         Category::HasList => Some(has_list(text).to_owned()),
-        Category::Mentioned => the_only(options, |option| mentions(text.context, option)),
         _ => None,
     }
 }
@@ -35,17 +34,14 @@ pub fn reason(text: &Text<'_>, category: Category) -> Option<String> {
 /// gives none.
 pub fn options(text: &Text<'_>, category: Category) -> Option<Vec<String>> {
     let place = plan::place(text.name, OPTIONS);
-    let around = |vocabulary: &[&str], right: &str, wrong: &dyn Fn(&str) -> bool| {
-        let options = ring(vocabulary, right, OPTIONS, place, wrong)?;
+    let around = |vocabulary: &[&str], right: &str| {
+        let options = ring(vocabulary, right, OPTIONS, place)?;
         Some(options.into_iter().map(str::to_owned).collect())
     };
     match category {
         Category::Identity => Some(names(text.name, place)),
-        Category::Role => around(&ROLES, role(text.name)?.0, &|_| true),
-        Category::Language => around(&LANGUAGES, language(text.name)?.0, &|_| true),
-        Category::Mentioned => {
-            around(&THINGS, first_mentioned(text)?, &|thing| !mentions(text.context, thing))
-        }
+        Category::Role => around(&ROLES, role(text.name)?.0),
+        Category::Language => around(&LANGUAGES, language(text.name)?.0),
         Category::HasList => {
             let mut options = YES_NO.map(str::to_owned);
             if plan::place(text.name, 2) == 1 {
@@ -70,29 +66,6 @@ fn has_list(text: &Text<'_>) -> &'static str {
     if text.first_item.is_some() { yes } else { no }
 }
 
-/// The first thing that the body names, written as our vocabulary writes it, so that it can be copied.
-fn first_mentioned(text: &Text<'_>) -> Option<&'static str> {
-    mentioned(text).min().map(|(_, thing)| thing)
-}
-
-/// Whether the body names several things: then one of them is surely seen.
-pub fn mentions_several(text: &Text<'_>) -> bool {
-    mentioned(text).nth(1).is_some()
-}
-
-/// The things that the body names, each with the byte where it first stands.
-fn mentioned(text: &Text<'_>) -> impl Iterator<Item = (usize, &'static str)> {
-    THINGS.into_iter().filter_map(|thing| {
-        let mut places = text.body.match_indices(thing).map(|(at, _)| at);
-        Some((places.find(|&at| is_word(text.body, at, at + thing.len()))?, thing))
-    })
-}
-
-fn is_word(text: &str, start: usize, end: usize) -> bool {
-    let joined = |c: char| c.is_alphanumeric() || c == '+' || c == '#';
-    !text[..start].ends_with(char::is_alphanumeric) && !text[end..].starts_with(joined)
-}
-
 /// The name at its place among names with other endings of the same stem.
 fn names(name: &str, place: usize) -> Vec<String> {
     let own = AFFIXES.into_iter().find(|affix| name.len() > affix.len() && name.ends_with(affix));
@@ -101,12 +74,6 @@ fn names(name: &str, place: usize) -> Vec<String> {
     let mut names: Vec<String> = others.take(OPTIONS - 1).map(|affix| format!("{stem}{affix}")).collect();
     names.insert(place, name.to_owned());
     names
-}
-
-fn the_only(options: &[&str], right: impl Fn(&str) -> bool) -> Option<String> {
-    let mut right = options.iter().filter(|option| right(option));
-    let only = right.next()?;
-    right.next().is_none().then(|| (*only).to_owned())
 }
 
 /// What in a name tells something.
@@ -248,7 +215,7 @@ mod tests {
                         continue;
                     };
                     let options: Vec<&str> = options.iter().map(String::as_str).collect();
-                    let gold = answer(&text, category, &options).expect("one is right");
+                    let gold = answer(&text, category).expect("one is right");
                     let right = options.iter().filter(|option| **option == gold).count();
                     assert_eq!(right, 1, "{category:?} {options:?}");
                     let distinct: std::collections::BTreeSet<&&str> = options.iter().collect();
@@ -270,8 +237,6 @@ mod tests {
         let text =
             Text::parse("libcar-perl - a thing\n\nSpeaks SSH on Linux, not on UNIX.").expect("a context");
         assert_eq!(options(&text, Category::Language).expect("Perl"), ["OCaml", "PHP", "Perl"]);
-        let text = Text::parse("dar - a thing for SSH\n\nNeeds SSHx on Linux, MIDI.").expect("a context");
-        assert_eq!(options(&text, Category::Mentioned).expect("Linux"), ["Linux", "MySQL", "OpenGL"]);
     }
 
     #[test]
@@ -293,12 +258,5 @@ mod tests {
         ] {
             assert_eq!(told_by_affix(name), expected, "{name}");
         }
-    }
-
-    #[test]
-    fn two_right_options_are_no_question() {
-        let text = Text::parse("foo - a thing\n\nSpeaks SSH and HTTP.").expect("a context");
-        assert_eq!(answer(&text, Category::Mentioned, &["SSH", "HTTP", "FTP"]), None);
-        assert_eq!(answer(&text, Category::Mentioned, &["SQL", "HTTP", "FTP"]).as_deref(), Some("HTTP"));
     }
 }

@@ -2,7 +2,6 @@
 //! word for word.
 
 use super::Category;
-use super::vocabulary::WRITTEN_IN;
 use crate::text::Text;
 
 /// The longest answer that is asked for, in bytes: see [`answer`].
@@ -41,9 +40,6 @@ pub fn answer(text: &Text<'_>, category: Category, slot: Option<&str>) -> Option
         Category::Definition => definition(text, slot?),
         Category::Contents => contents(text),
         Category::Ability => ability(text),
-        Category::Basis => basis(text),
-        Category::WrittenIn => written_in(text),
-        Category::Acronym => expansion(text, slot?),
         Category::Address => address(text),
         Category::FirstItem => text.first_item.filter(|item| (2..=LONGEST).contains(&item.len())),
         _ => None,
@@ -56,7 +52,6 @@ pub fn answer(text: &Text<'_>, category: Category, slot: Option<&str>) -> Option
 pub fn slot<'a>(text: &Text<'a>, category: Category) -> Option<&'a str> {
     match category {
         Category::Definition => Some(defined(text.sentences().next()?)?.0),
-        Category::Acronym => acronyms(text).first().map(|(short, _)| *short),
         _ => None,
     }
 }
@@ -118,79 +113,6 @@ fn ability<'a>(text: &Text<'a>) -> Option<&'a str> {
     })
 }
 
-fn basis<'a>(text: &Text<'a>) -> Option<&'a str> {
-    text.sentences().find_map(|sentence| {
-        let at = sentence.find(" based on ")? + " based on ".len();
-        clause(
-            &sentence[at..],
-            &[", ", "; ", ": ", " (", " - ", " -- ", " that ", " which ", " and ", " with ", " for "],
-        )
-    })
-}
-
-fn written_in<'a>(text: &Text<'a>) -> Option<&'a str> {
-    text.sentences().find_map(|sentence| {
-        ["written in ", "implemented in ", "coded in "].iter().find_map(|cue| {
-            let at = sentence.find(cue)? + cue.len();
-            let rest = sentence[at..].trim_start_matches("pure ").trim_start_matches("the ");
-            let language = WRITTEN_IN.iter().find(|language| {
-                rest.strip_prefix(**language).is_some_and(|after| {
-                    !after.starts_with(|c: char| c.is_alphanumeric() || "+#-".contains(c))
-                })
-            })?;
-            Some(&rest[..language.len()])
-        })
-    })
-}
-
-/// Acronyms with their long forms: `Long Form (LF)` or `LF (Long Form)`.
-fn acronyms<'a>(text: &Text<'a>) -> Vec<(&'a str, &'a str)> {
-    let mut found: Vec<(&str, &str)> = Vec::new();
-    for line in text.prose() {
-        for (open, _) in line.match_indices(" (") {
-            let Some(length) = line[open + 2..].find(')') else { continue };
-            let (before, inside) = (&line[..open], &line[open + 2..open + 2 + length]);
-            let pair = if is_acronym(inside) {
-                last_words(before, inside.len()).map(|long| (inside, long))
-            } else {
-                before.rsplit(' ').next().filter(|word| is_acronym(word)).map(|short| (short, inside))
-            };
-            if let Some((short, long)) = pair
-                && spells(short, long)
-                && long.len() <= LONGEST
-                && !found.iter().any(|(known, _)| *known == short)
-            {
-                found.push((short, long));
-            }
-        }
-    }
-    found
-}
-
-fn is_acronym(word: &str) -> bool {
-    (2..=6).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_uppercase())
-}
-
-fn last_words(text: &str, count: usize) -> Option<&str> {
-    let start = text.rmatch_indices(' ').nth(count - 1).map(|(at, _)| at + 1);
-    let start = start.or_else(|| (text.split(' ').count() == count).then_some(0))?;
-    Some(&text[start..])
-}
-
-fn spells(short: &str, long: &str) -> bool {
-    let mut words = long.split(' ');
-    let spelt = short.chars().all(|letter| {
-        words.next().is_some_and(|word| {
-            word.len() > 1 && word.starts_with(|first: char| first.eq_ignore_ascii_case(&letter))
-        })
-    });
-    spelt && words.next().is_none() && long.chars().all(|c| c.is_alphanumeric() || c == ' ' || c == '-')
-}
-
-fn expansion<'a>(text: &Text<'a>, short: &str) -> Option<&'a str> {
-    acronyms(text).into_iter().find(|(known, _)| *known == short).map(|(_, long)| long)
-}
-
 /// The first web address of the text, if it has no other.
 fn address<'a>(text: &Text<'a>) -> Option<&'a str> {
     let mut found: Option<&str> = None;
@@ -231,13 +153,10 @@ mod tests {
 
     #[test]
     fn stated_cues_give_spans() {
-        let body = "Foo is a fast reader for tables that runs anywhere. It is written in pure Python and based on the GNU Scientific Library (GSL). \
+        let body = "Foo is a fast reader for tables that runs anywhere. \
                     It can be used to read, write and sort. This package contains the header files. See https://foo.example/x.";
         let said = |category, slot| ask(body, category, slot);
         assert_eq!(said(Category::Definition, Some("Foo")).as_deref(), Some("a fast reader for tables"));
-        assert_eq!(said(Category::WrittenIn, None).as_deref(), Some("Python"));
-        assert_eq!(said(Category::Basis, None).as_deref(), Some("the GNU Scientific Library"));
-        assert_eq!(said(Category::Acronym, Some("GSL")).as_deref(), Some("GNU Scientific Library"));
         assert_eq!(said(Category::Ability, None).as_deref(), Some("read, write and sort"));
         assert_eq!(said(Category::Contents, None).as_deref(), Some("the header files"));
         assert_eq!(said(Category::Address, None).as_deref(), Some("https://foo.example/x"));
@@ -268,27 +187,9 @@ mod tests {
     #[test]
     fn without_a_cue_there_is_no_answer() {
         let body = "It is a thing. JavaScripting (XYZ) for all, http://a.example and http://b.example, in the binary package.";
-        for category in [
-            Category::Contents,
-            Category::Ability,
-            Category::Basis,
-            Category::WrittenIn,
-            Category::Address,
-            Category::FirstItem,
-        ] {
+        for category in [Category::Contents, Category::Ability, Category::Address, Category::FirstItem] {
             assert_eq!(ask(body, category, None), None, "{category:?}");
         }
         assert_eq!(ask(body, Category::Definition, Some("It")), None);
-        assert_eq!(ask(body, Category::Acronym, Some("XYZ")), None);
-    }
-
-    #[test]
-    fn a_language_is_not_taken_for_its_beginning() {
-        assert_eq!(
-            ask("Foo was written in JavaScript.", Category::WrittenIn, None).as_deref(),
-            Some("JavaScript")
-        );
-        assert_eq!(ask("Foo was written in C++.", Category::WrittenIn, None).as_deref(), Some("C++"));
-        assert_eq!(ask("Foo was written in Cobol.", Category::WrittenIn, None), None);
     }
 }

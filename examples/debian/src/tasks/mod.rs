@@ -7,6 +7,8 @@
 //! Debtags, sections and dependencies are left out on purpose: their values stand
 //! in the text for only 10 to 35% of the packages, and a pair that the text does not
 //! answer teaches invention. A name's affixes (`-dev`, `python3-`) do stand in the text.
+//! What few texts answer (an acronym's long form, what a program is based on) is left out too: a model of
+//! this size sees it too seldom to tell whether a text answers it.
 
 mod closed;
 mod extract;
@@ -36,12 +38,6 @@ pub enum Category {
     Contents,
     /// What it can be used for, as stated.
     Ability,
-    /// What it is based on, as stated.
-    Basis,
-    /// The language it is stated to be written in.
-    WrittenIn,
-    /// The long form of an acronym.
-    Acronym,
     /// The web address in the text.
     Address,
     /// The first item of the first list.
@@ -50,41 +46,30 @@ pub enum Category {
     Role,
     /// The language that a module is for: from the name's affixes.
     Language,
-    /// Which option stands in the text.
-    Mentioned,
     /// Whether the text has a list.
     HasList,
 }
 
 impl Category {
     /// All categories, in the order of a text's pairs.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 11] = [
         Self::Name,
         Self::Identity,
         Self::Summary,
         Self::Definition,
         Self::Contents,
         Self::Ability,
-        Self::Basis,
-        Self::WrittenIn,
-        Self::Acronym,
         Self::Address,
         Self::FirstItem,
         Self::Role,
         Self::Language,
-        Self::Mentioned,
         Self::HasList,
     ];
 
     /// Whether the answer is one of few, or of the options: judged by accuracy against the majority answer.
     /// The others are free answers, judged by F1.
     pub fn is_closed(self) -> bool {
-        matches!(self, Self::Identity | Self::Role | Self::Language | Self::Mentioned | Self::HasList)
-    }
-
-    /// Whether the last lesson still asks it, so that a finished synthesizer is to ask it too.
-    pub fn is_asked_to_the_last(self) -> bool {
-        !plan::SELDOM.contains(&self)
+        matches!(self, Self::Identity | Self::Role | Self::Language | Self::HasList)
     }
 
     /// The kinds of pair the category is asked in.
@@ -92,7 +77,7 @@ impl Category {
         match self {
             Self::Role | Self::Language => &[Kind::Options, Kind::Reasoning, Kind::Both],
             Self::HasList => &[Kind::Options, Kind::Both],
-            Self::Identity | Self::Mentioned => &[Kind::Options],
+            Self::Identity => &[Kind::Options],
             _ => &[Kind::Plain],
         }
     }
@@ -106,14 +91,10 @@ impl Category {
             Self::Definition => "definition",
             Self::Contents => "contents",
             Self::Ability => "ability",
-            Self::Basis => "basis",
-            Self::WrittenIn => "written-in",
-            Self::Acronym => "acronym",
             Self::Address => "address",
             Self::FirstItem => "first-item",
             Self::Role => "role",
             Self::Language => "language",
-            Self::Mentioned => "mentioned",
             Self::HasList => "has-list",
         }
     }
@@ -158,11 +139,8 @@ pub enum Lesson {
     /// First: to write pairs, and to copy from the text.
     Copying,
     /// Then: which question fits a text. One that says little is asked for a list, so that there is always something to
-    /// ask; what it mentions is asked where several answers stand in it, so that a doubtful glance does not ask in vain.
+    /// ask.
     Choosing,
-    /// Last: to copy names of any words, in texts under other names. What a small model has seen too seldom to tell whether
-    /// a text answers it (what it is based on, an acronym, what it mentions) is no longer asked.
-    Naming,
 }
 
 /// Questions about a text, in the order of the categories: its name, and up to three others of those that it can answer,
@@ -195,7 +173,7 @@ pub fn ask_one(text: &Text<'_>, category: Category, kind: Kind) -> Option<Task> 
 /// the text does not answer it or none of its options is the answer.
 pub fn judge(text: &Text<'_>, asked: &Asked<'_>) -> Option<String> {
     let answer = if asked.category.is_closed() {
-        closed::answer(text, asked.category, &asked.options)?
+        closed::answer(text, asked.category)?
     } else {
         extract::answer(text, asked.category, asked.slot)?
     };

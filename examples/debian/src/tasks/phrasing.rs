@@ -1,5 +1,5 @@
 //! How each category is asked. `{}` is the package's name, `[]` what the question is about
-//! (a term, an acronym).
+//! (a term).
 
 use super::Category;
 
@@ -42,24 +42,6 @@ pub fn phrasings(category: Category) -> &'static [&'static str] {
             "What can it be used for?",
             "What is {} good for?",
         ],
-        Category::Basis => &[
-            "What is it based on?",
-            "On what is {} based?",
-            "What does it build on?",
-            "What is this software based on?",
-        ],
-        Category::WrittenIn => &[
-            "In which language is it written?",
-            "What is {} written in?",
-            "What is it implemented in?",
-            "Which programming language was used to write it?",
-        ],
-        Category::Acronym => &[
-            "What does [] stand for?",
-            "What is [] short for?",
-            "What is the long form of []?",
-            "Spell out the acronym [].",
-        ],
         Category::Address => &[
             "Which web address does the text give?",
             "Where on the web is more about {}?",
@@ -83,12 +65,6 @@ pub fn phrasings(category: Category) -> &'static [&'static str] {
             "Which programming language is {} for?",
             "Which language does this package serve?",
             "Programs in which language can use {}?",
-        ],
-        Category::Mentioned => &[
-            "Which of these is mentioned in the text?",
-            "Which of these does the text name?",
-            "One of these stands in the text. Which one?",
-            "What does the text mention?",
         ],
         Category::HasList => &[
             "Does the text contain a list?",

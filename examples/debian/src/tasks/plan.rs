@@ -40,9 +40,6 @@ const ASKED_FOR_NO_LIST: std::ops::RangeInclusive<u8> = b'm'..=b'n';
 /// After the first lesson, texts with fewer pairs are asked for a list that they do not have.
 const FEW_PAIRS: usize = 3;
 
-/// What few texts can answer, and the last lesson asks no longer.
-pub const SELDOM: [Category; 3] = [Category::Basis, Category::Acronym, Category::Mentioned];
-
 /// The letter that a name's stem begins with; `a` when the stem has none.
 fn letter(name: &str) -> u8 {
     let stem = BEFORE_STEM
@@ -80,21 +77,11 @@ pub fn candidates(text: &Text<'_>, lesson: Lesson) -> Vec<(Category, usize)> {
     let identity = if CHOOSE_THE_NAME.contains(&letter) { Category::Identity } else { Category::Name };
     let mut candidates = vec![identity];
     candidates.extend((has_list && lesson != Lesson::Copying).then_some(Category::HasList));
-    candidates.extend([
-        Category::WrittenIn,
-        Category::Acronym,
-        Category::Address,
-        Category::Basis,
-        Category::Ability,
-        Category::FirstItem,
-    ]);
+    candidates.extend([Category::Address, Category::Ability, Category::FirstItem]);
     let drawn = has_list || ASKED_FOR_NO_LIST.contains(&letter);
     candidates.extend((drawn && lesson == Lesson::Copying).then_some(Category::HasList));
     candidates.extend(closed::told_by_affix(text.name));
-    let mentions = lesson == Lesson::Copying || closed::mentions_several(text);
-    candidates.extend(mentions.then_some(Category::Mentioned));
     candidates.extend([Category::Definition, Category::Contents, Category::Summary]);
-    candidates.retain(|category| lesson != Lesson::Naming || !SELDOM.contains(category));
     let mut candidates: Vec<(Category, usize)> =
         candidates.into_iter().map(|category| (category, MOST_PAIRS)).collect();
     if !has_list && lesson != Lesson::Copying {
@@ -157,14 +144,8 @@ mod tests {
         assert!(documentation.starts_with(&[Category::Identity]));
         let plain = asked("foo - a thing\n\nbody", Lesson::Choosing);
         assert_eq!(plain.last(), Some(&Category::HasList), "when there is little else to ask");
-        assert!(!plain.contains(&Category::Mentioned));
-        let several = asked("foo - a thing\n\nFrom HTML to PDF", Lesson::Choosing);
-        assert!(several.contains(&Category::Mentioned));
         let listed = asked("foo - a thing\n\n* body", Lesson::Choosing);
         assert_eq!(listed[1], Category::HasList);
         assert_eq!(listed.iter().filter(|category| **category == Category::HasList).count(), 1);
-        let naming = asked("foo - a thing\n\nFrom HTML to PDF", Lesson::Naming);
-        assert!(SELDOM.iter().all(|category| !naming.contains(category)), "{naming:?}");
-        assert_eq!(naming.last(), Some(&Category::HasList));
     }
 }

@@ -13,7 +13,7 @@ pub struct Asked<'q> {
     pub category: Category,
     /// The package's name as the question gives it.
     pub subject: Option<&'q str>,
-    /// The term or acronym that it is about.
+    /// The term that it is about.
     pub slot: Option<&'q str>,
     /// Its options; empty when there are none.
     pub options: Vec<&'q str>,
