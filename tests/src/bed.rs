@@ -141,13 +141,14 @@ impl Bed {
         Standing::up(self)
     }
 
-    /// Does `lyceum up` or `lyceum down` of `cluster.toml`.
-    pub fn lyceum(&self, command: &str) {
+    /// Does `lyceum up`, `status` or `down` of `cluster.toml`; returns what it printed.
+    pub fn lyceum(&self, command: &str) -> String {
         let mut lyceum = Command::new(programs::folder().join("lyceum"));
         lyceum.arg(command).arg(self.path("cluster.toml")).env("LYCEUM_STATE_DIR", self.state());
         let output = lyceum.output().expect("the program under test starts");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "lyceum {command}: {said}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// The folder.

@@ -18,6 +18,12 @@ impl Process {
         self.signal(libc::SIGKILL);
     }
 
+    /// Whether a library of this name is mapped into it.
+    pub fn has_loaded(&self, library: &str) -> bool {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid));
+        maps.expect("the process runs").lines().any(|line| line.contains(library))
+    }
+
     /// Sends it `signal`.
     pub fn signal(&self, signal: i32) {
         // SAFETY: takes two numbers; the process is this test's own, found by its state folder.

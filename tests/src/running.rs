@@ -111,9 +111,10 @@ impl Running {
         found[skip].kill();
     }
 
-    /// Presses Ctrl-C.
+    /// Presses Ctrl-C: a terminal signals the whole group of the command in its foreground.
     pub fn interrupt(&self) {
-        Process { pid: self.child.id() as i32, role: "run".into() }.signal(libc::SIGINT);
+        let group = -(self.child.id() as i32);
+        Process { pid: group, role: "run".into() }.signal(libc::SIGINT);
     }
 
     /// Kills the command itself.

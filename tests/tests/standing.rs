@@ -21,6 +21,14 @@ fn l5_a_standing_cluster_takes_one_run_after_another_and_survives_one_whose_comm
 
     let mut killed = bed.run(&run, "out");
     killed.until_step(MIDDLE);
+    let status = bed.lyceum("status");
+    for role in ["corpus-reader", "packer", "controller", "synthesizer", "trainer"] {
+        assert!(status.contains(role), "{role} is an actor of:\n{status}");
+        let libtorch = ["synthesizer", "trainer"].contains(&role);
+        for process in bed.processes(role) {
+            assert_eq!(process.has_loaded("libtorch_cpu"), libtorch, "{process:?}");
+        }
+    }
     killed.kill_command();
     // At once: what is left of the first attempt may not write there any more.
     let output = bed.run(&run, "out").end_on_standing().well();

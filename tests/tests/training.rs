@@ -10,6 +10,33 @@ fn difference(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max)
 }
 
+/// What `summary.json` of a whole run has.
+const SUMMARY: [&str; 13] = [
+    "checkpoint",
+    "documents augmented raw read skipped",
+    "heldout after before",
+    "loss first last",
+    "multiple_choice after before",
+    "pairs dropped kept",
+    "restarts",
+    "steps",
+    "synthesizers_peak",
+    "tokens",
+    "tokens_per_second",
+    "trainer_wait_share",
+    "world_size",
+];
+
+/// Each name of a JSON object, in order, with those of the object behind it.
+fn summary_names(text: &str) -> Vec<String> {
+    let summary: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap();
+    let line = |(name, value): (&String, &serde_json::Value)| {
+        let within = value.as_object().into_iter().flatten().map(|(name, _)| format!(" {name}"));
+        format!("{name}{}", within.collect::<String>())
+    };
+    summary.iter().map(line).collect()
+}
+
 #[test]
 fn l1_a_manifest_and_a_run_file_give_a_trained_model_and_accounts_that_add_up() {
     let bed = Bed::new();
@@ -31,7 +58,10 @@ fn l1_a_manifest_and_a_run_file_give_a_trained_model_and_accounts_that_add_up() 
     assert!(last < 0.8 * first, "the loss falls: {first} to {last}");
     let (before, after) = (summary.heldout.before.unwrap(), summary.heldout.after.unwrap());
     assert!(after < 0.8 * before, "the held-out loss falls: {before} to {after}");
-    assert_eq!(output.losses().len(), 60);
+    let losses = output.losses();
+    assert_eq!(losses.len(), 60);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!(difference(&[first, last], &[mean(&losses[..5]), mean(&losses[55..])]) < 1e-9, "{summary:?}");
 
     let (checkpoint, step) = output.whole_checkpoint();
     assert_eq!(step, 60);
@@ -46,6 +76,9 @@ fn l1_a_manifest_and_a_run_file_give_a_trained_model_and_accounts_that_add_up() 
         fs::read(bed.path("model/tokenizer.json")).unwrap()
     );
     assert!(fs::metadata(model.join("model.safetensors")).unwrap().len() > 20_000);
+
+    let names = summary_names(&fs::read_to_string(output.root().join("summary.json")).unwrap());
+    assert_eq!(names, SUMMARY, "scripts read these");
 
     // The model that came out is one to go on from.
     let again = fs::read_to_string(bed.path("out.toml")).unwrap();

@@ -1,6 +1,6 @@
 //! Cross-entropy over the vocabulary, a bounded number of rows at a time.
 
-use tch::{Kind, Reduction, Tensor, no_grad};
+use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use crate::{Llama, ModelError};
 
@@ -9,6 +9,10 @@ pub const IGNORED_LABEL: i64 = -100;
 
 /// Logits alive at once: 2^24 fp32 values are 64 MiB (and as much again for their gradient).
 const LOGITS_AT_ONCE: i64 = 1 << 24;
+
+/// On an accelerator: 1 GiB. Each chunk reads and writes the whole gradient of the head, which takes as long as the
+/// products of some hundred rows.
+const LOGITS_AT_ONCE_ON_DEVICE: i64 = 1 << 28;
 
 impl Llama {
     /// The sum, in fp32, of the cross-entropy of `labels` (`[batch, length]` i64, already shifted,
@@ -85,7 +89,8 @@ impl Llama {
         }
         let (hidden, labels) = (hidden.f_reshape([-1, width])?, labels.f_reshape([-1])?);
         let rows = labels.size1()?;
-        let step = (LOGITS_AT_ONCE / self.config().vocabulary).max(1);
+        let logits = if hidden.device() == Device::Cpu { LOGITS_AT_ONCE } else { LOGITS_AT_ONCE_ON_DEVICE };
+        let step = (logits / self.config().vocabulary).max(1);
         (0..rows)
             .step_by(usize::try_from(step).unwrap_or(1))
             .map(|start| {
