@@ -1,6 +1,13 @@
 //! What an actor sees of the world while it runs.
 
-use std::{any::TypeId, collections::VecDeque, fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    any::TypeId,
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     Accepts, Actor, ActorAddress, ActorRef, Cause, Cluster, Handler, Message, Responder, Result, Role,
@@ -8,8 +15,9 @@ use crate::{
     cell::{Cell, Ending, Envelope},
     executor::Running,
     large::Payload,
+    life::Args,
     message::message_id,
-    reply::{Owed, ReplyTo},
+    reply::{Cancelled, Owed, ReplyTo},
 };
 
 /// An actor's view of itself and of what it can reach; given to `start` and to every handler.
@@ -20,6 +28,7 @@ pub struct Context<A: Actor> {
     /// The answer to the message being handled, unless it was deferred.
     owed: Option<Owed>,
     trace: u64,
+    deadline: Option<Instant>,
     /// Messages taken out of the mailbox and not yet handled.
     pub(crate) batch: VecDeque<Envelope>,
     tasks: Vec<Running>,
@@ -40,6 +49,7 @@ impl<A: Actor> Context<A> {
             me,
             owed: None,
             trace: 0,
+            deadline: None,
             batch: VecDeque::new(),
             tasks: Vec::new(),
             children: Vec::new(),
@@ -71,12 +81,48 @@ impl<A: Actor> Context<A> {
         self.trace
     }
 
+    /// When the caller of the message being handled stops waiting, if it said so: the time that is left for calls made on
+    /// its behalf.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Completes when the caller of the message being handled no longer waits for the answer, so that a handler of long
+    /// work can end it; nothing else ends a handler, whose actor's state it holds. Never completes for a `tell`, nor
+    /// where there is no answer to give (in `start`, or after [`reply_later`](Context::reply_later): the
+    /// [`Responder`] has its own).
+    ///
+    /// ```
+    /// # use lyceum_actor::*;
+    /// # async fn search() -> Result<String> { Ok(String::new()) }
+    /// # struct Finder;
+    /// # impl Finder {
+    /// async fn find<A: Actor>(&mut self, ctx: &mut Context<A>) -> Result<String> {
+    ///     tokio::select! {
+    ///         found = search() => found,
+    ///         () = ctx.cancelled() => anyhow::bail!("given up"), // nobody hears it
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn cancelled(&self) -> Cancelled {
+        Cancelled::of(self.owed.as_ref())
+    }
+
     /// Starts an actor in this process, as a child of this one: it ends, at the latest, with its parent.
     pub async fn spawn<B: Actor>(
         &mut self,
         args: <B::Role as Role>::Args,
     ) -> Result<ActorRef<B::Role>, SpawnError> {
-        let child = self.system.spawn_in_job::<B>(args, self.cell.address.job).await?;
+        self.spawn_child(Args::<B>::Value(args)).await
+    }
+
+    /// As [`spawn`](Context::spawn), from what is more than arguments.
+    pub(crate) async fn spawn_child<B: Actor>(
+        &mut self,
+        args: Args<B>,
+    ) -> Result<ActorRef<B::Role>, SpawnError> {
+        let child = self.system.spawn_local::<B>(args, self.cell.address.job).await?;
         self.children.retain(|child| child.death().is_none());
         self.children.extend(child.cell());
         Ok(child)
@@ -146,9 +192,10 @@ impl<A: Actor> Context<A> {
     }
 
     /// Puts the answer to a message in place before its handler runs.
-    pub(crate) fn begin(&mut self, reply: ReplyTo, trace: u64) {
+    pub(crate) fn begin(&mut self, reply: ReplyTo, trace: u64, deadline: Option<Instant>) {
         self.owed = Some(Owed::new(reply, self.cell.clone()));
         self.trace = trace;
+        self.deadline = deadline;
     }
 
     pub(crate) fn take_owed(&mut self) -> Option<Owed> {

@@ -84,6 +84,7 @@ mod registry;
 mod reply;
 mod role;
 mod slot;
+mod stream;
 mod suspicion;
 mod system;
 
@@ -104,6 +105,7 @@ pub use large::{LARGE, LargePayloads};
 pub use message::{Decoder, Encoder, Message, Validator, encode};
 pub use reference::ActorRef;
 pub use registry::{Registry, SpawnError};
-pub use reply::Responder;
+pub use reply::{Cancelled, Responder};
 pub use role::{Accepts, MessageList, ReplyOf, Role, fingerprint};
+pub use stream::{Item, ItemSink, ItemStream, Items, Streamed};
 pub use system::{System, SystemError, SystemOptions};

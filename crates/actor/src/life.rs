@@ -14,8 +14,10 @@ use crate::{
     slot::{Outcome, Slot},
 };
 
-/// What an actor is started with: as it is, or archived by another process.
+/// What an actor is started with.
 pub(crate) enum Args<A: Actor> {
+    /// The actor itself, made already.
+    Made(A),
     Value(<A::Role as Role>::Args),
     Archived(Incoming<<A::Role as Role>::Args>),
 }
@@ -71,14 +73,15 @@ async fn live<A: Actor>(system: System, cell: Arc<Cell>, args: Args<A>, started:
 
 /// Everything that runs the actor's own code; returns how it ended.
 async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A>, started: &Slot) -> Cause {
-    let args = match args {
-        Args::Value(args) => args,
+    let made = match args {
+        Args::Made(made) => Ok(made),
+        Args::Value(args) => A::start(args, ctx).await,
         Args::Archived(args) => match args.read() {
-            Ok(args) => args,
+            Ok(args) => A::start(args, ctx).await,
             Err(error) => return Cause::Failed(vec![format!("the arguments cannot be read: {error}")]),
         },
     };
-    let actor = match A::start(args, ctx).await {
+    let actor = match made {
         Ok(made) => actor.insert(made),
         Err(error) => return Cause::Failed(chain_of(&error)),
     };
@@ -134,7 +137,7 @@ async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelop
         )));
         return;
     };
-    ctx.begin(envelope.reply, envelope.trace);
+    ctx.begin(envelope.reply, envelope.trace, envelope.deadline);
     let bytes = match envelope.payload {
         Payload::Inline(bytes) => bytes,
         Payload::Stored(parcel) => match parcel.open().await {
@@ -180,7 +183,8 @@ async fn yield_once() {
     .await;
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

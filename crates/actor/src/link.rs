@@ -17,6 +17,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Waker,
     time::Instant,
 };
 
@@ -69,6 +70,10 @@ struct State {
     control: VecDeque<Frame>,
     /// The peer's calls that have not been answered, and whether it still waits for them.
     owed: HashMap<u64, bool>,
+    /// Who works on an answer and is to be told when its caller no longer waits.
+    givers: HashMap<u64, Vec<Waker>>,
+    /// Those of them who are to be told once the lock is gone.
+    to_wake: Vec<Waker>,
     /// Replies that are being put into the store.
     storing: usize,
     /// Stored replies that were sent, oldest first: taken back if the connection is lost before they were opened.
@@ -124,6 +129,8 @@ impl Link {
                 call_bytes: 0,
                 control: VecDeque::new(),
                 owed: HashMap::new(),
+                givers: HashMap::new(),
+                to_wake: Vec::new(),
                 storing: 0,
                 lent: VecDeque::new(),
                 writer_idle: true,
@@ -330,7 +337,9 @@ impl Link {
         let wake = state.writer_idle && !(state.calls.is_empty() && state.control.is_empty());
         state.writer_idle &= !wake;
         let burst = state.calls.len() + state.control.len() >= BURST;
+        let to_wake = std::mem::take(&mut state.to_wake);
         drop(state);
+        to_wake.into_iter().for_each(Waker::wake);
         if wake {
             self.work.notify_one();
         }

@@ -1,6 +1,14 @@
 //! Answers: where they go, and holding one back to give it later.
 
-use std::{any::TypeId, fmt, marker::PhantomData, sync::Arc};
+use std::{
+    any::TypeId,
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use lyceum_wire::AlignedBytes;
 
@@ -13,6 +21,7 @@ use crate::{
 };
 
 /// Where the end of a call is reported.
+#[derive(Clone)]
 pub(crate) enum ReplyTo {
     /// A `tell`: nowhere.
     Nobody,
@@ -43,11 +52,48 @@ impl ReplyTo {
         }
     }
 
+    /// Ready once the caller no longer waits; never for a `tell`.
+    fn poll_unwanted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            ReplyTo::Nobody => Poll::Pending,
+            ReplyTo::Local(slot) => slot.poll_unwanted(cx),
+            ReplyTo::Remote(link, call) => link.poll_unwanted(*call, cx),
+        }
+    }
+
     pub(crate) fn local(self) -> Option<Arc<Slot>> {
         match self {
             ReplyTo::Local(slot) => Some(slot),
             ReplyTo::Nobody | ReplyTo::Remote(..) => None,
         }
+    }
+}
+
+/// Completes when nobody waits for an answer any more: its caller has dropped the call or run into its deadline, or the
+/// caller's process is gone. Also when the answer has been given; never for a `tell`. Made by
+/// [`Context::cancelled`](crate::Context::cancelled) and [`Responder::cancelled`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Cancelled {
+    of: ReplyTo,
+}
+
+impl Future for Cancelled {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.of.poll_unwanted(cx)
+    }
+}
+
+impl Cancelled {
+    pub(crate) fn of(owed: Option<&Owed>) -> Self {
+        Cancelled { of: owed.and_then(|owed| owed.to.clone()).unwrap_or(ReplyTo::Nobody) }
+    }
+}
+
+impl fmt::Debug for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cancelled").finish_non_exhaustive()
     }
 }
 
@@ -76,6 +122,10 @@ impl<T: Message> Responder<T> {
         self.finish(Err(error.into()));
     }
 
+    pub(crate) fn fail_with(mut self, chain: Vec<String>) {
+        self.owed.finish(Outcome::Failed(chain));
+    }
+
     /// Gives what a handler would have returned.
     pub fn finish(mut self, result: Result<T>) {
         self.owed.finish(outcome_of(result));
@@ -84,6 +134,11 @@ impl<T: Message> Responder<T> {
     /// Whether the caller still waits, as far as is known here.
     pub fn is_wanted(&self) -> bool {
         self.owed.to.as_ref().is_some_and(ReplyTo::is_wanted)
+    }
+
+    /// Completes when the caller no longer waits.
+    pub fn cancelled(&self) -> Cancelled {
+        Cancelled::of(Some(&self.owed))
     }
 }
 

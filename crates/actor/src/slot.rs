@@ -57,7 +57,14 @@ impl Outcome {
 /// A place for one [`Outcome`]: completed at most once, waited for by at most one task.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
-    state: Mutex<State>,
+    place: Mutex<Place>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    state: State,
+    /// Who is to be told when an outcome would no longer be read.
+    givers: Vec<Waker>,
 }
 
 #[derive(Debug, Default)]
@@ -73,37 +80,46 @@ enum State {
 impl Slot {
     /// Puts the outcome in, unless there is one. Returns whether it was put in.
     pub(crate) fn complete(&self, outcome: Outcome) -> bool {
-        let mut state = self.lock();
-        let waker = match std::mem::replace(&mut *state, State::Closed) {
+        let mut place = self.lock();
+        let waker = match std::mem::replace(&mut place.state, State::Closed) {
             State::Empty => None,
             State::Waiting(waker) => Some(waker),
             old => {
-                *state = old;
+                place.state = old;
                 return false;
             }
         };
-        *state = State::Done(outcome);
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        place.state = State::Done(outcome);
+        let givers = std::mem::take(&mut place.givers);
+        drop(place);
+        waker.into_iter().chain(givers).for_each(Waker::wake);
         true
     }
 
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let mut state = self.lock();
-        match std::mem::replace(&mut *state, State::Closed) {
+        let mut place = self.lock();
+        match std::mem::replace(&mut place.state, State::Closed) {
             State::Done(outcome) => Poll::Ready(outcome),
             State::Waiting(waker) if waker.will_wake(cx.waker()) => {
-                *state = State::Waiting(waker);
+                place.state = State::Waiting(waker);
                 Poll::Pending
             }
             State::Empty | State::Waiting(_) => {
-                *state = State::Waiting(cx.waker().clone());
+                place.state = State::Waiting(cx.waker().clone());
                 Poll::Pending
             }
             State::Closed => Poll::Ready(Outcome::Cancelled),
         }
+    }
+
+    /// Ready once an outcome would no longer be read. Any number of tasks may wait.
+    pub(crate) fn poll_unwanted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut place = self.lock();
+        if !place.state.is_open() {
+            return Poll::Ready(());
+        }
+        remember(&mut place.givers, cx.waker());
+        Poll::Pending
     }
 
     pub(crate) async fn wait(&self) -> Outcome {
@@ -112,16 +128,33 @@ impl Slot {
 
     /// Nobody waits any more.
     pub(crate) fn close(&self) {
-        *self.lock() = State::Closed;
+        let mut place = self.lock();
+        place.state = State::Closed;
+        let givers = std::mem::take(&mut place.givers);
+        drop(place);
+        givers.into_iter().for_each(Waker::wake);
     }
 
     /// Whether an outcome would still be read.
     pub(crate) fn is_open(&self) -> bool {
-        matches!(*self.lock(), State::Empty | State::Waiting(_))
+        self.lock().state.is_open()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Place> {
         // Nothing that is done under this lock can panic half way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_open(&self) -> bool {
+        matches!(self, State::Empty | State::Waiting(_))
+    }
+}
+
+/// Adds `waker`, unless one that wakes the same task is there.
+pub(crate) fn remember(wakers: &mut Vec<Waker>, waker: &Waker) {
+    if !wakers.iter().any(|known| known.will_wake(waker)) {
+        wakers.push(waker.clone());
     }
 }

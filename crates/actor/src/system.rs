@@ -181,6 +181,14 @@ impl System {
         args: <A::Role as Role>::Args,
         job: u64,
     ) -> Result<ActorRef<A::Role>, SpawnError> {
+        self.spawn_local::<A>(Args::Value(args), job).await
+    }
+
+    pub(crate) async fn spawn_local<A: Actor>(
+        &self,
+        args: Args<A>,
+        job: u64,
+    ) -> Result<ActorRef<A::Role>, SpawnError> {
         let count = self.inner.next_local.fetch_add(1, Ordering::Relaxed);
         let address = ActorAddress {
             actor: ActorId::local(self.inner.address.process, count),
@@ -190,7 +198,7 @@ impl System {
             job,
         };
         let cell = Arc::new(Cell::new(address, fingerprint::<A::Role>(), A::MAILBOX));
-        start::<A>(self, cell.clone(), Args::Value(args)).await?;
+        start::<A>(self, cell.clone(), args).await?;
         Ok(ActorRef::to_cell(self, cell))
     }
 

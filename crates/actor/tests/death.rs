@@ -7,13 +7,14 @@ mod common;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
+    pin::pin,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use common::*;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, Either, join_all, select};
 use lyceum_actor::*;
 use lyceum_wire::{
     Admission, AlignedBytes, Authority, CloseCode, Credentials, Endpoint, EndpointOptions, Frame,
@@ -204,6 +205,22 @@ fn l3_without_a_verdict_a_lost_connection_leaves_its_callers_with_unknown() {
             Err(CallError::Unknown(why)) => assert!(why.contains("gone without a word"), "{why}"),
             other => panic!("{other:?}"),
         }
+    });
+}
+
+#[test]
+fn a_handler_is_told_when_its_callers_process_is_gone() {
+    let pair = pair();
+    block_on(async {
+        let (theirs, ours) = pair.both_sides::<Clerk>("ada").await;
+        let witness = pair.there.spawn::<Clerk>("witness".to_owned()).await.unwrap();
+        let mut search = pin!(ours.ask(Search(witness.clone())));
+        let begun = pin!(counted(&witness, 1));
+        assert!(matches!(select(search.as_mut(), begun).await, Either::Right(_)));
+        // The call itself is kept, and waits.
+        pair.here.shut_down(Duration::ZERO).await;
+        assert_eq!(counted(&theirs, 1).await, [1]);
+        pair.there.shut_down(Duration::ZERO).await;
     });
 }
 

@@ -133,6 +133,29 @@ fn a_dropped_ask_that_waits_in_the_mailbox_is_not_executed() {
 }
 
 #[test]
+fn a_call_that_is_given_up_is_news_to_its_handler() {
+    local_and_remote::<Clerk>(async |system, desk| {
+        let witness = system.spawn::<Clerk>("witness".to_owned()).await.unwrap();
+        tokio::join!(
+            begun(&witness, 1, desk.ask(Search(witness.clone()))),
+            // The mailbox goes on only when the search has been ended.
+            async { assert_eq!(counted(&desk, 1).await, [1]) },
+        );
+        begun(&witness, 2, desk.ask(SearchBeside(witness.clone()))).await;
+        assert_eq!(counted(&desk, 2).await, [1, 2]);
+    });
+}
+
+#[test]
+fn a_handler_knows_how_long_its_caller_waits() {
+    local_and_remote::<Clerk>(async |_, desk| {
+        assert_eq!(desk.ask(TimeLeft).await.unwrap().read().unwrap(), None);
+        let left = desk.ask(TimeLeft).deadline(Duration::from_secs(60)).await.unwrap().read().unwrap();
+        assert!(left.is_some_and(|left| (30_000..=60_000).contains(&left)), "{left:?}");
+    });
+}
+
+#[test]
 fn l2_a_full_mailbox_makes_senders_wait_and_loses_nothing() {
     local_and_remote::<Clerk<4>>(async |_, desk| {
         let nap = desk.ask(Nap(100));

@@ -362,8 +362,23 @@ fn check_address(
             &format!("{section}.advertise"),
             format!("`advertise` is {address}, expected an address that others can reach"),
         )),
-        _ => Ok(()),
+        _ => {
+            check_family(document, &format!("{section}.bind"), bind)?;
+            advertise
+                .map_or(Ok(()), |address| check_family(document, &format!("{section}.advertise"), address))
+        }
     }
+}
+
+/// A socket of one family sends nothing to an address of the other: all addresses are of the head's.
+fn check_family(document: &Document<Manifest>, place: &str, address: IpAddr) -> Result<(), StrictError> {
+    let head = document.value.head.bind;
+    if address.is_ipv4() == head.is_ipv4() {
+        return Ok(());
+    }
+    let family = if head.is_ipv4() { "IPv4" } else { "IPv6" };
+    Err(document
+        .refuse(place, format!("{address} and the head's {head} cannot reach each other: expected {family}")))
 }
 
 fn check_ports(document: &Document<Manifest>) -> Result<(), StrictError> {

@@ -55,6 +55,8 @@ impl Link {
         }
         state.outlets.clear();
         state.owed.clear();
+        let givers = std::mem::take(&mut state.givers).into_values().flatten();
+        state.to_wake.extend(givers);
         let (calls, control) = (std::mem::take(&mut state.calls), std::mem::take(&mut state.control));
         let lent = std::mem::take(&mut state.lent);
         self.control_bytes.store(0, Ordering::Release);

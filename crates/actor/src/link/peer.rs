@@ -23,9 +23,12 @@ impl Link {
     }
 
     pub(crate) fn on_cancel(&self, call: u64) {
-        if let Some(wanted) = self.lock().owed.get_mut(&call) {
+        let mut state = self.lock();
+        if let Some(wanted) = state.owed.get_mut(&call) {
             *wanted = false;
+            state.wake_givers(call);
         }
+        self.unlock(state, Vec::new());
     }
 
     pub(crate) fn on_reply(&self, call: u64, outcome: Outcome) {

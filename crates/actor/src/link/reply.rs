@@ -1,13 +1,16 @@
 //! Answers to the peer's calls.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
 
 use super::{Link, Phase, State, outlet::pieces};
 use crate::{
     System,
     large::{LARGE, Parcel, Payload},
     protocol::{Extension, Kind, encode_outcome, status},
-    slot::Outcome,
+    slot::{Outcome, remember},
 };
 
 /// An actor waits with its next message while its caller's replies take more than this, in bytes.
@@ -53,6 +56,16 @@ impl Link {
     /// Whether the peer still waits for its call number `call`.
     pub(crate) fn is_wanted(&self, call: u64) -> bool {
         self.lock().owed.get(&call) == Some(&true)
+    }
+
+    /// Ready once the peer no longer waits for its call number `call`.
+    pub(crate) fn poll_unwanted(&self, call: u64, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.owed.get(&call) != Some(&true) {
+            return Poll::Ready(());
+        }
+        remember(state.givers.entry(call).or_default(), cx.waker());
+        Poll::Pending
     }
 
     /// Waits until this peer's share for replies has room.
@@ -105,8 +118,17 @@ impl Link {
 }
 
 impl State {
+    /// Whoever would give an answer to call number `call` is told that it is not wanted any more.
+    pub(super) fn wake_givers(&mut self, call: u64) {
+        // Few calls have such: most of the time the table is empty.
+        if !self.givers.is_empty() {
+            self.to_wake.extend(self.givers.remove(&call).into_iter().flatten());
+        }
+    }
+
     /// Call number `call` of the peer is being answered. Returns whether the answer is wanted.
     fn settle_debt(&mut self, call: u64) -> bool {
+        self.wake_givers(call);
         self.owed.remove(&call) == Some(true) && matches!(self.phase, Phase::Open { .. })
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use lyceum_actor::*;
 use lyceum_wire::{
     Authority, PeerIdentity, PeerRole,
@@ -62,6 +63,16 @@ pub struct CountLater(pub u64, pub u32);
 pub struct ThreadName;
 #[derive(Archive, Serialize, Deserialize, Debug)]
 pub struct SpawnChild;
+/// Searches for what is never found, and has the other desk count that it has begun; counts 1 when nobody waits for it
+/// any more.
+#[derive(Archive, Serialize, Deserialize)]
+pub struct Search(pub ActorRef<Desk>);
+/// The same, beside the mailbox; counts 2.
+#[derive(Archive, Serialize, Deserialize)]
+pub struct SearchBeside(pub ActorRef<Desk>);
+/// The milliseconds that its caller said it would wait, less those that have passed.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct TimeLeft;
 
 impl Role for Desk {
     const NAME: &'static str = "desk";
@@ -82,6 +93,9 @@ impl Role for Desk {
         CountLater,
         ThreadName,
         SpawnChild,
+        Search,
+        SearchBeside,
+        TimeLeft,
     );
 }
 
@@ -91,7 +105,7 @@ macro_rules! accepts {
 accepts!(
     Echo => String, Count => u32, Counted => Vec<u32>, Panic => (), Fail => (), WaitForOpen => u32, Open => (),
     Nap => (), Spin => (), Bytes => Vec<u8>, Sum => u64, Forward => String, CountLater => (),
-    ThreadName => String, SpawnChild => ActorRef<Desk>,
+    ThreadName => String, SpawnChild => ActorRef<Desk>, Search => (), SearchBeside => (), TimeLeft => Option<u64>,
 );
 
 /// `ROOM` messages fit in its mailbox; with `THREAD` it owns a thread.
@@ -182,6 +196,27 @@ handler!(ThreadName, String, |actor, message, ctx| {
 handler!(SpawnChild, ActorRef<Desk>, |actor, message, ctx| {
     Ok(ctx.spawn::<Clerk>(format!("child of {}", actor.name)).await?)
 });
+handler!(Search, (), |actor, message, ctx| {
+    let cancelled = ctx.cancelled();
+    message.read()?.0.tell(Count(0)).await?;
+    cancelled.await;
+    actor.counted.push(1);
+    Ok(())
+});
+handler!(SearchBeside, (), |actor, message, ctx| {
+    let (me, mut kept) = (ctx.me(), None);
+    let later = ctx.reply_later(|responder| kept = Some(responder));
+    ctx.spawn_task(async move {
+        kept.unwrap().cancelled().await;
+        me.tell(Count(2)).await.unwrap();
+    });
+    message.read()?.0.tell(Count(0)).await?;
+    later
+});
+handler!(TimeLeft, Option<u64>, |actor, message, ctx| {
+    let left = ctx.deadline().map(|deadline| deadline.saturating_duration_since(std::time::Instant::now()));
+    Ok(left.map(|left| left.as_millis() as u64))
+});
 
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 % 251) as u8).collect()
@@ -212,6 +247,25 @@ fn futures_executor<T>(future: impl Future<Output = T>) -> T {
 
 pub fn alone() -> System {
     System::start(SystemOptions { actor_threads: 2, ..SystemOptions::default() }).unwrap()
+}
+
+/// Sends `call` and gives it up once `witness` has counted `times` times.
+pub async fn begun<M: Message>(witness: &ActorRef<Desk>, times: usize, call: Ask<Desk, M>)
+where
+    Desk: Accepts<M>,
+{
+    let begun = std::pin::pin!(counted(witness, times));
+    assert!(matches!(select(call, begun).await, Either::Right(_)), "what is never found was found");
+}
+
+/// What `desk` has counted, once that is `times` numbers.
+pub async fn counted(desk: &ActorRef<Desk>, times: usize) -> Vec<u32> {
+    loop {
+        let counted = desk.ask(Counted).await.unwrap().read().unwrap();
+        if counted.len() >= times {
+            return counted;
+        }
+    }
 }
 
 /// Two processes' worth of systems, connected over QUIC on loopback.
