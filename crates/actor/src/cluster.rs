@@ -4,10 +4,11 @@ use std::{
     future::{Future, IntoFuture},
     marker::PhantomData,
     pin::Pin,
+    time::Duration,
 };
 
 use crate::{
-    ActorAddress, ActorRef, Amount, ControlError, LabelRule, Role, SpawnRequest, Strategy, System,
+    ActorAddress, ActorRef, Amount, ControlError, LabelRule, Lifetime, Role, SpawnRequest, Strategy, System,
     fingerprint, message::encode,
 };
 
@@ -16,16 +17,22 @@ use crate::{
 pub struct Cluster {
     system: System,
     job: u64,
+    namespace: Option<String>,
 }
 
 impl Cluster {
     pub(crate) fn new(system: System, job: u64) -> Self {
-        Cluster { system, job }
+        Cluster { system, job, namespace: None }
     }
 
     /// The same cluster, seen from another job: what is spawned through it ends with that job.
     pub fn for_job(&self, job: u64) -> Self {
-        Cluster { system: self.system.clone(), job }
+        Cluster { job, ..self.clone() }
+    }
+
+    /// The same cluster, where names are those of `namespace`, which all jobs share. Without one they are the job's own.
+    pub fn namespace(&self, namespace: &str) -> Self {
+        Cluster { namespace: Some(namespace.to_owned()), ..self.clone() }
     }
 
     /// The job that spawned actors will belong to.
@@ -39,6 +46,7 @@ impl Cluster {
             role: R::NAME.to_owned(),
             fingerprint: fingerprint::<R>(),
             job: self.job,
+            namespace: self.namespace.clone(),
             ..SpawnRequest::default()
         };
         let mut invalid = None;
@@ -51,10 +59,10 @@ impl Cluster {
         Spawn { system: self.system.clone(), request, invalid, role: PhantomData }
     }
 
-    /// The newest incarnation of the actor named `name`, if there is one.
+    /// The newest incarnation of the actor named `name`, if there is one: in the namespace, or among the job's own names.
     pub async fn lookup<R: Role>(&self, name: &str) -> Result<Option<ActorRef<R>>, ControlError> {
         let control = self.system.control()?;
-        match control.lookup(name).await? {
+        match control.lookup(self.namespace.as_deref(), name).await? {
             Some(address) => self.bind(address).map(Some),
             None => Ok(None),
         }
@@ -106,9 +114,22 @@ impl<R: Role> Spawn<R> {
         self
     }
 
-    /// The name it can be looked up by, unique in its job.
+    /// The name it can be looked up by, unique in its namespace or, without one, in its job.
     pub fn named(mut self, name: &str) -> Self {
         self.request.name = Some(name.to_owned());
+        self
+    }
+
+    /// Gives the actor of this role that has the name already, if there is one; of many who ask at once all get the same.
+    /// Arguments and everything else that is said here are those of the first.
+    pub fn or_get(mut self) -> Self {
+        self.request.or_get = true;
+        self
+    }
+
+    /// What it ends with, at the latest; its job unless set.
+    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.request.lifetime = lifetime;
         self
     }
 
@@ -159,7 +180,19 @@ impl<R: Role> Spawn<R> {
 
     /// How often it is started again after a death that nobody ordered.
     pub fn restarts(mut self, restarts: u32) -> Self {
-        self.request.restarts = restarts;
+        self.request.restarts.count = restarts;
+        self
+    }
+
+    /// Counts only the restarts of the last `window`: an actor that died often, long ago, may die again.
+    pub fn restarts_within(mut self, window: Duration) -> Self {
+        self.request.restarts.within_ms = milliseconds(window);
+        self
+    }
+
+    /// Waits so long before the first restart, and twice as long before each further one, a minute at most.
+    pub fn restart_pause(mut self, pause: Duration) -> Self {
+        self.request.restarts.pause_ms = milliseconds(pause);
         self
     }
 
@@ -169,6 +202,10 @@ impl<R: Role> Spawn<R> {
             0
         })
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl<R: Role> IntoFuture for Spawn<R> {

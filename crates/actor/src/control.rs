@@ -11,8 +11,12 @@ use crate::{ActorAddress, ActorId, DeathReport, ProcessAddress};
 pub trait ControlPlane: Send + Sync + 'static {
     /// Places and starts an actor; ready when its `start` has returned.
     fn spawn(&self, request: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>>;
-    /// The newest incarnation of the actor with this name, if there is one.
-    fn lookup(&self, name: &str) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>>;
+    /// The newest incarnation of the actor with this name, if there is one: of the job's own names, or of a namespace's.
+    fn lookup(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>>;
     /// Asks to be told, through [`System::process_died`](crate::System::process_died), when `process` is gone.
     /// Called on first contact with it; must return at once.
     fn watch(&self, process: &ProcessAddress);
@@ -50,8 +54,14 @@ pub struct SpawnRequest {
     pub job: u64,
     /// What it needs to run.
     pub resources: Resources,
-    /// The name it is found by, unique in its job.
+    /// The name it is found by, unique in its namespace.
     pub name: Option<String>,
+    /// The namespace of its name, which all jobs share; the job's own names where absent.
+    pub namespace: Option<String>,
+    /// Is an actor of that name and role that is there already the answer?
+    pub or_get: bool,
+    /// What it ends with.
+    pub lifetime: Lifetime,
     /// The node it must run on.
     pub node: Option<String>,
     /// What the labels of its node must be; all of these hold.
@@ -62,8 +72,33 @@ pub struct SpawnRequest {
     pub program: Option<String>,
     /// Environment of the process beyond the cluster's own.
     pub env: BTreeMap<String, String>,
-    /// How often it is started again after a death that nobody ordered.
-    pub restarts: u32,
+    /// Whether it is started again after a death that nobody ordered.
+    pub restarts: Restarts,
+}
+
+/// What an actor ends with, at the latest.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub enum Lifetime {
+    /// Its job.
+    #[default]
+    Job,
+    /// The process that asked for it, or its job, whichever ends first.
+    Spawner,
+    /// The cluster: it belongs to no job, and is found by its name in a namespace.
+    Detached,
+}
+
+/// How often an actor that died is started again, and when.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub struct Restarts {
+    /// So many times.
+    pub count: u32,
+    /// Milliseconds within which they are counted; 0: in all its life.
+    pub within_ms: u64,
+    /// Milliseconds before the first of them, twice as many before each further one, a minute at most.
+    pub pause_ms: u64,
 }
 
 /// What a label of a node must be, or must not be.

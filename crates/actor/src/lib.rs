@@ -95,7 +95,9 @@ pub use anyhow::Result;
 pub use call::{Ask, Tell};
 pub use cluster::{Cluster, Spawn};
 pub use context::{Context, Timer};
-pub use control::{Amount, ControlError, ControlPlane, LabelRule, Resources, SpawnRequest, Strategy};
+pub use control::{
+    Amount, ControlError, ControlPlane, LabelRule, Lifetime, Resources, Restarts, SpawnRequest, Strategy,
+};
 pub use credit::Credits;
 pub use death::{Cause, DeathReport, ProcessDeath};
 pub use dispatch::HandledBy;

@@ -29,7 +29,11 @@ impl ControlPlane for Watchman {
     fn spawn(&self, _: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>> {
         Box::pin(async { Err(ControlError::Refused("not here".into())) })
     }
-    fn lookup(&self, _: &str) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {
+    fn lookup(
+        &self,
+        _: Option<&str>,
+        _: &str,
+    ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {
         Box::pin(async { Ok(None) })
     }
     fn watch(&self, process: &ProcessAddress) {

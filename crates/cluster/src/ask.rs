@@ -92,8 +92,13 @@ impl<L: Line> ControlPlane for Control<L> {
         .boxed()
     }
 
-    fn lookup(&self, name: &str) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {
-        let asked = self.line.ask(Ask::Lookup { job: self.job, name: name.to_owned() });
+    fn lookup(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {
+        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+        let asked = self.line.ask(Ask::Lookup { job: self.job, namespace, name });
         async move {
             match asked.await? {
                 (Answer::Actor(address), _) => Ok(Some(address)),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use futures_util::future::join_all;
 use lyceum_actor::{
-    Accepts, Actor, ActorAddress, ActorRef, Context, Handler, Incoming, Registry, Responder, Role,
+    Accepts, Actor, ActorAddress, ActorRef, Context, Handler, Incoming, Lifetime, Registry, Responder, Role,
 };
 use lyceum_cluster::ClusterError;
 use lyceum_cluster::launch::local::{self, UpOptions};
@@ -119,10 +119,11 @@ pub async fn hold(probe: ActorRef<Probe>) -> Ended {
     Ended { words: answer.map_or_else(|error| error.to_string(), |_| "answered".to_owned()), at }
 }
 
-/// Spawn a probe in a process of its own.
+/// Spawn a probe in a process of its own; with `bound` one that is named `child` and ends with its spawner.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone)]
 pub struct SpawnAnother {
     pub node: String,
+    pub bound: bool,
 }
 
 impl Accepts<Look> for Probe {
@@ -273,7 +274,11 @@ impl Handler<SpawnAnother> for Process {
         ctx: &mut Context<Self>,
     ) -> lyceum_actor::Result<String> {
         let cluster = ctx.cluster();
-        let spawned = cluster.spawn::<Probe>("a child".to_owned()).node(&ask.node).await;
+        let mut spawn = cluster.spawn::<Probe>("a child".to_owned()).node(&ask.node);
+        if ask.bound {
+            spawn = spawn.named("child").lifetime(Lifetime::Spawner);
+        }
+        let spawned = spawn.await;
         Ok(match spawned {
             Ok(child) => match child.ask(Look { variables: Vec::new() }).await {
                 Ok(sight) => sight.greeting.to_string(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lyceum_actor::{ControlError, Resources, SpawnRequest};
+use lyceum_actor::{Cause, ControlError, Lifetime, ProcessDeath, Resources, Restarts, SpawnRequest};
 use lyceum_cluster::control::resources::{Allotment, Capacity};
 use lyceum_cluster::control::vocabulary::{
     Answer, Ask, Command, Labels, Launch, Notice, Origin, Report, StoreUse,
@@ -73,8 +73,9 @@ impl Cluster {
     fn half_a_second(&mut self) -> Vec<HeadEffect> {
         self.now += Duration::from_millis(500);
         let store = StoreUse::default();
-        self.event(HeadEvent::Heartbeat { node: "b".into(), incarnation: 1, store });
-        self.event(HeadEvent::Tick)
+        let mut effects = self.event(HeadEvent::Heartbeat { node: "b".into(), incarnation: 1, store });
+        effects.extend(self.event(HeadEvent::Tick));
+        effects
     }
 
     fn job(&mut self) -> u64 {
@@ -86,11 +87,37 @@ impl Cluster {
 
     /// A process of `job` that has started.
     fn process(&mut self, job: u64, cpus: u64) -> u64 {
-        let launched = self.ask(CLIENT, Ask::Spawn(spawn(job, cpus)));
+        self.started(CLIENT, spawn(job, cpus))
+    }
+
+    /// The process of an actor that `origin` asks for, once it has started.
+    fn started(&mut self, origin: Origin, request: SpawnRequest) -> u64 {
+        let launched = self.ask(origin, Ask::Spawn(request));
         let (node, process) = launched.iter().find_map(launch).expect("it is launched at once");
-        let report = Report::Ready { process, address: address(), pid: 2 };
-        self.event(HeadEvent::Reported { node, incarnation: 1, report });
+        self.ready(&node, process);
         process
+    }
+
+    fn ready(&mut self, node: &str, process: u64) -> Vec<HeadEffect> {
+        let report = Report::Ready { process, address: address(), pid: 2 };
+        self.event(HeadEvent::Reported { node: node.into(), incarnation: 1, report })
+    }
+
+    /// `process` is killed by somebody.
+    fn dies(&mut self, process: u64) -> Vec<HeadEffect> {
+        let node = self.head.node_of(process).expect("it is not known to have ended");
+        let death =
+            ProcessDeath { process, node: node.clone(), cause: Cause::Signal(9), log_tail: Vec::new() };
+        self.event(HeadEvent::Reported { node, incarnation: 1, report: Report::Ended(death) })
+    }
+
+    fn lookup(&mut self, origin: Origin, job: u64, namespace: Option<&str>, name: &str) -> Option<u64> {
+        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+        match self.answer(origin, Ask::Lookup { job, namespace, name }) {
+            Answer::Actor(address) => Some(address.incarnation),
+            Answer::Nobody => None,
+            other => panic!("no answer to a lookup: {other:?}"),
+        }
     }
 }
 
@@ -246,4 +273,195 @@ fn c3_a_job_that_ends_leaves_no_waiting_actor() {
         .count();
     assert_eq!(stops, 2, "both processes of the job are told to stop: {effects:?}");
     assert_eq!(cluster.head.status().actors.len(), 2, "the one that waited is gone at once");
+}
+
+fn named(job: u64, namespace: Option<&str>, or_get: bool) -> SpawnRequest {
+    let namespace = namespace.map(str::to_owned);
+    SpawnRequest { name: Some("ada".into()), namespace, or_get, ..spawn(job, 1) }
+}
+
+fn stops(effects: &[HeadEffect]) -> Vec<u64> {
+    let stop = |effect: &HeadEffect| match effect {
+        HeadEffect::ToAgent { command: Command::Stop { process, .. }, .. } => Some(*process),
+        _ => None,
+    };
+    effects.iter().filter_map(stop).collect()
+}
+
+#[test]
+fn names_are_a_jobs_own_or_a_namespaces() {
+    let mut cluster = Cluster::new();
+    let (job, other) = (cluster.job(), cluster.job());
+    let own = cluster.started(CLIENT, named(job, None, false));
+    let others = cluster.started(CLIENT, named(other, None, false));
+    let shared = cluster.started(CLIENT, named(job, Some("school"), false));
+    assert_eq!(cluster.lookup(CLIENT, job, None, "ada"), Some(own));
+    assert_eq!(
+        cluster.lookup(Origin::Worker(others), job, None, "ada"),
+        Some(others),
+        "a worker's are its job's"
+    );
+    for worker in [own, others] {
+        assert_eq!(cluster.lookup(Origin::Worker(worker), 0, Some("school"), "ada"), Some(shared));
+    }
+    assert_eq!(cluster.lookup(CLIENT, job, Some("college"), "ada"), None);
+    cluster.dies(shared);
+    assert_eq!(cluster.lookup(CLIENT, job, Some("school"), "ada"), None, "a name ends with its actor");
+    cluster.started(CLIENT, named(other, Some("school"), false));
+}
+
+#[test]
+fn c5_of_all_that_ask_for_a_name_at_once_all_get_the_same_actor() {
+    let mut cluster = Cluster::new();
+    let (job, other) = (cluster.job(), cluster.job());
+    let first = cluster.ask(CLIENT, Ask::Spawn(named(job, Some("school"), true)));
+    let (node, process) = first.iter().find_map(launch).expect("it is launched at once");
+    for job in [job, other] {
+        assert!(cluster.ask(CLIENT, Ask::Spawn(named(job, Some("school"), true))).is_empty(), "it waits");
+    }
+    let started = cluster.ready(&node, process);
+    let answers = started.iter().filter(|effect| {
+        matches!(effect, HeadEffect::Reply { answer: Answer::Actor(address), .. } if address.incarnation == process)
+    });
+    assert_eq!(answers.count(), 3, "{started:?}");
+    let late = cluster.answer(CLIENT, Ask::Spawn(named(other, Some("school"), true)));
+    assert!(matches!(late, Answer::Actor(address) if address.incarnation == process));
+
+    let taken = named(job, Some("school"), false);
+    let another_role = SpawnRequest { role: "teacher".into(), ..named(job, Some("school"), true) };
+    let another_build = SpawnRequest { fingerprint: 7, ..named(job, Some("school"), true) };
+    let nameless = SpawnRequest { or_get: true, ..spawn(job, 1) };
+    for (request, why) in [
+        (taken, "the name `ada` is taken by a role"),
+        (another_role, "`ada` is a role, and a teacher is asked for"),
+        (another_build, "knows another role"),
+        (nameless, "needs a name"),
+    ] {
+        let answer = cluster.answer(CLIENT, Ask::Spawn(request));
+        let Answer::Error(ControlError::Refused(said)) = &answer else { panic!("{answer:?}") };
+        assert!(said.contains(why), "{said}");
+    }
+    cluster.ask(CLIENT, Ask::EndJob { job, by: "the test".into(), kill: false });
+    let answer = cluster.answer(CLIENT, Ask::Spawn(named(other, Some("school"), true)));
+    assert!(
+        matches!(&answer, Answer::Error(ControlError::Refused(why)) if why.contains("ended by the test"))
+    );
+}
+
+#[test]
+fn c6_an_actor_that_is_bound_to_its_spawner_ends_with_it() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let parent = cluster.process(job, 1);
+    let bound = |cpus| SpawnRequest { lifetime: Lifetime::Spawner, ..spawn(job, cpus) };
+    let child = cluster.started(Origin::Worker(parent), bound(1));
+    let grandchild = cluster.started(Origin::Worker(child), bound(1));
+    let free = cluster.started(Origin::Worker(parent), spawn(job, 1));
+    assert!(cluster.ask(Origin::Worker(parent), Ask::Spawn(bound(2))).is_empty(), "it waits for room");
+    assert_eq!(stops(&cluster.dies(parent)), [child]);
+    assert_eq!(cluster.head.status().actors.len(), 3, "the one that waited is gone at once");
+    assert_eq!(stops(&cluster.dies(child)), [grandchild]);
+    cluster.dies(grandchild);
+    assert_eq!(cluster.head.status().actors[0].process, free);
+
+    cluster.started(Origin::Client(2), bound(1));
+    assert_eq!(stops(&cluster.event(HeadEvent::ClientGone { client: 2 })).len(), 1);
+}
+
+#[test]
+fn a_detached_actor_outlives_its_job_and_spawns_for_itself() {
+    let mut cluster = Cluster::new();
+    let (job, other) = (cluster.job(), cluster.job());
+    let detached = |namespace| SpawnRequest { lifetime: Lifetime::Detached, ..named(job, namespace, true) };
+    let answer = cluster.answer(CLIENT, Ask::Spawn(detached(None)));
+    assert!(
+        matches!(&answer, Answer::Error(ControlError::Refused(why)) if why.contains("a name in a namespace"))
+    );
+    let worker = cluster.process(job, 1);
+    let process = cluster.started(Origin::Worker(worker), detached(Some("school")));
+    let child = cluster.started(Origin::Worker(process), spawn(0, 1));
+    cluster.ask(CLIENT, Ask::EndJob { job, by: "the test".into(), kill: false });
+    cluster.dies(worker);
+    assert!(cluster.head.status().jobs.iter().all(|found| found.job != job), "the job has ended");
+    assert_eq!(cluster.lookup(CLIENT, other, Some("school"), "ada"), Some(process));
+    let of_nobody = cluster.answer(CLIENT, Ask::Spawn(spawn(0, 1)));
+    assert!(matches!(of_nobody, Answer::Error(ControlError::Refused(_))), "a client has no job 0");
+    let pupil = cluster.process(other, 1);
+    let actor = cluster.head.status().actors.iter().find(|actor| actor.process == process).unwrap().actor;
+    let ended = cluster.ask(Origin::Worker(pupil), Ask::StopActor { actor, kill: true });
+    assert_eq!(stops(&ended), [process], "whoever finds it may end it");
+    cluster.dies(process);
+    assert_eq!(cluster.head.status().actors.iter().filter(|actor| actor.process == child).count(), 1);
+}
+
+/// The next launch, and when it came, within ten minutes; `process` has just died.
+fn next_launch(cluster: &mut Cluster, mut effects: Vec<HeadEffect>) -> Option<(Duration, u64)> {
+    let began = cluster.now;
+    loop {
+        if let Some((node, process)) = effects.iter().find_map(launch) {
+            cluster.ready(&node, process);
+            return Some((cluster.now - began, process));
+        }
+        if cluster.now - began > Duration::from_secs(600) {
+            return None;
+        }
+        let store = StoreUse::default();
+        cluster.event(HeadEvent::Heartbeat { node: "a".into(), incarnation: 1, store });
+        effects = cluster.half_a_second();
+    }
+}
+
+#[test]
+fn restarts_pause_twice_as_long_each_time_and_end_with_their_count() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let restarts = Restarts { count: 4, within_ms: 0, pause_ms: 20_000 };
+    let mut process = cluster.started(CLIENT, SpawnRequest { restarts, ..spawn(job, 1) });
+    let mut pauses = Vec::new();
+    loop {
+        let died = cluster.dies(process);
+        let Some((pause, next)) = next_launch(&mut cluster, died) else { break };
+        assert!(next > process);
+        pauses.push(pause.as_secs());
+        process = next;
+    }
+    assert_eq!(pauses, [20, 40, 60, 60], "a minute at most");
+    assert!(cluster.head.status().actors.is_empty());
+}
+
+#[test]
+fn restarts_that_are_long_past_do_not_count_where_there_is_a_window() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let restarts = Restarts { count: 2, within_ms: 60_000, pause_ms: 0 };
+    let mut process = cluster.started(CLIENT, SpawnRequest { restarts, ..spawn(job, 1) });
+    for round in 0..5 {
+        for _ in 0..2 {
+            let died = cluster.dies(process);
+            let (pause, next) = next_launch(&mut cluster, died).unwrap_or_else(|| panic!("round {round}"));
+            assert_eq!(pause, Duration::ZERO);
+            process = next;
+        }
+        cluster.now += Duration::from_secs(60);
+    }
+    for _ in 0..2 {
+        let died = cluster.dies(process);
+        process = next_launch(&mut cluster, died).expect("two within the window").1;
+    }
+    cluster.dies(process);
+    assert!(cluster.head.status().actors.is_empty(), "the third within the window is the last");
+}
+
+#[test]
+fn an_actor_that_rests_before_its_restart_can_be_ended() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let restarts = Restarts { count: 1, within_ms: 0, pause_ms: 20_000 };
+    let process = cluster.started(CLIENT, SpawnRequest { restarts, ..spawn(job, 1) });
+    cluster.dies(process);
+    let actor = cluster.head.status().actors[0].clone();
+    assert_eq!(actor.state, "waiting to be started again");
+    cluster.ask(CLIENT, Ask::StopActor { actor: actor.actor, kill: false });
+    assert!(cluster.head.status().actors.is_empty());
+    assert_eq!(next_launch(&mut cluster, Vec::new()), None);
 }

@@ -3,9 +3,10 @@
 //! They live on one current-thread runtime, which whoever *leads* drives. A thread of the pool that has nothing to run
 //! leads, so that what arrives is handled, and answered, by the thread that read it: waking another one costs more than
 //! all else that a small call needs. A thread that runs user code does not lead. The I/O thread stands by, which never
-//! runs user code: when nobody has led for [`TICK`], or when [a burst](Pool::call_for_io) waits to be written, it leads
-//! until a thread of the pool is idle again. So a handler that computes for ten seconds holds up no connection for longer
-//! than two ticks, and who makes many calls at once does not write them all by itself.
+//! runs user code: when nobody has led for [`TICK`] it leads until a thread of the pool is idle again, and when
+//! [a burst](Pool::call_for_io) waits to be written it leads for as long as bursts come. So a handler that computes for
+//! ten seconds holds up no connection for longer than two ticks, and under a load of many calls at once one thread reads
+//! and writes while others handle.
 
 use std::{
     cell::Cell,
@@ -22,6 +23,8 @@ use super::{Pool, State};
 
 /// How often the I/O thread looks whether anybody leads, while threads of the pool come and go.
 const TICK: Duration = Duration::from_millis(1);
+/// How often the I/O thread, once it was called for a burst, looks whether there was another.
+const BURST_TICK: Duration = Duration::from_millis(2);
 /// After so many ticks in which nobody came or went, the I/O thread sleeps until somebody goes.
 const QUIET_TICKS: u32 = 20;
 
@@ -45,6 +48,8 @@ pub(super) struct Lead {
     asleep: bool,
     /// The I/O thread is to lead now, unless somebody does.
     wanted: bool,
+    /// The I/O thread leads, and goes on while bursts come: threads of the pool that are idle wait.
+    pub(super) kept: bool,
 }
 
 impl Lead {
@@ -91,13 +96,40 @@ impl Pool {
     /// What the I/O thread does until `serving` has ended.
     pub(super) fn stand_by(&self, io: &Runtime, mut serving: JoinHandle<()>) {
         while !io.block_on(UntilRelieved { pool: self, serving: &mut serving }) {
-            self.wait_until_nobody_leads();
+            let burst = self.wait_until_nobody_leads();
             self.led.store(true, Ordering::Relaxed);
+            if burst && io.block_on(self.lead_through_bursts(&mut serving)) {
+                return;
+            }
         }
+    }
+
+    /// Keeps the lead until no burst has come for a while; ready at once, with `true`, when `serving` has ended.
+    async fn lead_through_bursts(&self, serving: &mut JoinHandle<()>) -> bool {
+        loop {
+            if tokio::time::timeout(BURST_TICK, &mut *serving).await.is_ok() {
+                return true;
+            }
+            if !self.bursting.swap(false, Ordering::Relaxed) {
+                break;
+            }
+        }
+        let mut state = self.lock();
+        state.lead.kept = false;
+        let idle = state.idle > 0;
+        drop(state);
+        if idle {
+            // It takes over.
+            self.work.notify_one();
+        }
+        false
     }
 
     /// Much waits to be written: the I/O thread leads at once if nobody does.
     pub(super) fn call_for_io(&self) {
+        if !self.bursting.load(Ordering::Relaxed) {
+            self.bursting.store(true, Ordering::Relaxed);
+        }
         // Once for each time that nobody leads: this is asked for every message of a burst.
         if !self.led.load(Ordering::Relaxed) && !self.led.swap(true, Ordering::Relaxed) {
             self.lock().lead.wanted = true;
@@ -105,12 +137,14 @@ impl Pool {
         }
     }
 
-    fn wait_until_nobody_leads(&self) {
+    /// Returns whether it was called for, by a burst.
+    fn wait_until_nobody_leads(&self) -> bool {
         let mut state = self.lock();
         let (mut seen, mut quiet) = (state.lead.departures, 0);
         while !state.closed {
             if std::mem::take(&mut state.lead.wanted) && !state.lead.taken {
-                return;
+                state.lead.kept = true;
+                return true;
             }
             if state.lead.taken && quiet >= QUIET_TICKS {
                 state.lead.asleep = true;
@@ -125,9 +159,10 @@ impl Pool {
             } else if state.lead.taken {
                 quiet += 1;
             } else {
-                return;
+                return false;
             }
         }
+        false
     }
 }
 

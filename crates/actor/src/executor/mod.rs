@@ -51,6 +51,8 @@ struct Pool {
     stand_by: Condvar,
     /// Somebody leads, or has been called to.
     led: AtomicBool,
+    /// Many frames waited to be written, since the I/O thread last looked.
+    bursting: AtomicBool,
     /// The watcher sleeps on this while there is nothing to watch.
     watch: Condvar,
 }
@@ -78,6 +80,7 @@ impl Executor {
             work: Condvar::new(),
             stand_by: Condvar::new(),
             led: AtomicBool::new(true),
+            bursting: AtomicBool::new(false),
             watch: Condvar::new(),
         });
         for _ in 0..pool.base {
@@ -278,6 +281,7 @@ impl Pool {
                 continue;
             }
             if !state.lead.taken
+                && !state.lead.kept
                 && let Some(io) = self.io.upgrade()
             {
                 state = self.lead(state, &io);

@@ -10,6 +10,8 @@
 //! - **C2** What the processes of a node hold never exceeds what the node has.
 //! - **C3** After a job's end nothing of it is left: no actor, name, process or resource.
 //! - **C4** A spawn that no node can ever hold is refused at once.
+//! - **C5** A name is one actor's: of all that ask for it at once with `or_get`, all get the same.
+//! - **C6** An actor that is bound to its spawner runs or waits only while that does, or is being ended.
 
 mod agent;
 mod head;

@@ -4,6 +4,7 @@ use lyceum_actor::SpawnRequest;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::resources::Allotment;
+use super::vocabulary::Origin;
 
 /// One change of the head's durable state.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +61,9 @@ pub struct JobState {
 pub struct ActorState {
     /// What was asked for.
     pub request: SpawnRequest,
-    /// How often it may be started again.
+    /// Who asked for it first.
+    pub spawner: Origin,
+    /// How often it may be started again in all its life.
     pub restarts_left: u32,
     /// Its process; `None` while it waits for room.
     pub process: Option<u64>,

@@ -139,6 +139,8 @@ pub enum Ask {
     Lookup {
         /// The job whose names are meant; a worker's own job whatever it says.
         job: u64,
+        /// The namespace that is meant instead.
+        namespace: Option<String>,
         /// The name.
         name: String,
     },
@@ -192,7 +194,7 @@ pub enum Answer {
 }
 
 /// Who asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Archive, Serialize, Deserialize)]
 pub enum Origin {
     /// A client, by the number of its connection.
     Client(u64),
@@ -327,7 +329,9 @@ pub struct ActorStatus {
     pub role: String,
     /// Its name.
     pub name: Option<String>,
-    /// `running`, `starting`, `stopping` or `waiting for room`.
+    /// The namespace of its name; the job's own names where absent.
+    pub namespace: Option<String>,
+    /// `running`, `starting`, `stopping`, `waiting for room` or `waiting to be started again`.
     pub state: String,
     /// Its node; empty while it waits for one.
     pub node: String,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lyceum_actor::{CallError, Cause, Registry};
+use lyceum_actor::{CallError, Cause, Cluster, Lifetime, Registry};
 use lyceum_cluster::{Client, JobEvent};
 use rustix::process::Signal;
 
@@ -120,7 +120,7 @@ async fn workers_spawn_and_call_each_other_across_nodes_with_large_messages() {
     let ask = |what| AskOther { other: b.address().clone(), what };
     assert_eq!(within(a.ask(ask(Question::Greeting))).await.unwrap().as_str(), "on b");
     assert_eq!(within(a.ask(ask(Question::Echo(3 << 20)))).await.unwrap().as_str(), "true");
-    let child = within(a.ask(SpawnAnother { node: "b".into() })).await.unwrap();
+    let child = within(a.ask(SpawnAnother { node: "b".into(), bound: false })).await.unwrap();
     assert_eq!(child.as_str(), "a child");
     testbed.down().await;
 }
@@ -156,5 +156,43 @@ async fn a_bound_job_ends_with_its_client() {
         assert!(began.elapsed() < HANGING, "the job is left");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn jobs_that_ask_for_a_name_at_once_share_one_actor_which_outlives_them() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
+    let (mut job, system) = testbed.job().await;
+    let (other, others_system) = testbed.job().await;
+    let ask = |cluster: Cluster| {
+        let ada = cluster.namespace("school").spawn::<Probe>("ada".into()).named("ada").or_get();
+        within(ada.lifetime(Lifetime::Detached).into_future())
+    };
+    let (ada, same) = tokio::join!(ask(job.cluster(&system)), ask(other.cluster(&others_system)));
+    let (ada, same) = (ada.unwrap(), same.unwrap());
+    assert_eq!(ada.address(), same.address());
+    within(job.end("the test")).await.unwrap();
+    assert_eq!(look(&same, &[]).await.greeting, "ada");
+    let school = other.cluster(&others_system).namespace("school");
+    let found = within(school.lookup::<Probe>("ada")).await.unwrap().expect("it has a name");
+    assert_eq!(found.address(), ada.address());
+    within(school.kill(&found)).await.unwrap();
+    assert!(matches!(within(found.died()).await.cause, Cause::OrderedBy(_)));
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn an_actor_that_is_bound_to_its_spawner_ends_when_that_is_killed() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
+    let (job, system) = testbed.job().await;
+    let cluster = job.cluster(&system);
+    let parent = within(cluster.spawn::<Probe>("parent".into()).node("a").into_future()).await.unwrap();
+    within(parent.ask(SpawnAnother { node: "b".into(), bound: true })).await.unwrap();
+    let child = within(cluster.lookup::<Probe>("child")).await.unwrap().expect("it has a name");
+    let pid = look(&child, &[]).await.pid;
+    kill(look(&parent, &[]).await.pid, Signal::KILL);
+    let cause = within(child.died()).await.cause;
+    assert!(matches!(&cause, Cause::OrderedBy(by) if by.contains("which spawned it")), "{cause:?}");
+    until("its process has ended", || !lives(pid)).await;
     testbed.down().await;
 }

@@ -168,7 +168,7 @@ async fn l6_every_port_of_every_process_refuses_whoever_is_not_invited_and_the_p
         log_has(&target.log, &words);
     }
     assert_eq!(look(&probe, &[]).await.pid, worker, "calls work");
-    let another = within(probe.ask(SpawnAnother { node: "b".into() })).await.unwrap();
+    let another = within(probe.ask(SpawnAnother { node: "b".into(), bound: false })).await.unwrap();
     assert_eq!(another.as_str(), "a child", "spawns work");
     assert!(testbed.status().await.nodes.iter().all(|node| node.joined));
     testbed.down().await;

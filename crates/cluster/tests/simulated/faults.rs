@@ -22,7 +22,19 @@ impl World {
 
     pub(super) fn spawn(&mut self) {
         let Some(job) = pick(&mut self.random, &self.jobs) else { return };
+        let named = self.random.below(2) == 0;
+        let lifetime = match self.random.below(6) {
+            0..3 => Lifetime::Job,
+            3..5 => Lifetime::Spawner,
+            _ if named => Lifetime::Detached,
+            _ => Lifetime::Job,
+        };
+        let shared = lifetime == Lifetime::Detached || self.random.below(2) == 0;
         let request = SpawnRequest {
+            name: named.then(|| format!("n{}", self.random.below(4))),
+            namespace: (named && shared).then(|| "shared".to_owned()),
+            or_get: named && self.random.below(4) > 0,
+            lifetime,
             role: "role".into(),
             job,
             resources: Resources {
@@ -31,10 +43,20 @@ impl World {
                 memory: self.random.below(3) << 28,
                 ..Resources::default()
             },
-            restarts: self.random.below(3) as u32,
+            restarts: Restarts {
+                count: self.random.below(3) as u32,
+                within_ms: self.random.below(2) * 5000,
+                pause_ms: self.random.below(2) * 700,
+            },
             ..SpawnRequest::default()
         };
-        self.ask(|_| Ask::Spawn(request));
+        let status = self.head.status();
+        let of_job = status.actors.iter().filter(|actor| actor.job == job && actor.pid != 0);
+        let spawner = pick(&mut self.random, &of_job.map(|actor| actor.process).collect());
+        match spawner.filter(|_| self.random.below(2) == 0) {
+            Some(process) => self.ask_as(Origin::Worker(process), |_| Ask::Spawn(request)),
+            None => self.ask(|_| Ask::Spawn(request)),
+        }
     }
 
     pub(super) fn end_some_job(&mut self) {

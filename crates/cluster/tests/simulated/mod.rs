@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lyceum_actor::{Cause, ProcessAddress, ProcessDeath, ProcessKind, Resources, SpawnRequest};
+use lyceum_actor::{
+    Cause, Lifetime, ProcessAddress, ProcessDeath, ProcessKind, Resources, Restarts, SpawnRequest,
+};
 use lyceum_cluster::control::record::{Key, Value};
 use lyceum_cluster::control::resources::{Allotment, Capacity, Ledger};
 use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Launch, Origin, Report, Running};
@@ -125,6 +127,7 @@ impl World {
     }
 
     pub fn assert_safety(&self) {
+        self.assert_names_and_spawners();
         let seed = self.seed;
         for (name, agent) in &self.agents {
             let mut ledger = Ledger::new(capacity());
@@ -160,6 +163,17 @@ impl World {
         for job in self.jobs.clone() {
             self.open_ends.insert(self.questions + 1);
             self.ask(|_| Ask::EndJob { job, by: "the test".into(), kill: false });
+        }
+        let detached: Vec<u64> = self
+            .head
+            .status()
+            .actors
+            .iter()
+            .filter(|actor| actor.job == 0)
+            .map(|actor| actor.actor)
+            .collect();
+        for actor in detached {
+            self.ask(|_| Ask::StopActor { actor, kill: false });
         }
         for _ in 0..300 {
             self.now += 200;
@@ -203,10 +217,40 @@ impl World {
     }
 
     fn ask(&mut self, ask: impl FnOnce(u64) -> Ask) {
+        self.ask_as(Origin::Client(CLIENT), ask);
+    }
+
+    fn ask_as(&mut self, origin: Origin, ask: impl FnOnce(u64) -> Ask) {
         self.questions += 1;
         let request = self.questions;
         let ask = ask(request);
-        self.head_event(HeadEvent::Asked { origin: Origin::Client(CLIENT), request, ask });
+        self.head_event(HeadEvent::Asked { origin, request, ask });
+    }
+
+    /// Of what the head has written down.
+    fn assert_names_and_spawners(&self) {
+        let seed = self.seed;
+        let mut names = BTreeMap::new();
+        for (key, value) in &self.disk {
+            let (Key::Actor(actor), Value::Actor(state)) = (key, value) else { continue };
+            let request = &state.request;
+            if let Some(name) = &request.name {
+                let job = request.namespace.is_none().then_some(request.job);
+                let other = names.insert((job, name), actor);
+                assert_eq!(other, None, "C5, seed {seed}: `{name}` is {actor}'s too");
+            }
+            let process = |process: u64| match self.disk.get(&Key::Process(process)) {
+                Some(Value::Process(state)) => Some(state),
+                _ => None,
+            };
+            if let (Lifetime::Spawner, Origin::Worker(spawner)) = (request.lifetime, state.spawner) {
+                let ends = state.process.and_then(process).is_some_and(|own| own.stopped_by.is_some());
+                assert!(
+                    ends || process(spawner).is_some(),
+                    "C6, seed {seed}: {actor} outlives its spawner {spawner}"
+                );
+            }
+        }
     }
 
     fn head_event(&mut self, event: HeadEvent) {

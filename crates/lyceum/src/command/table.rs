@@ -34,8 +34,12 @@ pub fn actors(status: &Status) -> String {
         vec![
             actor.actor.to_string(),
             actor.role.clone(),
-            actor.name.clone().unwrap_or_default(),
-            actor.job.to_string(),
+            match (&actor.namespace, actor.name.as_deref().unwrap_or_default()) {
+                (Some(namespace), name) => format!("{namespace}/{name}"),
+                (None, name) => name.to_owned(),
+            },
+            // What belongs to no job outlives all.
+            if actor.job == 0 { String::new() } else { actor.job.to_string() },
             actor.state.clone(),
             actor.node.clone(),
             if actor.pid == 0 { String::new() } else { actor.pid.to_string() },

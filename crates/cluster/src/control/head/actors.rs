@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 
 use lyceum_actor::{
-    ActorAddress, ActorId, Cause, ControlError, ProcessAddress, ProcessDeath, ProcessKind, SpawnRequest,
+    ActorAddress, ActorId, Cause, ControlError, Lifetime, ProcessAddress, ProcessDeath, ProcessKind,
+    SpawnRequest,
 };
 
 use super::super::placement::{self, Candidate, Unplaced};
 use super::super::record::{ActorState, Key, ProcessState};
 use super::super::resources::Request;
 use super::super::vocabulary::{Answer, Command, JobEvent, Launch, Origin};
+use super::names::{CLUSTER_JOB, Name};
 use super::{Head, MAX_WAITING};
 use crate::units::Milli;
 
@@ -17,50 +19,58 @@ use crate::units::Milli;
 pub(super) const MAX_ARGS: usize = 768 << 10;
 
 impl Head {
-    pub(super) fn spawn(&mut self, asker: (Origin, u64), request: SpawnRequest) {
-        if let Err(why) = self.check_spawn(&request) {
+    pub(super) fn spawn(&mut self, asker: (Origin, u64), mut request: SpawnRequest) {
+        if let Err(why) = self.check_spawn(&request, asker.0) {
+            self.refuse(asker, why);
+            return;
+        }
+        if request.lifetime == Lifetime::Detached {
+            request.job = CLUSTER_JOB;
+        }
+        let name = Name::of(&request);
+        if let Some(actor) = name.as_ref().and_then(|name| self.names.get(name).copied()) {
+            return self.get(asker, &request, actor);
+        }
+        if let Err(why) = self.check_room(&request) {
             self.refuse(asker, why);
             return;
         }
         let actor = self.allot();
-        if let Some(name) = &request.name {
-            self.names.insert((request.job, name.clone()), actor);
-        }
-        let restarts_left = request.restarts;
-        self.actors.insert(actor, ActorState { request, restarts_left, process: None, started: false });
+        self.names.extend(name.map(|name| (name, actor)));
+        let restarts_left = request.restarts.count;
+        let state = ActorState { request, spawner: asker.0, restarts_left, process: None, started: false };
+        self.actors.insert(actor, state);
         self.dirty.insert(Key::Actor(actor));
-        self.spawners.insert(actor, asker);
+        self.spawners.insert(actor, vec![asker]);
         self.waiting.push_back(actor);
     }
 
-    fn check_spawn(&self, request: &SpawnRequest) -> Result<(), String> {
+    fn check_spawn(&self, request: &SpawnRequest, origin: Origin) -> Result<(), String> {
         let role = &request.role;
         match self.jobs.get(&request.job) {
+            // Of a detached actor.
+            None if request.job == CLUSTER_JOB && matches!(origin, Origin::Worker(_)) => {}
             None => return Err(format!("{role} is asked for in job {}, which does not exist", request.job)),
             Some(job) if job.ended_by.is_some() => return Err(format!("job {} is ending", request.job)),
             Some(_) => {}
         }
-        if let Some(name) = &request.name {
-            if !crate::manifest::is_name(name) {
-                return Err(format!(
-                    "actor name `{name}`: expected letters, digits, `-` and `_`, 48 at most"
-                ));
-            }
-            if self.names.contains_key(&(request.job, name.clone())) {
-                return Err(format!("the name `{name}` is taken in job {}", request.job));
-            }
-        }
+        Self::check_names(request)?;
         if request.args.len() > MAX_ARGS {
             let len = request.args.len();
             return Err(format!(
                 "the arguments of {role} have {len} bytes, expected at most {MAX_ARGS}: send the rest as a message"
             ));
         }
+        Ok(())
+    }
+
+    /// That there is, or may come to be, room for it.
+    fn check_room(&self, request: &SpawnRequest) -> Result<(), String> {
         if self.waiting.len() >= MAX_WAITING {
             return Err(format!("{MAX_WAITING} actors wait for room already"));
         }
         match placement::place(self.candidates(), &requested(request)) {
-            Err(Unplaced::Never(why)) => Err(format!("{role}: {why}")),
+            Err(Unplaced::Never(why)) => Err(format!("{}: {why}", request.role)),
             Ok(_) | Err(Unplaced::Later) => Ok(()),
         }
     }
@@ -137,7 +147,7 @@ impl Head {
         self.dirty.insert(Key::Actor(actor));
         let (job, name) = (record.request.job, record.request.name.clone());
         let Some(address) = self.address_of(actor) else { return };
-        if let Some(asker) = self.spawners.remove(&actor) {
+        for asker in self.spawners.remove(&actor).unwrap_or_default() {
             self.reply(asker, Answer::Actor(address.clone()));
         }
         self.notify_job(job, JobEvent::Started { address, name });
@@ -189,20 +199,24 @@ impl Head {
             death.cause = Cause::OrderedBy(by.clone());
         }
         self.announce_death(death.clone());
+        self.spawner_gone(Origin::Worker(death.process));
         let Some(actor) = state.actor else { return };
         let Some(record) = self.actors.get_mut(&actor) else { return };
         record.process = None;
         self.dirty.insert(Key::Actor(actor));
         let ordered = state.stopped_by.is_some();
         let finished = matches!(death.cause, Cause::Finished | Cause::Exited(0) | Cause::OrderedBy(_));
-        if ordered || finished || !record.started || record.restarts_left == 0 {
+        let again = match ordered || finished || !record.started {
+            true => None,
+            false => self.restarts.again(actor, record.request.restarts, record.restarts_left, self.now),
+        };
+        let Some(restarts_left) = again else {
             self.actor_ended(actor, &death, ordered || finished);
             return;
-        }
-        record.restarts_left -= 1;
-        let (job, restarts_left) = (record.request.job, record.restarts_left);
+        };
+        record.restarts_left = restarts_left;
+        let job = record.request.job;
         let report = death.report(&record.request.role, Some(ActorId(actor)));
-        self.waiting.push_back(actor);
         self.notify_job(job, JobEvent::Restarting { report, restarts_left });
     }
 
@@ -210,14 +224,49 @@ impl Head {
     pub(super) fn actor_ended(&mut self, actor: u64, death: &ProcessDeath, expected: bool) {
         let Some(state) = self.actors.remove(&actor) else { return };
         self.dirty.insert(Key::Actor(actor));
-        if let Some(name) = state.request.name {
-            self.names.remove(&(state.request.job, name));
+        if let Some(name) = Name::of(&state.request) {
+            self.names.remove(&name);
         }
+        self.restarts.forget(actor);
         let report = death.report(&state.request.role, Some(ActorId(actor)));
-        if let Some(asker) = self.spawners.remove(&actor) {
+        for asker in self.spawners.remove(&actor).unwrap_or_default() {
             self.reply(asker, Answer::Error(ControlError::Died(Box::new(report.clone()))));
         }
         self.notify_job(state.request.job, JobEvent::Ended { report, expected });
+    }
+}
+
+impl Head {
+    /// Whoever asked for actors that end with it is gone.
+    pub(super) fn spawner_gone(&mut self, spawner: Origin) {
+        let by = match spawner {
+            Origin::Client(_) => "the end of the client that spawned it".to_owned(),
+            Origin::Worker(process) => format!("the end of process {process}, which spawned it"),
+        };
+        let bound: Vec<u64> = self
+            .actors
+            .iter()
+            .filter(|(_, actor)| actor.request.lifetime == Lifetime::Spawner && actor.spawner == spawner)
+            .map(|(actor, _)| *actor)
+            .collect();
+        for actor in bound {
+            self.end_actor(actor, &by, false);
+        }
+    }
+
+    /// Orders an actor's end, wherever it stands.
+    pub(super) fn end_actor(&mut self, actor: u64, by: &str, kill: bool) {
+        match self.actors.get(&actor).map(|state| state.process) {
+            Some(Some(process)) => self.stop_process(process, by, kill),
+            Some(None) => {
+                self.waiting.retain(|waiting| *waiting != actor);
+                let cause = Cause::OrderedBy(by.to_owned());
+                let death = ProcessDeath { process: 0, node: String::new(), cause, log_tail: Vec::new() };
+                self.actor_ended(actor, &death, true);
+            }
+            // It has ended already.
+            None => {}
+        }
     }
 }
 

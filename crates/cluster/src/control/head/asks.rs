@@ -4,6 +4,7 @@ use lyceum_actor::{Cause, ProcessDeath};
 
 use super::super::record::{JobState, Key};
 use super::super::vocabulary::{Answer, Ask, CLIENT_NODE, Command, JobEvent, Notice, Origin};
+use super::names::Name;
 use super::{Head, HeadEffect};
 
 impl Head {
@@ -38,8 +39,9 @@ impl Head {
                 false => self.refuse(asker, format!("there is no job {job}")),
             },
             (Ask::Spawn(request), _) => self.spawn(asker, request),
-            (Ask::Lookup { job, name }, _) => {
-                let found = self.names.get(&(job, name)).and_then(|actor| self.address_of(*actor));
+            (Ask::Lookup { job, namespace, name }, _) => {
+                let name = Name::new(job, namespace, name);
+                let found = self.names.get(&name).and_then(|actor| self.address_of(*actor));
                 self.reply(asker, found.map_or(Answer::Nobody, Answer::Actor));
             }
             (Ask::StopActor { actor, kill }, origin) => self.stop_actor(asker, actor, kill, origin),
@@ -97,8 +99,10 @@ impl Head {
         match ask {
             Ask::Spawn(request) => same_job(request.job).map(|()| Ask::Spawn(request)),
             Ask::EndJob { job, by, kill } => same_job(job).map(|()| Ask::EndJob { job, by, kill }),
-            Ask::Lookup { name, .. } => Ok(Ask::Lookup { job: own, name }),
+            Ask::Lookup { namespace, name, .. } => Ok(Ask::Lookup { job: own, namespace, name }),
             Ask::StopActor { actor, kill } => match self.actors.get(&actor) {
+                // Whoever finds it may use it, in every way.
+                Some(state) if state.request.namespace.is_some() => Ok(Ask::StopActor { actor, kill }),
                 Some(state) => same_job(state.request.job).map(|()| Ask::StopActor { actor, kill }),
                 None => Ok(Ask::StopActor { actor, kill }),
             },
@@ -148,9 +152,8 @@ impl Head {
             .map(|(actor, _)| *actor)
             .collect();
         for actor in unplaced {
-            self.actor_ended(actor, &never_placed(by), true);
+            self.end_actor(actor, by, kill);
         }
-        self.waiting.retain(|actor| self.actors.contains_key(actor));
     }
 
     /// Jobs that are ending and of which nothing is left have ended.
@@ -179,15 +182,7 @@ impl Head {
             Origin::Client(_) => "its client".to_owned(),
             Origin::Worker(process) => format!("process {process}"),
         };
-        match self.actors.get(&actor).map(|state| state.process) {
-            Some(Some(process)) => self.stop_process(process, &by, kill),
-            Some(None) => {
-                self.waiting.retain(|waiting| *waiting != actor);
-                self.actor_ended(actor, &never_placed(&by), true);
-            }
-            // It has ended already.
-            None => {}
-        }
+        self.end_actor(actor, &by, kill);
         self.reply(asker, Answer::Done);
     }
 
@@ -231,7 +226,9 @@ impl Head {
     pub(super) fn client_gone(&mut self, client: u64) {
         let Some(state) = self.clients.remove(&client) else { return };
         let of_client = |origin: &Origin| *origin == Origin::Client(client);
-        self.spawners.retain(|_, (origin, _)| !of_client(origin));
+        for askers in self.spawners.values_mut() {
+            askers.retain(|(origin, _)| !of_client(origin));
+        }
         for askers in self.enders.values_mut() {
             askers.retain(|(origin, _)| !of_client(origin));
         }
@@ -246,15 +243,6 @@ impl Head {
         for job in bound {
             self.end_job(job, "the head, because the job's client is gone", false);
         }
-    }
-}
-
-/// The end of an actor that waited for room.
-fn never_placed(by: &str) -> ProcessDeath {
-    ProcessDeath {
-        process: 0,
-        node: String::new(),
-        cause: Cause::OrderedBy(by.to_owned()),
-        log_tail: Vec::new(),
+        self.spawner_gone(Origin::Client(client));
     }
 }

@@ -2,7 +2,9 @@
 
 mod actors;
 mod asks;
+mod names;
 mod nodes;
+mod restarts;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,7 +13,9 @@ use std::time::Duration;
 
 use lyceum_actor::{ControlError, ProcessDeath};
 
+use self::names::Name;
 use self::nodes::Node;
+use self::restarts::Rests;
 use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
 use super::resources::Capacity;
 use super::vocabulary::{Answer, Ask, Command, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse};
@@ -192,12 +196,14 @@ pub struct Head {
     jobs: BTreeMap<u64, JobState>,
     actors: BTreeMap<u64, ActorState>,
     processes: BTreeMap<u64, ProcessState>,
-    /// (job, name) to actor: derived from `actors`.
-    names: BTreeMap<(u64, String), u64>,
+    /// Derived from `actors`.
+    names: BTreeMap<Name, u64>,
     /// Actors that wait for room, in order of asking.
     waiting: VecDeque<u64>,
-    /// Spawns whose asker has no answer yet, by actor.
-    spawners: BTreeMap<u64, (Origin, u64)>,
+    /// What is to be remembered of restarts.
+    restarts: Rests,
+    /// Spawns whose askers have no answer yet, by actor.
+    spawners: BTreeMap<u64, Vec<(Origin, u64)>>,
     /// Those who wait for a job's end.
     enders: BTreeMap<u64, Vec<(Origin, u64)>>,
     clients: BTreeMap<u64, ClientState>,
@@ -237,6 +243,7 @@ impl Head {
             processes: BTreeMap::new(),
             names: BTreeMap::new(),
             waiting: VecDeque::new(),
+            restarts: Rests::default(),
             spawners: BTreeMap::new(),
             enders: BTreeMap::new(),
             clients: BTreeMap::new(),
@@ -272,8 +279,8 @@ impl Head {
     /// What is not written down because it follows from what is.
     fn derive(&mut self) {
         for (actor, state) in &self.actors {
-            if let Some(name) = &state.request.name {
-                self.names.insert((state.request.job, name.clone()), *actor);
+            if let Some(name) = Name::of(&state.request) {
+                self.names.insert(name, *actor);
             }
             if state.process.is_none() {
                 self.waiting.push_back(*actor);
@@ -284,6 +291,10 @@ impl Head {
             self.jobs.iter().filter(|(_, job)| job.bound_to.is_some()).map(|(id, _)| *id).collect();
         for job in bound {
             self.end_job(job, "the head, which was started again after the job's client was lost", false);
+        }
+        let clients: BTreeSet<Origin> = self.actors.values().map(|actor| actor.spawner).collect();
+        for client in clients.into_iter().filter(|spawner| matches!(spawner, Origin::Client(_))) {
+            self.spawner_gone(client);
         }
     }
 
@@ -314,6 +325,7 @@ impl Head {
             HeadEvent::Tick => self.look_at_silence(),
             HeadEvent::Shutdown { by } => self.shut_down(None, &by),
         }
+        self.waiting.extend(self.restarts.due(self.now));
         self.schedule();
         self.finish_jobs();
         self.finish_shutdown();

@@ -50,6 +50,7 @@ impl Head {
         let record = self.actors.get(&actor)?;
         let process = record.process.and_then(|process| Some((process, self.processes.get(&process)?)));
         let state = match process {
+            None if self.restarts.is_resting(actor) => "waiting to be started again",
             None => "waiting for room",
             Some((_, process)) if process.stopped_by.is_some() => "stopping",
             Some((_, process)) if process.ready.is_some() => "running",
@@ -60,6 +61,7 @@ impl Head {
             job: record.request.job,
             role: record.request.role.clone(),
             name: record.request.name.clone(),
+            namespace: record.request.namespace.clone(),
             state: state.to_owned(),
             node: process.map(|(_, process)| process.node.clone()).unwrap_or_default(),
             process: process.map_or(0, |(process, _)| process),

@@ -1,0 +1,81 @@
+//! Names of actors, and where they are unique.
+
+use lyceum_actor::{Lifetime, SpawnRequest};
+
+use super::super::vocabulary::{Answer, Origin};
+use super::Head;
+use crate::manifest::is_name;
+
+/// The job of what belongs to none: its number is never allotted.
+pub(super) const CLUSTER_JOB: u64 = 0;
+
+/// An actor's name with the space in which it is unique.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    space: Space,
+    name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Space {
+    /// A job's own names.
+    Job(u64),
+    /// A namespace that all jobs share.
+    Shared(String),
+}
+
+impl Name {
+    /// The name that a request is for, if it has one.
+    pub(super) fn of(request: &SpawnRequest) -> Option<Name> {
+        let name = request.name.clone()?;
+        Some(Name::new(request.job, request.namespace.clone(), name))
+    }
+
+    pub(super) fn new(job: u64, namespace: Option<String>, name: String) -> Name {
+        Name { space: namespace.map_or(Space::Job(job), Space::Shared), name }
+    }
+}
+
+impl Head {
+    /// That the names of a request are good ones.
+    pub(super) fn check_names(request: &SpawnRequest) -> Result<(), String> {
+        let named = [("actor name", &request.name), ("namespace", &request.namespace)];
+        for (what, name) in named.into_iter().filter_map(|(what, name)| Some((what, name.as_ref()?))) {
+            if !is_name(name) {
+                return Err(format!("{what} `{name}`: expected letters, digits, `-` and `_`, 48 at most"));
+            }
+        }
+        if request.lifetime == Lifetime::Detached && (request.name.is_none() || request.namespace.is_none()) {
+            return Err(format!("a detached {} needs a name in a namespace, to be found by", request.role));
+        }
+        if request.or_get && request.name.is_none() {
+            return Err(format!("{} that may be there already needs a name", request.role));
+        }
+        Ok(())
+    }
+
+    /// Answers a spawn of a name that is taken: with whom it names, once that has started, or with a refusal.
+    pub(super) fn get(&mut self, asker: (Origin, u64), request: &SpawnRequest, actor: u64) {
+        let Some(state) = self.actors.get(&actor) else { return };
+        let (name, role) = (request.name.as_deref().unwrap_or_default(), &state.request.role);
+        let stopping = state.process.and_then(|process| self.processes.get(&process)?.stopped_by.as_ref());
+        let refusal = if !request.or_get {
+            Some(format!("the name `{name}` is taken by a {role}: another name, or `or_get`"))
+        } else if *role != request.role {
+            Some(format!("`{name}` is a {role}, and a {} is asked for", request.role))
+        } else if state.request.fingerprint != request.fingerprint {
+            Some(format!(
+                "the {role} `{name}` was spawned by a program that knows another {role}: build both alike"
+            ))
+        } else {
+            stopping.map(|by| format!("`{name}` is being ended by {by}: ask again"))
+        };
+        if let Some(why) = refusal {
+            return self.refuse(asker, why);
+        }
+        match self.address_of(actor) {
+            Some(address) => self.reply(asker, Answer::Actor(address)),
+            None => self.spawners.entry(actor).or_default().push(asker),
+        }
+    }
+}
