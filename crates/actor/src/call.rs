@@ -68,7 +68,6 @@ impl<R: Accepts<M>, M: Message> Future for Ask<R, M> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let system = this.outgoing.target.system().clone();
         let (bytes, origin) = match &mut this.opening {
             Some(opening) => match ready!(opening.as_mut().poll(cx)) {
                 Ok(bytes) => (bytes, None),
@@ -86,7 +85,8 @@ impl<R: Accepts<M>, M: Message> Future for Ask<R, M> {
                 outcome => return Poll::Ready(Err(this.outgoing.error(outcome))),
             },
         };
-        Poll::Ready(Incoming::new(bytes, origin, &system).map_err(|why| {
+        let system = this.outgoing.target.system();
+        Poll::Ready(Incoming::new(bytes, origin, system).map_err(|why| {
             CallError::Unknown(format!("it was executed, but its reply does not validate: {why}"))
         }))
     }
@@ -175,7 +175,12 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
                 link.supply(*call, payload);
             }
         }
-        sent.slot.poll(cx)
+        let polled = sent.slot.poll(cx);
+        if matches!(&polled, Poll::Ready(outcome) if !matches!(outcome, Outcome::Deadline)) {
+            // The link has forgotten it already; of a deadline it does not know.
+            sent.remote = None;
+        }
+        polled
     }
 
     fn submit(&self, ask: bool) -> Result<Sent, Outcome> {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
-    Accepts, Actor, ActorAddress, ActorRef, Cause, Cluster, Handler, Message, Responder, Result, Role,
-    SpawnError, System,
+    Accepts, Actor, ActorAddress, ActorRef, Cause, Cluster, DeathReport, Handler, Message, Responder, Result,
+    Role, SpawnError, System,
     cell::{Cell, Ending, Envelope},
     executor::Running,
     large::Payload,
@@ -161,6 +161,39 @@ impl<A: Actor> Context<A> {
     pub fn spawn_task(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.retain(|task| !task.is_finished());
         self.tasks.push(self.system.executor().spawn(task));
+    }
+
+    /// Has a message handled by this actor when `other` has ended, however it did: what `message` makes of the report.
+    /// It waits for its turn, and for room, like any other.
+    pub fn monitor<R: Role, M: Message>(
+        &mut self,
+        other: &ActorRef<R>,
+        message: impl FnOnce(DeathReport) -> M + Send + 'static,
+    ) where
+        A: Handler<M>,
+        A::Role: Accepts<M>,
+    {
+        let (me, other) = (self.me(), other.clone());
+        self.spawn_task(async move {
+            let report = other.died().await;
+            // Who is ending itself needs no news.
+            let _ = me.tell(message(report)).await;
+        });
+    }
+
+    /// Ends this actor when `other` dies of a fault, with that death as the reason: what depends on another must not
+    /// outlive it. Where `other` ends in good order, or is ordered to, this one goes on. For a link both ways, both ask.
+    pub fn link<R: Role>(&mut self, other: &ActorRef<R>) {
+        let (cell, other) = (Arc::downgrade(&self.cell), other.clone());
+        self.spawn_task(async move {
+            let report = other.died().await;
+            if let Some(cell) = cell.upgrade().filter(|_| report.cause.is_a_fault()) {
+                cell.end(Ending::Kill(Cause::Failed(vec![
+                    format!("it was linked to {}", other.address()),
+                    report.to_string(),
+                ])));
+            }
+        });
     }
 
     /// Has `message` handled by this actor after `delay`, outside the mailbox's budget.

@@ -32,6 +32,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether nobody wanted it: neither an order nor an end in good order.
+    pub fn is_a_fault(&self) -> bool {
+        !matches!(self, Cause::Finished | Cause::Exited(0) | Cause::OrderedBy(_))
+    }
+
     /// Whether the process came to its end by itself, in good order, its connections too.
     pub(crate) fn is_by_itself(&self) -> bool {
         match self {

@@ -50,6 +50,8 @@ pub(crate) struct Link {
     state: Mutex<State>,
     work: Notify,
     room: Notify,
+    /// Answers in `State::owed` that nobody waits for; more than there can be once the link is closed.
+    unwanted: AtomicUsize,
     /// Bytes in `State::control`, also readable without the lock.
     control_bytes: AtomicUsize,
 }
@@ -137,6 +139,7 @@ impl Link {
             }),
             work: Notify::new(),
             room: Notify::new(),
+            unwanted: AtomicUsize::new(0),
             control_bytes: AtomicUsize::new(0),
         })
     }
@@ -336,7 +339,9 @@ impl Link {
         }
         let wake = state.writer_idle && !(state.calls.is_empty() && state.control.is_empty());
         state.writer_idle &= !wake;
-        let burst = state.calls.len() + state.control.len() >= BURST;
+        // Asked for once in so many frames.
+        let queued = state.calls.len() + state.control.len();
+        let burst = queued > 0 && queued.is_multiple_of(BURST);
         let to_wake = std::mem::take(&mut state.to_wake);
         drop(state);
         to_wake.into_iter().for_each(Waker::wake);

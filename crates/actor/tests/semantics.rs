@@ -242,6 +242,43 @@ fn children_end_with_their_parent() {
 }
 
 #[test]
+fn a_monitor_is_told_of_an_end_in_its_mailbox_however_it_came() {
+    local_and_remote::<Clerk>(async |system, desk| {
+        let [ordered, panics, gone] = [0; 3].map(|_| system.spawn::<Clerk>("other".to_owned()));
+        let (ordered, panics, gone) = tokio::join!(ordered, panics, gone);
+        let (ordered, panics, gone) = (ordered.unwrap(), panics.unwrap(), gone.unwrap());
+        system.kill_actor(gone.address().actor, Cause::OrderedBy("the test".into()));
+        gone.died().await;
+        for (number, other) in [(1, &ordered), (2, &panics), (3, &gone)] {
+            desk.ask(MonitorOther(other.clone(), number)).await.unwrap();
+        }
+        assert_eq!(counted(&desk, 1).await, [3], "who comes late is told too");
+        system.stop_actor(ordered.address().actor, "the test");
+        assert_eq!(counted(&desk, 2).await, [3, 1]);
+        panics.tell(Panic("the lamp fell over".into())).await.unwrap();
+        assert_eq!(counted(&desk, 3).await, [3, 1, 102]);
+    });
+}
+
+#[test]
+fn a_link_ends_an_actor_with_anothers_fault_and_names_it() {
+    local_and_remote::<Clerk>(async |system, desk| {
+        let ordered = system.spawn::<Clerk>("ordered".to_owned()).await.unwrap();
+        let panics = system.spawn::<Clerk>("panics".to_owned()).await.unwrap();
+        desk.ask(LinkTo(ordered.clone())).await.unwrap();
+        desk.ask(LinkTo(panics.clone())).await.unwrap();
+        desk.ask(MonitorOther(ordered.clone(), 1)).await.unwrap();
+        system.stop_actor(ordered.address().actor, "the test");
+        assert_eq!(counted(&desk, 1).await, [1], "an end in good order ends nobody else");
+        panics.tell(Panic("the lamp fell over".into())).await.unwrap();
+        let cause = desk.died().await.cause;
+        let Cause::Failed(chain) = &cause else { panic!("{cause:?}") };
+        assert!(chain[0].starts_with("it was linked to desk"), "{chain:?}");
+        assert!(chain[1].contains("panicked: the lamp fell over"), "{chain:?}");
+    });
+}
+
+#[test]
 fn a_timers_message_comes_from_the_actor_itself() {
     local_and_remote::<Clerk>(async |_, desk| {
         desk.ask(CountLater(20, 9)).await.unwrap();

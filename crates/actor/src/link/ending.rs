@@ -55,6 +55,8 @@ impl Link {
         }
         state.outlets.clear();
         state.owed.clear();
+        // From now on no answer is wanted.
+        self.unwanted.store(usize::MAX / 2, Ordering::Release);
         let givers = std::mem::take(&mut state.givers).into_values().flatten();
         state.to_wake.extend(givers);
         let (calls, control) = (std::mem::take(&mut state.calls), std::mem::take(&mut state.control));

@@ -1,5 +1,7 @@
 //! What a peer's frames do to a link; called by the reader, on the I/O runtime.
 
+use std::sync::atomic::Ordering;
+
 use lyceum_wire::AlignedBytes;
 
 use super::{Finished, Life, Link, MAX_IN_FLIGHT, State};
@@ -25,7 +27,9 @@ impl Link {
     pub(crate) fn on_cancel(&self, call: u64) {
         let mut state = self.lock();
         if let Some(wanted) = state.owed.get_mut(&call) {
-            *wanted = false;
+            if std::mem::replace(wanted, false) {
+                self.unwanted.fetch_add(1, Ordering::AcqRel);
+            }
             state.wake_givers(call);
         }
         self.unlock(state, Vec::new());

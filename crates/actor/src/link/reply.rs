@@ -23,9 +23,9 @@ const MAX_LENT: usize = 256;
 impl Link {
     /// Answers the peer's call number `call`.
     pub(crate) fn reply(self: &Arc<Self>, call: u64, outcome: Outcome) {
-        if let (Outcome::Reply { bytes, .. }, Some(system)) =
-            (&outcome, self.system.upgrade().map(System::of))
+        if let Outcome::Reply { bytes, .. } = &outcome
             && bytes.len() >= LARGE
+            && let Some(system) = self.system.upgrade().map(System::of)
             && let Some(put) = system.put_large(bytes.clone(), &self.peer)
         {
             // Its share of the store is freed when the receiver is gone, so that is to be heard of.
@@ -55,7 +55,8 @@ impl Link {
 
     /// Whether the peer still waits for its call number `call`.
     pub(crate) fn is_wanted(&self, call: u64) -> bool {
-        self.lock().owed.get(&call) == Some(&true)
+        // As a rule nothing is unwanted, and asked for each call.
+        self.unwanted.load(Ordering::Acquire) == 0 || self.lock().owed.get(&call) == Some(&true)
     }
 
     /// Ready once the peer no longer waits for its call number `call`.
@@ -80,7 +81,7 @@ impl Link {
     }
 
     fn push_reply(&self, state: &mut State, call: u64, outcome: Outcome) {
-        if !state.settle_debt(call) {
+        if !self.settle_debt(state, call) {
             return;
         }
         let (mut status, mut payload) = encode_outcome(outcome);
@@ -97,9 +98,19 @@ impl Link {
         }
     }
 
+    /// Call number `call` of the peer is being answered. Returns whether the answer is wanted.
+    fn settle_debt(&self, state: &mut State, call: u64) -> bool {
+        state.wake_givers(call);
+        let wanted = state.owed.remove(&call);
+        if wanted == Some(false) {
+            self.unwanted.fetch_sub(1, Ordering::AcqRel);
+        }
+        wanted == Some(true) && matches!(state.phase, Phase::Open { .. })
+    }
+
     /// A reply that nobody waits for any more is dropped, which takes it out of the store.
     fn push_stored(&self, state: &mut State, call: u64, parcel: Parcel) {
-        if !state.settle_debt(call) {
+        if !self.settle_debt(state, call) {
             return;
         }
         let payload = parcel.description().clone();
@@ -124,11 +135,5 @@ impl State {
         if !self.givers.is_empty() {
             self.to_wake.extend(self.givers.remove(&call).into_iter().flatten());
         }
-    }
-
-    /// Call number `call` of the peer is being answered. Returns whether the answer is wanted.
-    fn settle_debt(&mut self, call: u64) -> bool {
-        self.wake_givers(call);
-        self.owed.remove(&call) == Some(true) && matches!(self.phase, Phase::Open { .. })
     }
 }

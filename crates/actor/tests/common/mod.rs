@@ -70,6 +70,12 @@ pub struct Search(pub ActorRef<Desk>);
 /// The same, beside the mailbox; counts 2.
 #[derive(Archive, Serialize, Deserialize)]
 pub struct SearchBeside(pub ActorRef<Desk>);
+/// Counts `.1` when the other has ended.
+#[derive(Archive, Serialize, Deserialize)]
+pub struct MonitorOther(pub ActorRef<Desk>, pub u32);
+/// Ends with the other's death.
+#[derive(Archive, Serialize, Deserialize)]
+pub struct LinkTo(pub ActorRef<Desk>);
 /// The milliseconds that its caller said it would wait, less those that have passed.
 #[derive(Archive, Serialize, Deserialize, Debug)]
 pub struct TimeLeft;
@@ -96,6 +102,8 @@ impl Role for Desk {
         Search,
         SearchBeside,
         TimeLeft,
+        MonitorOther,
+        LinkTo,
     );
 }
 
@@ -106,6 +114,7 @@ accepts!(
     Echo => String, Count => u32, Counted => Vec<u32>, Panic => (), Fail => (), WaitForOpen => u32, Open => (),
     Nap => (), Spin => (), Bytes => Vec<u8>, Sum => u64, Forward => String, CountLater => (),
     ThreadName => String, SpawnChild => ActorRef<Desk>, Search => (), SearchBeside => (), TimeLeft => Option<u64>,
+    MonitorOther => (), LinkTo => (),
 );
 
 /// `ROOM` messages fit in its mailbox; with `THREAD` it owns a thread.
@@ -216,6 +225,18 @@ handler!(SearchBeside, (), |actor, message, ctx| {
 handler!(TimeLeft, Option<u64>, |actor, message, ctx| {
     let left = ctx.deadline().map(|deadline| deadline.saturating_duration_since(std::time::Instant::now()));
     Ok(left.map(|left| left.as_millis() as u64))
+});
+handler!(MonitorOther, (), |actor, monitor, ctx| {
+    let MonitorOther(other, number) = monitor.read()?;
+    ctx.monitor(&other, move |report| {
+        // The reason is part of what is told.
+        Count(if report.cause == Cause::OrderedBy("the test".into()) { number } else { number + 100 })
+    });
+    Ok(())
+});
+handler!(LinkTo, (), |actor, link, ctx| {
+    ctx.link(&link.read()?.0);
+    Ok(())
 });
 
 pub fn pattern(len: usize) -> Vec<u8> {

@@ -162,7 +162,7 @@ async fn a_bound_job_ends_with_its_client() {
 #[tokio::test]
 async fn jobs_that_ask_for_a_name_at_once_share_one_actor_which_outlives_them() {
     let testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
-    let (mut job, system) = testbed.job().await;
+    let (job, system) = testbed.job().await;
     let (other, others_system) = testbed.job().await;
     let ask = |cluster: Cluster| {
         let ada = cluster.namespace("school").spawn::<Probe>("ada".into()).named("ada").or_get();

@@ -205,7 +205,7 @@ impl Head {
         record.process = None;
         self.dirty.insert(Key::Actor(actor));
         let ordered = state.stopped_by.is_some();
-        let finished = matches!(death.cause, Cause::Finished | Cause::Exited(0) | Cause::OrderedBy(_));
+        let finished = !death.cause.is_a_fault();
         let again = match ordered || finished || !record.started {
             true => None,
             false => self.restarts.again(actor, record.request.restarts, record.restarts_left, self.now),
