@@ -1,5 +1,6 @@
 //! From two files to a checkpoint: what comes out, and that the same files give the same numbers.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use lyceum_tests::{Bed, RunText, SEED, documents};
@@ -27,14 +28,15 @@ const SUMMARY: [&str; 13] = [
     "world_size",
 ];
 
-/// Each name of a JSON object, in order, with those of the object behind it.
+/// Each name of a JSON object, sorted, with those of the object behind it.
 fn summary_names(text: &str) -> Vec<String> {
-    let summary: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap();
-    let line = |(name, value): (&String, &serde_json::Value)| {
-        let within = value.as_object().into_iter().flatten().map(|(name, _)| format!(" {name}"));
-        format!("{name}{}", within.collect::<String>())
+    type Object = BTreeMap<String, serde_json::Value>;
+    let summary: Object = serde_json::from_str(text).unwrap();
+    let line = |(name, value): (String, serde_json::Value)| {
+        let within: Object = serde_json::from_value(value).unwrap_or_default();
+        within.into_keys().fold(name, |line, name| format!("{line} {name}"))
     };
-    summary.iter().map(line).collect()
+    summary.into_iter().map(line).collect()
 }
 
 #[test]

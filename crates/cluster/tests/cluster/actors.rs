@@ -163,7 +163,9 @@ async fn a_bound_job_ends_with_its_client() {
 async fn jobs_that_ask_for_a_name_at_once_share_one_actor_which_outlives_them() {
     let testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
     let (job, system) = testbed.job().await;
-    let (other, others_system) = testbed.job().await;
+    let client = Client::connect(&testbed.state()).await.unwrap();
+    let other = client.begin_job("another", true).await.unwrap();
+    let others_system = client.start_system(other.id(), Registry::new()).await.unwrap();
     let ask = |cluster: Cluster| {
         let ada = cluster.namespace("school").spawn::<Probe>("ada".into()).named("ada").or_get();
         within(ada.lifetime(Lifetime::Detached).into_future())
