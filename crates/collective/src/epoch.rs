@@ -114,7 +114,7 @@ impl Epoch {
     }
 
     /// Carries a failure that this host knows of to everybody who does not.
-    fn spread(&self) {
+    pub(crate) fn spread(&self) {
         let Some(failure) = self.failure() else { return };
         if let Some(closer) = self.closer.get() {
             closer.close(&failure, self.rank);

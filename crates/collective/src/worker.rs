@@ -44,6 +44,8 @@ impl Worker {
             }
         }
         if let Some(chain) = &mut self.chain {
+            // Neighbours are to hear of a failure, where there was one, before the farewell.
+            self.epoch.spread();
             chain.leave();
         }
     }
