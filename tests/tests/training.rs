@@ -31,7 +31,7 @@ const SUMMARY: [&str; 13] = [
 /// Each name of a JSON object, sorted, with those of the object behind it.
 fn summary_names(text: &str) -> Vec<String> {
     type Object = BTreeMap<String, serde_json::Value>;
-    let summary: Object = serde_json::from_str(text).unwrap();
+    let summary: Object = serde_json::from_str(text).expect("it is an object");
     let line = |(name, value): (String, serde_json::Value)| {
         let within: Object = serde_json::from_value(value).unwrap_or_default();
         within.into_keys().fold(name, |line, name| format!("{line} {name}"))

@@ -116,6 +116,7 @@ pub(crate) struct WorkerInit {
 
 /// A worker to its agent.
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "messages go one by one into a frame")]
 pub(crate) enum WorkerToAgent {
     Ready {
         address: SocketAddr,

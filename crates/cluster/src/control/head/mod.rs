@@ -139,6 +139,7 @@ pub enum HeadEvent {
 
 /// What the head wants done, once its records are committed.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "effects are few, and go at once")]
 pub enum HeadEffect {
     /// Tell an agent; dropped if that incarnation is not connected, and derived again when it joins.
     ToAgent {
