@@ -278,7 +278,8 @@ pub fn is_name(name: &str) -> bool {
         && name.as_bytes()[0].is_ascii_alphanumeric()
 }
 
-const NAME_RULE: &str = "expected letters, digits, `-` and `_`, beginning with a letter or digit, 48 at most";
+pub(crate) const NAME_RULE: &str =
+    "expected letters, digits, `-` and `_`, beginning with a letter or digit, 48 at most";
 
 fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     let manifest = &document.value;

@@ -30,7 +30,14 @@ pub struct StateDir {
 
 impl StateDir {
     /// The folder of the cluster named `cluster` under the default root of this user.
+    ///
+    /// # Errors
+    /// `cluster` cannot be a cluster's name: as a path it might lead anywhere, and `down` clears the folder.
     pub fn of(cluster: &str) -> Result<StateDir, ClusterError> {
+        if !crate::manifest::is_name(cluster) {
+            let rule = crate::manifest::NAME_RULE;
+            return Err(ClusterError::Refused(format!("cluster name `{cluster}`: {rule}")));
+        }
         Ok(StateDir { root: default_root()?.join(cluster) })
     }
 

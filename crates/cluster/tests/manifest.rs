@@ -50,3 +50,11 @@ fn ports_are_shared_evenly_after_the_heads() {
     assert_eq!(manifest.node_ports(0), 7401..7406);
     assert_eq!(manifest.node_ports(1), 7406..7411);
 }
+
+#[test]
+fn a_word_that_is_no_name_leads_to_no_folder() {
+    for word in ["", ".", "..", "../victim", "/tmp/victim", "a/b"] {
+        let error = lyceum_cluster::state::StateDir::of(word).unwrap_err().to_string();
+        assert!(error.contains(&format!("cluster name `{word}`: expected letters")), "{error}");
+    }
+}
