@@ -48,7 +48,7 @@
 //! **Threads.** Actors run on a pool that grows while its threads compute, or own a thread
 //! ([`Actor::DEDICATED_THREAD`]). All connections, deadlines and timers of a process live on one runtime. A thread of the
 //! pool that has nothing to run drives it, and so handles and answers what it has read without waking another. While all
-//! of them compute, the thread `lyceum-io` drives it, which never runs user code and takes over within two milliseconds:
+//! of them compute, and through bursts of calls, the thread `lyceum-io` drives it, which never runs user code and takes over within two milliseconds:
 //! a handler that spins for ten seconds delays neither the network nor its neighbours.
 //!
 //! **Bounds.** A mailbox has a budget in count and bytes, shared out as credits among the processes that send to it

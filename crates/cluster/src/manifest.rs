@@ -278,14 +278,16 @@ pub fn is_name(name: &str) -> bool {
         && name.as_bytes()[0].is_ascii_alphanumeric()
 }
 
-pub(crate) const NAME_RULE: &str =
-    "expected letters, digits, `-` and `_`, beginning with a letter or digit, 48 at most";
+const NAME_RULE: &str = "expected letters, digits, `-` and `_`, beginning with a letter or digit, 48 at most";
+
+/// Says of a name that is none what it was to be, and the rule.
+pub(crate) fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if is_name(name) { Ok(()) } else { Err(format!("{what} `{name}`: {NAME_RULE}")) }
+}
 
 fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     let manifest = &document.value;
-    if !is_name(&manifest.name) {
-        return Err(document.refuse("name", format!("cluster name `{}`: {NAME_RULE}", manifest.name)));
-    }
+    check_name("cluster name", &manifest.name).map_err(|why| document.refuse("name", why))?;
     check_address(document, "head", manifest.head.bind, manifest.head.advertise)?;
     check_nodes(document)?;
     check_ports(document)?;
@@ -302,9 +304,7 @@ fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {
     let mut seen = BTreeSet::new();
     for (index, node) in manifest.nodes.iter().enumerate() {
         let at = |key: &str| format!("nodes[{index}].{key}");
-        if !is_name(&node.name) {
-            return Err(document.refuse(&at("name"), format!("node name `{}`: {NAME_RULE}", node.name)));
-        }
+        check_name("node name", &node.name).map_err(|why| document.refuse(&at("name"), why))?;
         if [CLIENT_NODE, HEAD_NODE].contains(&node.name.as_str()) {
             let text = format!("node name `{}` is taken by the cluster itself, expected another", node.name);
             return Err(document.refuse(&at("name"), text));
@@ -324,9 +324,7 @@ fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {
         }
         for name in node.resources.custom.keys() {
             let place = at(&format!("resources.custom.{name}"));
-            if !is_name(name) {
-                return Err(document.refuse(&place, format!("resource name `{name}`: {NAME_RULE}")));
-            }
+            check_name("resource name", name).map_err(|why| document.refuse(&place, why))?;
             if ["cpus", "gpus", "memory"].contains(&name.as_str()) {
                 let text = format!("`{name}` is a resource of its own, write `resources.{name}`");
                 return Err(document.refuse(&place, text));

@@ -34,10 +34,7 @@ impl StateDir {
     /// # Errors
     /// `cluster` cannot be a cluster's name: as a path it might lead anywhere, and `down` clears the folder.
     pub fn of(cluster: &str) -> Result<StateDir, ClusterError> {
-        if !crate::manifest::is_name(cluster) {
-            let rule = crate::manifest::NAME_RULE;
-            return Err(ClusterError::Refused(format!("cluster name `{cluster}`: {rule}")));
-        }
+        crate::manifest::check_name("cluster name", cluster).map_err(ClusterError::Refused)?;
         Ok(StateDir { root: default_root()?.join(cluster) })
     }
 

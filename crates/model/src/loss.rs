@@ -10,7 +10,7 @@ pub const IGNORED_LABEL: i64 = -100;
 /// Logits alive at once: 2^24 fp32 values are 64 MiB (and as much again for their gradient).
 const LOGITS_AT_ONCE: i64 = 1 << 24;
 
-/// On an accelerator: 1 GiB. Each chunk reads and writes the whole gradient of the head, which takes as long as the
+/// On an accelerator: 1 GiB, three in all with their logarithms and their gradient. Each chunk reads and writes the whole gradient of the head, which takes as long as the
 /// products of some hundred rows.
 const LOGITS_AT_ONCE_ON_DEVICE: i64 = 1 << 28;
 

@@ -4,7 +4,7 @@ use lyceum_actor::{Lifetime, SpawnRequest};
 
 use super::super::vocabulary::{Answer, Origin};
 use super::Head;
-use crate::manifest::is_name;
+use crate::manifest::check_name;
 
 /// The job of what belongs to none: its number is never allotted.
 pub(super) const CLUSTER_JOB: u64 = 0;
@@ -41,9 +41,7 @@ impl Head {
     pub(super) fn check_names(request: &SpawnRequest) -> Result<(), String> {
         let named = [("actor name", &request.name), ("namespace", &request.namespace)];
         for (what, name) in named.into_iter().filter_map(|(what, name)| Some((what, name.as_ref()?))) {
-            if !is_name(name) {
-                return Err(format!("{what} `{name}`: expected letters, digits, `-` and `_`, 48 at most"));
-            }
+            check_name(what, name)?;
         }
         if request.lifetime == Lifetime::Detached && (request.name.is_none() || request.namespace.is_none()) {
             return Err(format!("a detached {} needs a name in a namespace, to be found by", request.role));
