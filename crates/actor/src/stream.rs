@@ -12,7 +12,10 @@ use std::{
     ops::Deref,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context as Poller, Poll},
     time::Duration,
 };
@@ -36,6 +39,8 @@ use crate::{
 const WINDOW: usize = 16;
 /// The most that it may say.
 const MAX_WINDOW: usize = 1024;
+/// What a second reader is told.
+const TAKEN: &str = "this stream has a reader already";
 /// How long a stream waits for its reader to begin.
 const UNREAD: Duration = Duration::from_secs(60);
 
@@ -46,13 +51,19 @@ pub struct Items<T>(PhantomData<fn() -> T>);
 /// reader, wherever that is: [`ActorRef::items`].
 pub type Streamed<T> = ActorRef<Items<T>>;
 
-/// "I begin to read"; answered never, given up when the reader has gone.
+/// "I begin to read", and who; answered never, given up when the reader has gone.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub struct Open;
+pub struct Open(Reader);
 
-/// "The next item"; answered with `None` at the end.
+/// "The next item", of the reader that has opened; answered with `None` at the end.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub struct Next;
+pub struct Next(Reader);
+
+/// A reader's process and its number there: one that was refused must get no item of the other's.
+type Reader = (u64, u64);
+
+/// Numbers of this process's readers.
+static READERS: AtomicU64 = AtomicU64::new(0);
 
 impl<T: Message> Role for Items<T> {
     const NAME: &'static str = "items";
@@ -74,6 +85,7 @@ type Asking<T> = Arc<Mutex<mpsc::Receiver<Demand<T>>>>;
 /// The actor of a stream: hands what its reader asks to the producer.
 struct Source<T> {
     opened: Option<oneshot::Sender<Responder<()>>>,
+    reader: Option<Reader>,
     demands: mpsc::Sender<Demand<T>>,
     /// Where the producer takes them; held here too, so that those it leaves are told how this actor ended.
     _asked: Asking<T>,
@@ -89,14 +101,16 @@ impl<T: Message> Actor for Source<T> {
 }
 
 impl<T: Message> Handler<Open> for Source<T> {
-    async fn handle(&mut self, _: Incoming<Open>, ctx: &mut Context<Self>) -> Result<()> {
-        let Some(opened) = self.opened.take() else { anyhow::bail!("this stream has a reader already") };
+    async fn handle(&mut self, open: Incoming<Open>, ctx: &mut Context<Self>) -> Result<()> {
+        let Some(opened) = self.opened.take() else { anyhow::bail!(TAKEN) };
+        self.reader = Some(open.read()?.0);
         ctx.reply_later(|reader| drop(opened.send(reader)))
     }
 }
 
 impl<T: Message> Handler<Next> for Source<T> {
-    async fn handle(&mut self, _: Incoming<Next>, ctx: &mut Context<Self>) -> Result<Option<T>> {
+    async fn handle(&mut self, next: Incoming<Next>, ctx: &mut Context<Self>) -> Result<Option<T>> {
+        anyhow::ensure!(self.reader == Some(next.read()?.0), TAKEN);
         let mut refused = None;
         let later = ctx.reply_later(|demand| refused = self.demands.try_send(demand).err());
         if let Some(error) = refused {
@@ -159,7 +173,7 @@ impl<A: Actor> Context<A> {
         let (opened, opening) = oneshot::channel();
         let (demands, asked) = mpsc::channel(MAX_WINDOW);
         let asked = Arc::new(Mutex::new(asked));
-        let source = Source { opened: Some(opened), demands, _asked: asked.clone() };
+        let source = Source { opened: Some(opened), reader: None, demands, _asked: asked.clone() };
         let stream = self.spawn_child(Args::Made(source)).await?;
         let producing = produce(ItemSink { demands: asked.clone() });
         let source = stream.cell();
@@ -203,8 +217,10 @@ async fn serve<T: Message>(
 impl<T: Message> Streamed<T> {
     /// Reads the stream. It has one reader: a second one is refused with its first item.
     pub fn items(&self) -> ItemStream<T> {
+        let number = READERS.fetch_add(1, Ordering::Relaxed);
         ItemStream {
             source: self.clone(),
+            reader: (self.system().address().process, number),
             reading: None,
             asks: VecDeque::new(),
             window: WINDOW,
@@ -230,6 +246,7 @@ where
 /// A stream being read. Dropping it ends the stream.
 pub struct ItemStream<T: Message> {
     source: Streamed<T>,
+    reader: Reader,
     /// Held open for as long as this reads.
     reading: Option<Ask<Items<T>, Open>>,
     /// Oldest first: all have been sent.
@@ -266,7 +283,8 @@ impl<T: Message> ItemStream<T> {
         if self.ended {
             return Poll::Ready(None);
         }
-        let reading = self.reading.get_or_insert_with(|| self.source.ask(Open).through_silence());
+        let open = || self.source.ask(Open(self.reader)).through_silence();
+        let reading = self.reading.get_or_insert_with(open);
         if let Poll::Ready(Err(error @ (CallError::Failed(_) | CallError::Refused(_)))) =
             reading.poll_unpin(cx)
         {
@@ -297,7 +315,7 @@ impl<T: Message> ItemStream<T> {
     /// Asks for as many items as may be under way.
     fn ask_ahead(&mut self, cx: &mut Poller<'_>) {
         while self.asks.len() < self.window {
-            let mut ask = self.source.ask(Next);
+            let mut ask = self.source.ask(Next(self.reader));
             // Polled, and so sent.
             self.asks.push_back(match ask.poll_unpin(cx) {
                 Poll::Ready(answer) => Asked::Answered(answer),

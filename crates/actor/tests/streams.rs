@@ -229,6 +229,18 @@ fn a_stream_has_one_reader_and_travels_to_it_in_a_message() {
 }
 
 #[test]
+fn a_second_reader_takes_nothing_from_one_that_is_slow() {
+    local_and_remote(async |_, teller, witness| {
+        let stream = teller.ask(tell(50, Ending::Well, &witness)).await.unwrap().read().unwrap();
+        let (mut slow, mut second) = (stream.items().window(2), stream.items());
+        assert_eq!(slow.next().await.unwrap().unwrap().to_native(), 0);
+        assert_eq!(counted(&witness, 3).await.len(), 3, "the producer waits for a demand");
+        assert!(second.next().await.unwrap().is_err());
+        assert_eq!(read(slow).await.0, (1..50).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn items_of_any_size_keep_their_order() {
     local_and_remote(async |_, teller, _| {
         let lengths = vec![10, 300_000, 0, 70_000, 1_000_000, 5];
