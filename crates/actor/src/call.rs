@@ -176,9 +176,12 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
             }
         }
         let polled = sent.slot.poll(cx);
-        if matches!(&polled, Poll::Ready(outcome) if !matches!(outcome, Outcome::Deadline)) {
-            // The link has forgotten it already; of a deadline it does not know.
-            sent.remote = None;
+        if let Poll::Ready(outcome) = &polled
+            && let Some((link, call)) = sent.remote.take()
+            && matches!(outcome, Outcome::Deadline)
+        {
+            // Of any other end the link knows.
+            link.forget(call);
         }
         polled
     }

@@ -62,7 +62,7 @@ impl Cluster {
     /// The newest incarnation of the actor named `name`, if there is one: in the namespace, or among the job's own names.
     pub async fn lookup<R: Role>(&self, name: &str) -> Result<Option<ActorRef<R>>, ControlError> {
         let control = self.system.control()?;
-        match control.lookup(self.namespace.as_deref(), name).await? {
+        match control.lookup(self.job, self.namespace.as_deref(), name).await? {
             Some(address) => self.bind(address).map(Some),
             None => Ok(None),
         }

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     Accepts, Actor, ActorAddress, ActorRef, Cause, Cluster, DeathReport, Handler, Message, Responder, Result,
     Role, SpawnError, System,
@@ -18,6 +20,7 @@ use crate::{
     life::Args,
     message::message_id,
     reply::{Cancelled, Owed, ReplyTo},
+    stream::MAX_UNREAD,
 };
 
 /// An actor's view of itself and of what it can reach; given to `start` and to every handler.
@@ -33,6 +36,8 @@ pub struct Context<A: Actor> {
     pub(crate) batch: VecDeque<Envelope>,
     tasks: Vec<Running>,
     children: Vec<Arc<Cell>>,
+    /// Made with the first stream.
+    unread_streams: Option<Arc<Semaphore>>,
 }
 
 /// What a handler that deferred its answer returns as its error; see [`Context::reply_later`].
@@ -53,6 +58,7 @@ impl<A: Actor> Context<A> {
             batch: VecDeque::new(),
             tasks: Vec::new(),
             children: Vec::new(),
+            unread_streams: None,
         }
     }
 
@@ -126,6 +132,11 @@ impl<A: Actor> Context<A> {
         self.children.retain(|child| child.death().is_none());
         self.children.extend(child.cell());
         Ok(child)
+    }
+
+    /// A permit for each stream that may still wait for its reader.
+    pub(crate) fn unread_streams(&mut self) -> Arc<Semaphore> {
+        self.unread_streams.get_or_insert_with(|| Arc::new(Semaphore::new(MAX_UNREAD))).clone()
     }
 
     /// Ends this actor after what is in its mailbox.

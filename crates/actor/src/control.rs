@@ -11,9 +11,10 @@ use crate::{ActorAddress, ActorId, DeathReport, ProcessAddress};
 pub trait ControlPlane: Send + Sync + 'static {
     /// Places and starts an actor; ready when its `start` has returned.
     fn spawn(&self, request: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>>;
-    /// The newest incarnation of the actor with this name, if there is one: of the job's own names, or of a namespace's.
+    /// The newest incarnation of the actor with this name, if there is one: of the own names of `job`, or of a namespace's.
     fn lookup(
         &self,
+        job: u64,
         namespace: Option<&str>,
         name: &str,
     ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>>;
@@ -85,7 +86,7 @@ pub enum Lifetime {
     Job,
     /// The process that asked for it, or its job, whichever ends first.
     Spawner,
-    /// The cluster: it belongs to no job, and is found by its name in a namespace.
+    /// The cluster: it has a job of its own, and is found by its name in a namespace.
     Detached,
 }
 

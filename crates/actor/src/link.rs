@@ -32,7 +32,7 @@ use crate::{
     large::{Parcel, Payload},
     pending::{Call, Pending, Queued},
     protocol::{ANSWER, Extension, Kind, encode_death, encode_outcome, frame},
-    slot::{Outcome, Slot},
+    slot::{Givers, Outcome, Slot},
     system::SystemInner,
 };
 
@@ -73,7 +73,7 @@ struct State {
     /// The peer's calls that have not been answered, and whether it still waits for them.
     owed: HashMap<u64, bool>,
     /// Who works on an answer and is to be told when its caller no longer waits.
-    givers: HashMap<u64, Vec<Waker>>,
+    givers: HashMap<u64, Givers>,
     /// Those of them who are to be told once the lock is gone.
     to_wake: Vec<Waker>,
     /// Replies that are being put into the store.

@@ -142,6 +142,9 @@ pub enum SpawnError {
         /// What failed.
         why: String,
     },
+    /// Too many streams of the actor wait for their readers.
+    #[error("{0} streams of this actor wait for readers that have not begun: none more until one has")]
+    UnreadStreams(usize),
     /// The system is shutting down.
     #[error("this process is shutting down")]
     ShuttingDown,

@@ -6,7 +6,10 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -53,11 +56,19 @@ impl ReplyTo {
     }
 
     /// Ready once the caller no longer waits; never for a `tell`.
-    fn poll_unwanted(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_unwanted(&self, giver: u64, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             ReplyTo::Nobody => Poll::Pending,
-            ReplyTo::Local(slot) => slot.poll_unwanted(cx),
-            ReplyTo::Remote(link, call) => link.poll_unwanted(*call, cx),
+            ReplyTo::Local(slot) => slot.poll_unwanted(giver, cx),
+            ReplyTo::Remote(link, call) => link.poll_unwanted(*call, giver, cx),
+        }
+    }
+
+    fn forget_giver(&self, giver: u64) {
+        match self {
+            ReplyTo::Nobody => {}
+            ReplyTo::Local(slot) => slot.forget_giver(giver),
+            ReplyTo::Remote(link, call) => link.forget_giver(*call, giver),
         }
     }
 
@@ -75,19 +86,33 @@ impl ReplyTo {
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Cancelled {
     of: ReplyTo,
+    /// Among those who wait for the same, once it is polled.
+    giver: Option<u64>,
 }
+
+/// Numbers of this process's givers of answers.
+static GIVERS: AtomicU64 = AtomicU64::new(0);
 
 impl Future for Cancelled {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.of.poll_unwanted(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let giver = *self.giver.get_or_insert_with(|| GIVERS.fetch_add(1, Ordering::Relaxed));
+        self.of.poll_unwanted(giver, cx)
     }
 }
 
 impl Cancelled {
     pub(crate) fn of(owed: Option<&Owed>) -> Self {
-        Cancelled { of: owed.and_then(|owed| owed.to.clone()).unwrap_or(ReplyTo::Nobody) }
+        Cancelled { of: owed.and_then(|owed| owed.to.clone()).unwrap_or(ReplyTo::Nobody), giver: None }
+    }
+}
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        if let Some(giver) = self.giver {
+            self.of.forget_giver(giver);
+        }
     }
 }
 
@@ -139,6 +164,20 @@ impl<T: Message> Responder<T> {
     /// Completes when the caller no longer waits.
     pub fn cancelled(&self) -> Cancelled {
         Cancelled::of(Some(&self.owed))
+    }
+
+    /// Completes when there is room for another answer on the way to the caller. An actor's handlers are held up without
+    /// asking; whoever answers from elsewhere, again and again, waits for this.
+    pub(crate) fn room(&self) -> impl Future<Output = ()> + Send + use<T> {
+        let link = match &self.owed.to {
+            Some(ReplyTo::Remote(link, _)) => Some(link.clone()),
+            _ => None,
+        };
+        async move {
+            if let Some(link) = link {
+                link.reply_room().await;
+            }
+        }
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) struct Slot {
 struct Place {
     state: State,
     /// Who is to be told when an outcome would no longer be read.
-    givers: Vec<Waker>,
+    givers: Givers,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ impl Slot {
         place.state = State::Done(outcome);
         let givers = std::mem::take(&mut place.givers);
         drop(place);
-        waker.into_iter().chain(givers).for_each(Waker::wake);
+        waker.into_iter().chain(givers.into_wakers()).for_each(Waker::wake);
         true
     }
 
@@ -112,14 +112,19 @@ impl Slot {
         }
     }
 
-    /// Ready once an outcome would no longer be read. Any number of tasks may wait.
-    pub(crate) fn poll_unwanted(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once an outcome would no longer be read. Any number may wait, each with a number of its own.
+    pub(crate) fn poll_unwanted(&self, giver: u64, cx: &mut Context<'_>) -> Poll<()> {
         let mut place = self.lock();
         if !place.state.is_open() {
             return Poll::Ready(());
         }
-        remember(&mut place.givers, cx.waker());
+        place.givers.remember(giver, cx.waker());
         Poll::Pending
+    }
+
+    /// This giver no longer waits.
+    pub(crate) fn forget_giver(&self, giver: u64) {
+        self.lock().givers.forget(giver);
     }
 
     pub(crate) async fn wait(&self) -> Outcome {
@@ -132,7 +137,7 @@ impl Slot {
         place.state = State::Closed;
         let givers = std::mem::take(&mut place.givers);
         drop(place);
-        givers.into_iter().for_each(Waker::wake);
+        givers.into_wakers().for_each(Waker::wake);
     }
 
     /// Whether an outcome would still be read.
@@ -152,9 +157,27 @@ impl State {
     }
 }
 
-/// Adds `waker`, unless one that wakes the same task is there.
-pub(crate) fn remember(wakers: &mut Vec<Waker>, waker: &Waker) {
-    if !wakers.iter().any(|known| known.will_wake(waker)) {
-        wakers.push(waker.clone());
+/// Those who work on an answer and want to hear that it is not wanted any more.
+#[derive(Debug, Default)]
+pub(crate) struct Givers(Vec<(u64, Waker)>);
+
+impl Givers {
+    pub(crate) fn remember(&mut self, giver: u64, waker: &Waker) {
+        match self.0.iter_mut().find(|(known, _)| *known == giver) {
+            Some((_, old)) => old.clone_from(waker),
+            None => self.0.push((giver, waker.clone())),
+        }
+    }
+
+    pub(crate) fn forget(&mut self, giver: u64) {
+        self.0.retain(|(known, _)| *known != giver);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn into_wakers(self) -> impl Iterator<Item = Waker> {
+        self.0.into_iter().map(|(_, waker)| waker)
     }
 }

@@ -17,7 +17,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context as Poller, Poll},
-    time::Duration,
 };
 
 use futures_util::{
@@ -41,8 +40,8 @@ const WINDOW: usize = 16;
 const MAX_WINDOW: usize = 1024;
 /// What a second reader is told.
 const TAKEN: &str = "this stream has a reader already";
-/// How long a stream waits for its reader to begin.
-const UNREAD: Duration = Duration::from_secs(60);
+/// Streams of one actor that may wait for their readers to begin.
+pub(crate) const MAX_UNREAD: usize = 1024;
 
 /// The role of a stream of `T`s: what its reader asks.
 pub struct Items<T>(PhantomData<fn() -> T>);
@@ -80,7 +79,31 @@ impl<T: Message> Accepts<Next> for Items<T> {
 }
 
 type Demand<T> = Responder<Option<T>>;
-type Asking<T> = Arc<Mutex<mpsc::Receiver<Demand<T>>>>;
+type Asking<T> = Arc<Mutex<Asked<T>>>;
+
+/// What the reader asks, oldest first.
+struct Asked<T> {
+    demands: mpsc::Receiver<Demand<T>>,
+    /// Taken out, and waiting for room on the way to the reader.
+    next: Option<Demand<T>>,
+}
+
+impl<T: Message> Asked<T> {
+    /// The next demand that is wanted still, once there is room for its answer; `None` when the stream's actor is gone.
+    /// Nothing is lost when this is dropped on the way.
+    async fn recv(&mut self) -> Option<Demand<T>> {
+        loop {
+            if self.next.is_none() {
+                self.next = Some(self.demands.recv().await?);
+            }
+            if let Some(demand) = self.next.as_ref().filter(|demand| demand.is_wanted()) {
+                demand.room().await;
+                return self.next.take();
+            }
+            self.next = None;
+        }
+    }
+}
 
 /// The actor of a stream: hands what its reader asks to the producer.
 struct Source<T> {
@@ -130,14 +153,11 @@ impl<T: Message> ItemSink<T> {
     /// Gives the reader its next item, once it has asked for it: what nobody is ready to read is not made. When the
     /// reader is gone the producer is dropped here, at the latest.
     pub async fn send(&self, item: T) {
-        let mut demands = self.demands.lock().await;
-        loop {
-            match demands.recv().await {
-                Some(demand) if demand.is_wanted() => return demand.reply(Some(item)),
-                Some(_) => {}
-                // The stream's actor is gone, and its end is about to be noticed.
-                None => std::future::pending().await,
-            }
+        let demand = self.demands.lock().await.recv().await;
+        match demand {
+            Some(demand) => demand.reply(Some(item)),
+            // The stream's actor is gone, and its end is about to be noticed.
+            None => std::future::pending().await,
         }
     }
 }
@@ -151,7 +171,8 @@ impl<T> fmt::Debug for ItemSink<T> {
 impl<A: Actor> Context<A> {
     /// Answers with many items: what this returns is what the handler returns. `produce` runs beside the actor once the
     /// reader has begun, and waits at each item until the reader is ready for it; its error comes to the reader after
-    /// its items. It ends with its reader, and with this actor.
+    /// its items. It ends with its reader, with this actor, and when nobody begins to read it
+    /// within [`stream_grace`](crate::SystemOptions::stream_grace). At most 1,024 streams of an actor wait so.
     ///
     /// ```
     /// # use lyceum_actor::*;
@@ -170,15 +191,20 @@ impl<A: Actor> Context<A> {
         P: FnOnce(ItemSink<T>) -> F,
         F: Future<Output = Result<()>> + Send + 'static,
     {
+        let unread =
+            self.unread_streams().try_acquire_owned().map_err(|_| SpawnError::UnreadStreams(MAX_UNREAD))?;
         let (opened, opening) = oneshot::channel();
         let (demands, asked) = mpsc::channel(MAX_WINDOW);
-        let asked = Arc::new(Mutex::new(asked));
+        let asked = Arc::new(Mutex::new(Asked { demands: asked, next: None }));
         let source = Source { opened: Some(opened), reader: None, demands, _asked: asked.clone() };
         let stream = self.spawn_child(Args::Made(source)).await?;
         let producing = produce(ItemSink { demands: asked.clone() });
         let source = stream.cell();
+        let grace = self.system().inner().stream_grace;
         self.spawn_task(async move {
-            if let Ok(Ok(reader)) = tokio::time::timeout(UNREAD, opening).await {
+            let opened = tokio::time::timeout(grace, opening).await;
+            drop(unread);
+            if let Ok(Ok(reader)) = opened {
                 serve(reader, asked, producing).await;
             }
             if let Some(source) = source {
@@ -250,12 +276,12 @@ pub struct ItemStream<T: Message> {
     /// Held open for as long as this reads.
     reading: Option<Ask<Items<T>, Open>>,
     /// Oldest first: all have been sent.
-    asks: VecDeque<Asked<T>>,
+    asks: VecDeque<ItemAsk<T>>,
     window: usize,
     ended: bool,
 }
 
-enum Asked<T: Message> {
+enum ItemAsk<T: Message> {
     Waiting(Ask<Items<T>, Next>),
     Answered(Answer<T>),
 }
@@ -292,11 +318,11 @@ impl<T: Message> ItemStream<T> {
         }
         self.ask_ahead(cx);
         let answer = match self.asks.pop_front() {
-            Some(Asked::Answered(answer)) => answer,
-            Some(Asked::Waiting(mut ask)) => match ask.poll_unpin(cx) {
+            Some(ItemAsk::Answered(answer)) => answer,
+            Some(ItemAsk::Waiting(mut ask)) => match ask.poll_unpin(cx) {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => {
-                    self.asks.push_front(Asked::Waiting(ask));
+                    self.asks.push_front(ItemAsk::Waiting(ask));
                     return Poll::Pending;
                 }
             },
@@ -318,8 +344,8 @@ impl<T: Message> ItemStream<T> {
             let mut ask = self.source.ask(Next(self.reader));
             // Polled, and so sent.
             self.asks.push_back(match ask.poll_unpin(cx) {
-                Poll::Ready(answer) => Asked::Answered(answer),
-                Poll::Pending => Asked::Waiting(ask),
+                Poll::Ready(answer) => ItemAsk::Answered(answer),
+                Poll::Pending => ItemAsk::Waiting(ask),
             });
         }
     }

@@ -52,6 +52,8 @@ pub struct SystemOptions {
     /// How long waiters on a lost connection are kept for the control plane's verdict before they are told that
     /// nothing is known. Without a control plane they are told at once.
     pub verdict_grace: Duration,
+    /// How long a stream waits for its reader to begin.
+    pub stream_grace: Duration,
 }
 
 impl Default for SystemOptions {
@@ -64,6 +66,7 @@ impl Default for SystemOptions {
             advertise: None,
             actor_threads: std::thread::available_parallelism().map_or(1, usize::from),
             verdict_grace: Duration::from_secs(15),
+            stream_grace: Duration::from_secs(60),
         }
     }
 }
@@ -105,6 +108,7 @@ pub(crate) struct SystemInner {
     pub(crate) control: OnceLock<Arc<dyn ControlPlane>>,
     large: OnceLock<Arc<dyn LargePayloads>>,
     pub(crate) verdict_grace: Duration,
+    pub(crate) stream_grace: Duration,
     next_local: AtomicU32,
     closed: AtomicBool,
     /// Ends what the I/O runtime serves.
@@ -146,6 +150,7 @@ impl System {
             control: OnceLock::new(),
             large: OnceLock::new(),
             verdict_grace: options.verdict_grace,
+            stream_grace: options.stream_grace,
             next_local: AtomicU32::new(1),
             closed: AtomicBool::new(false),
             over: Notify::new(),

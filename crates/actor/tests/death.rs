@@ -31,6 +31,7 @@ impl ControlPlane for Watchman {
     }
     fn lookup(
         &self,
+        _: u64,
         _: Option<&str>,
         _: &str,
     ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {

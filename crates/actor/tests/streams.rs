@@ -241,6 +241,43 @@ fn a_second_reader_takes_nothing_from_one_that_is_slow() {
 }
 
 #[test]
+fn a_stream_that_nobody_begins_to_read_ends_after_its_grace() {
+    let options = SystemOptions { stream_grace: Duration::from_millis(20), ..SystemOptions::default() };
+    let system = System::start(options).unwrap();
+    block_on(async {
+        let teller = system.spawn::<Storyteller>(()).await.unwrap();
+        let witness = system.spawn::<Clerk>("witness".to_owned()).await.unwrap();
+        let stream = teller.ask(tell(3, Ending::Well, &witness)).await.unwrap().read().unwrap();
+        assert_eq!(stream.died().await.cause, Cause::Finished);
+        let late = stream.items().next().await.unwrap().unwrap_err();
+        assert!(late.death().is_some(), "{late}");
+        system.shut_down(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn l2_streams_that_nobody_reads_are_bounded_in_number() {
+    let system = alone();
+    block_on(async {
+        let teller = system.spawn::<Storyteller>(()).await.unwrap();
+        let witness = system.spawn::<Clerk>("witness".to_owned()).await.unwrap();
+        let ask = || teller.ask(tell(3, Ending::Well, &witness));
+        let mut unread = Vec::new();
+        let refused = loop {
+            match ask().await {
+                Ok(stream) => unread.push(stream.read().unwrap()),
+                Err(error) => break error,
+            }
+        };
+        assert!(refused.to_string().contains("1024 streams of this actor wait"), "{refused}");
+        assert_eq!(unread.len(), 1024);
+        assert_eq!(read(unread.remove(0).items()).await.0, [0, 1, 2]);
+        ask().await.unwrap();
+        system.shut_down(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
 fn items_of_any_size_keep_their_order() {
     local_and_remote(async |_, teller, _| {
         let lengths = vec![10, 300_000, 0, 70_000, 1_000_000, 5];

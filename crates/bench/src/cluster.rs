@@ -41,7 +41,7 @@ impl BenchCluster {
         let state = StateDir::at(folder.path().join("bench"));
         let up = local::up(&manifest, UpOptions { state, owned: true, program }).await?;
         let job = up.client.begin_job("bench", true).await?;
-        let system = up.client.start_system(job.id(), Registry::new()).await?;
+        let system = up.client.start_system(Registry::new()).await?;
         Ok(Self { up, job, system, _folder: folder })
     }
 

@@ -77,7 +77,6 @@ pub(crate) trait Line: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Control<L> {
     pub(crate) line: Arc<L>,
-    pub(crate) job: u64,
 }
 
 impl<L: Line> ControlPlane for Control<L> {
@@ -94,11 +93,12 @@ impl<L: Line> ControlPlane for Control<L> {
 
     fn lookup(
         &self,
+        job: u64,
         namespace: Option<&str>,
         name: &str,
     ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {
         let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
-        let asked = self.line.ask(Ask::Lookup { job: self.job, namespace, name });
+        let asked = self.line.ask(Ask::Lookup { job, namespace, name });
         async move {
             match asked.await? {
                 (Answer::Actor(address), _) => Ok(Some(address)),

@@ -137,9 +137,9 @@ impl Client {
         }
     }
 
-    /// Starts this process's own part in the cluster, so that it can call actors and be called: once per client, for
-    /// one job. The system hosts `roles`, as far as they are started in this process itself.
-    pub async fn start_system(&self, job: u64, roles: Registry) -> Result<System, ClusterError> {
+    /// Starts this process's own part in the cluster, so that it can call actors and be called: once per client. The
+    /// system hosts `roles`, as far as they are started in this process itself.
+    pub async fn start_system(&self, roles: Registry) -> Result<System, ClusterError> {
         let credentials = match self.ask(Ask::IssueClient).await? {
             (Answer::Identity { .. }, credentials) => Credentials::from_bytes(&credentials)?,
             (other, _) => return Err(unexpected(&other).into()),
@@ -152,7 +152,7 @@ impl Client {
         }
         // A weak line: the system must not keep the client, and with it its jobs, alive.
         let line = Arc::new(WeakLine(Arc::downgrade(&self.shared)));
-        system.set_control(Arc::new(Control { line, job }));
+        system.set_control(Arc::new(Control { line }));
         // What was said before there was a system to tell.
         locked(&self.shared.silent).iter().for_each(|node| system.node_suspected(node, true));
         Ok(system)

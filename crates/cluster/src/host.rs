@@ -135,6 +135,14 @@ pub(crate) fn has_address(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
+/// The network interfaces of this machine; nothing where that cannot be told.
+pub(crate) fn interfaces() -> Option<Vec<String>> {
+    let entries = fs::read_dir("/sys/class/net").ok()?.flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    Some(names)
+}
+
 /// Is there a folder at `path`?
 pub(crate) fn is_folder(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_dir())

@@ -17,7 +17,7 @@
 //! let manifest = Manifest::load("cluster/laptop.toml")?;
 //! let up = local::up(&manifest, local::UpOptions::standing(&manifest)?).await?;
 //! let job = up.client.begin_job("greeting", true).await?;
-//! let system = up.client.start_system(job.id(), Registry::new()).await?;
+//! let system = up.client.start_system(Registry::new()).await?;
 //! let cluster = job.cluster(&system); // cluster.spawn::<Greeter>(..).cpus(1).await?
 //! # let _ = cluster;
 //! job.end("the example").await?;

@@ -352,21 +352,32 @@ fn check_address(
     bind: IpAddr,
     advertise: Option<IpAddr>,
 ) -> Result<(), StrictError> {
-    match advertise {
-        None if bind.is_unspecified() => Err(document.refuse(
-            &format!("{section}.bind"),
-            format!("`bind` is {bind}, which others cannot reach: give `advertise` too"),
-        )),
-        Some(address) if address.is_unspecified() => Err(document.refuse(
-            &format!("{section}.advertise"),
-            format!("`advertise` is {address}, expected an address that others can reach"),
-        )),
-        _ => {
-            check_family(document, &format!("{section}.bind"), bind)?;
-            advertise
-                .map_or(Ok(()), |address| check_family(document, &format!("{section}.advertise"), address))
+    let many = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    };
+    let addresses = [("bind", Some(bind)), ("advertise", advertise)];
+    let given = addresses.into_iter().filter_map(|(key, address)| Some((key, address?)));
+    for (key, address) in given {
+        let place = format!("{section}.{key}");
+        match (key, advertise) {
+            _ if many(&address) => {
+                let text =
+                    format!("`{key}` is {address}, which is no single process's: expected an address of one");
+                return Err(document.refuse(&place, text));
+            }
+            ("bind", None) if address.is_unspecified() => {
+                let text = format!("`bind` is {address}, which others cannot reach: give `advertise` too");
+                return Err(document.refuse(&place, text));
+            }
+            ("advertise", _) if address.is_unspecified() => {
+                let text = format!("`advertise` is {address}, expected an address that others can reach");
+                return Err(document.refuse(&place, text));
+            }
+            _ => check_family(document, &place, address)?,
         }
     }
+    Ok(())
 }
 
 /// A socket of one family sends nothing to an address of the other: all addresses are of the head's.
@@ -376,8 +387,9 @@ fn check_family(document: &Document<Manifest>, place: &str, address: IpAddr) -> 
         return Ok(());
     }
     let family = if head.is_ipv4() { "IPv4" } else { "IPv6" };
-    Err(document
-        .refuse(place, format!("{address} and the head's {head} cannot reach each other: expected {family}")))
+    let default = if address == loopback() { ", `bind` where none is given," } else { "" };
+    let text = format!("{address}{default} and the head's {head} cannot reach each other: expected {family}");
+    Err(document.refuse(place, text))
 }
 
 fn check_ports(document: &Document<Manifest>) -> Result<(), StrictError> {

@@ -346,7 +346,7 @@ pub fn run_owned(state: &StateDir, manifest: &str) -> Result<(), ClusterError> {
         let options = UpOptions { state: state.clone(), owned: true, program };
         let up = local::up(&manifest, options).await?;
         let job = up.client.begin_job("owned", true).await?;
-        let system = up.client.start_system(job.id(), Registry::new()).await?;
+        let system = up.client.start_system(Registry::new()).await?;
         let probe = job.cluster(&system).spawn::<Probe>("owned".to_owned()).await?;
         println!("up {}", probe.address().process.process);
         std::future::pending::<()>().await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lyceum_actor::{Cause, ControlError, Lifetime, ProcessDeath, Resources, Restarts, SpawnRequest};
 use lyceum_cluster::control::resources::{Allotment, Capacity};
 use lyceum_cluster::control::vocabulary::{
-    Answer, Ask, Command, Labels, Launch, Notice, Origin, Report, StoreUse,
+    Answer, Ask, Command, Labels, Launch, Notice, Origin, Report, Running, StoreUse,
 };
 use lyceum_cluster::control::{
     Agent, AgentEffect, AgentEvent, AgentOptions, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions,
@@ -40,16 +40,21 @@ impl Cluster {
         };
         let mut cluster = Cluster { head: Head::new(options, []), now: Duration::ZERO };
         for node in ["a", "b"] {
-            cluster.event(HeadEvent::Joined {
-                node: node.into(),
-                incarnation: 1,
-                address: address(),
-                pid: 1,
-                running: Vec::new(),
-                ended: Vec::new(),
-            });
+            cluster.joins(node, Vec::new());
         }
         cluster
+    }
+
+    /// An agent joins, again or for the first time, and says what runs on its node.
+    fn joins(&mut self, node: &str, running: Vec<Running>) -> Vec<HeadEffect> {
+        self.event(HeadEvent::Joined {
+            node: node.into(),
+            incarnation: 1,
+            address: address(),
+            pid: 1,
+            running,
+            ended: Vec::new(),
+        })
     }
 
     fn event(&mut self, event: HeadEvent) -> Vec<HeadEffect> {
@@ -379,19 +384,71 @@ fn a_detached_actor_outlives_its_job_and_spawns_for_itself() {
     );
     let worker = cluster.process(job, 1);
     let process = cluster.started(Origin::Worker(worker), detached(Some("school")));
-    let child = cluster.started(Origin::Worker(process), spawn(0, 1));
+    let status = cluster.head.status();
+    let found = status.actors.iter().find(|actor| actor.process == process).unwrap();
+    let (actor, own) = (found.actor, found.job);
+    assert!(own != job && own != 0, "it has a job of its own");
+    let mut in_job = |job| cluster.started(Origin::Worker(process), spawn(job, 1));
+    let child = in_job(own);
     cluster.ask(CLIENT, Ask::EndJob { job, by: "the test".into(), kill: false });
     cluster.dies(worker);
     assert!(cluster.head.status().jobs.iter().all(|found| found.job != job), "the job has ended");
     assert_eq!(cluster.lookup(CLIENT, other, Some("school"), "ada"), Some(process));
-    let of_nobody = cluster.answer(CLIENT, Ask::Spawn(spawn(0, 1)));
-    assert!(matches!(of_nobody, Answer::Error(ControlError::Refused(_))), "a client has no job 0");
     let pupil = cluster.process(other, 1);
-    let actor = cluster.head.status().actors.iter().find(|actor| actor.process == process).unwrap().actor;
     let ended = cluster.ask(Origin::Worker(pupil), Ask::StopActor { actor, kill: true });
     assert_eq!(stops(&ended), [process], "whoever finds it may end it");
-    cluster.dies(process);
-    assert_eq!(cluster.head.status().actors.iter().filter(|actor| actor.process == child).count(), 1);
+    assert_eq!(stops(&cluster.dies(process)), [child], "what it spawned ends with it");
+    cluster.dies(child);
+    assert!(cluster.head.status().jobs.iter().all(|found| found.job == other), "its job has ended");
+}
+
+#[test]
+fn two_detached_actors_share_no_names_and_may_not_end_each_others_actors() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let detached = |name: &str| SpawnRequest {
+        lifetime: Lifetime::Detached,
+        name: Some(name.into()),
+        ..named(job, Some("school"), false)
+    };
+    let processes = ["ada", "bob"].map(|name| cluster.started(CLIENT, detached(name)));
+    let [ours, theirs] = processes.map(|process| {
+        let status = cluster.head.status();
+        let own = status.actors.iter().find(|actor| actor.process == process).unwrap().job;
+        cluster.started(Origin::Worker(process), named(own, None, false))
+    });
+    let status = cluster.head.status();
+    let actor = status.actors.iter().find(|actor| actor.process == theirs).unwrap().actor;
+    let refused = cluster.answer(Origin::Worker(processes[0]), Ask::StopActor { actor, kill: true });
+    assert!(
+        matches!(&refused, Answer::Error(ControlError::Refused(why)) if why.contains("may not act in job"))
+    );
+    assert_ne!(ours, theirs);
+}
+
+#[test]
+fn an_actor_that_asks_for_its_own_name_while_it_starts_is_told_so() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let effects = cluster.ask(CLIENT, Ask::Spawn(named(job, None, true)));
+    let (_, process) = effects.iter().find_map(launch).unwrap();
+    let answer = cluster.answer(Origin::Worker(process), Ask::Spawn(named(job, None, true)));
+    assert!(
+        matches!(&answer, Answer::Error(ControlError::Refused(why)) if why.contains("is the role that asks")),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_process_that_was_given_up_may_ask_for_nothing() {
+    let mut cluster = Cluster::new();
+    let unexpected = Running { process: 99, allotment: Allotment::default(), ready: None };
+    cluster.joins("a", vec![unexpected]);
+    let answer = cluster.answer(Origin::Worker(99), Ask::Spawn(spawn(0, 1)));
+    assert!(
+        matches!(&answer, Answer::Error(ControlError::Refused(why)) if why.contains("was given up")),
+        "{answer:?}"
+    );
 }
 
 /// The next launch, and when it came, within ten minutes; `process` has just died.

@@ -1,11 +1,11 @@
 //! Faulty manifests are refused with the exact place, the expectation and the nearest name. Each file under
-//! `tests/manifests` carries its expected message in its first line, after `#! `.
+//! `tests/manifests/bad` carries its expected message in its first line, after `#! `.
 
 use lyceum_cluster::manifest::Manifest;
 
 #[test]
 fn every_faulty_manifest_is_refused_with_its_exact_message() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/manifests");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/manifests/bad");
     let mut wrong = Vec::new();
     let mut tried = 0;
     for entry in std::fs::read_dir(folder).unwrap() {

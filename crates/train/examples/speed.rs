@@ -19,9 +19,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let precision = match arguments.next().as_deref() {
         Some("fp32") => Precision::Fp32,
-        _ => Precision::Bf16,
+        None | Some("bf16") => Precision::Bf16,
+        Some(other) => return Err(format!("no precision `{other}`: bf16, fp32").into()),
     };
     let steps: usize = arguments.next().map_or(Ok(40), |steps| steps.parse())?;
+    if steps == 0 {
+        return Err("0 steps: at least 1".into());
+    }
     let shape = arguments.next().unwrap_or_else(|| "7m".to_owned());
     let size = arguments.next().unwrap_or_else(|| "4x256".to_owned());
     let (rows, length) = size.split_once('x').ok_or("ROWSxLENGTH, as in 4x256")?;

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::handshake::{self, Local};
+use crate::stray::Strays;
 use crate::tls::{SERVER_NAME, Tls};
 use crate::{
     CloseCode, CloseReason, Connection, Credentials, EndpointOptions, Expect, Hello, PeerIdentity, Purpose,
@@ -32,6 +33,8 @@ pub struct EndpointStatistics {
     pub accepted: u64,
     /// Refused: no TLS of ours, not admitted, no proper hello, too late, or too many at a time.
     pub refused: u64,
+    /// Datagrams that were of no connection and began none.
+    pub strays: u64,
 }
 
 struct Inner {
@@ -44,6 +47,7 @@ struct Inner {
     timeout: Duration,
     accepted: Mutex<mpsc::Receiver<Connection>>,
     counters: Arc<Counters>,
+    strays: Arc<Strays>,
     acceptor: JoinHandle<()>,
 }
 
@@ -78,13 +82,15 @@ impl Endpoint {
     ) -> Result<Self> {
         options.lane.check()?;
         Hello { purpose: Purpose::Lane, roles: options.roles.clone() }.encode()?;
-        let (endpoint_config, transport) = options.transport.to_quinn()?;
+        let (mut endpoint_config, transport) = options.transport.to_quinn()?;
+        let strays = Arc::new(Strays::new());
+        strays.mark_ids(&mut endpoint_config);
         let identity = credentials.identity().clone();
         let tls = Tls::new(credentials)?;
         let mut server = ServerConfig::with_crypto(Arc::new(tls.server()?));
         server.transport_config(Arc::clone(&transport)).max_incoming(options.max_handshakes);
         let bind = |source| WireError::Bind { addr: options.bind, source };
-        let socket = Arc::new(socket::Splitting(socket));
+        let socket = Arc::new(socket::EndpointSocket { inner: socket, strays: Arc::clone(&strays) });
         let quinn = quinn::Endpoint::new_with_abstract_socket(
             endpoint_config,
             Some(server),
@@ -115,6 +121,7 @@ impl Endpoint {
             timeout: options.handshake_timeout,
             accepted: Mutex::new(accepted),
             counters,
+            strays,
             acceptor: tokio::spawn(acceptor.run()),
         })))
     }
@@ -173,7 +180,11 @@ impl Endpoint {
     /// Counts since the start.
     pub fn statistics(&self) -> EndpointStatistics {
         let Counters { accepted, refused } = &*self.0.counters;
-        EndpointStatistics { accepted: accepted.load(Relaxed), refused: refused.load(Relaxed) }
+        EndpointStatistics {
+            accepted: accepted.load(Relaxed),
+            refused: refused.load(Relaxed),
+            strays: self.0.strays.count(),
+        }
     }
 
     /// Closes every connection and takes no more.

@@ -72,6 +72,7 @@ mod lane;
 mod options;
 mod private_file;
 mod socket;
+mod stray;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;

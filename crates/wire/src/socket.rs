@@ -4,11 +4,13 @@ use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use rustix::net::sockopt;
+
+use crate::stray::Strays;
 
 /// The most that one system call can send, segmented by the kernel or not: 65,535 less the IPv6 and UDP headers.
 const MAX_SEND: usize = 65_487;
@@ -31,27 +33,30 @@ pub(crate) fn bind(addr: SocketAddr, buffer: u32) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Cuts what is too long for one system call.
+/// The socket that quinn sees: it cuts what is too long for one system call, and looks for strays in what comes.
 ///
 /// quinn hands ten packets at a time to the kernel's segmentation. Once a path carries packets above 6.5 kB, that is
 /// more than the kernel takes at once: it answers EMSGSIZE, which quinn takes for a probe's failure and swallows, and
 /// all ten are lost, each time, until the connection times out.
 #[derive(Debug)]
-pub(crate) struct Splitting(pub(crate) Arc<dyn AsyncUdpSocket>);
+pub(crate) struct EndpointSocket {
+    pub(crate) inner: Arc<dyn AsyncUdpSocket>,
+    pub(crate) strays: Arc<Strays>,
+}
 
-impl AsyncUdpSocket for Splitting {
+impl AsyncUdpSocket for EndpointSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Arc::clone(&self.0).create_io_poller()
+        Arc::clone(&self.inner).create_io_poller()
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let Some(segment) = transmit.segment_size.filter(|_| transmit.contents.len() > MAX_SEND) else {
-            return self.0.try_send(transmit);
+            return self.inner.try_send(transmit);
         };
         let at_once = segment * (MAX_SEND / segment).max(1);
         for contents in transmit.contents.chunks(at_once) {
             // If this would block after the first, quinn sends all of it again: the peer drops the second copies.
-            self.0.try_send(&Transmit {
+            self.inner.try_send(&Transmit {
                 destination: transmit.destination,
                 ecn: transmit.ecn,
                 contents,
@@ -68,22 +73,27 @@ impl AsyncUdpSocket for Splitting {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_recv(cx, bufs, meta)
+        let came = ready!(self.inner.poll_recv(cx, bufs, meta))?;
+        for (buffer, meta) in bufs.iter().zip(meta.iter()).take(came) {
+            // What the kernel put together is of one sender: its first datagram speaks for all.
+            self.strays.look(&buffer[..meta.len.min(meta.stride)], meta.addr);
+        }
+        Poll::Ready(Ok(came))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.inner.local_addr()
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.0.max_transmit_segments()
+        self.inner.max_transmit_segments()
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.0.max_receive_segments()
+        self.inner.max_receive_segments()
     }
 
     fn may_fragment(&self) -> bool {
-        self.0.may_fragment()
+        self.inner.may_fragment()
     }
 }

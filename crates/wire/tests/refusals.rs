@@ -20,6 +20,11 @@ fn school() -> (Authority, Endpoint) {
     (authority, head)
 }
 
+fn let_in_and_refused(head: &Endpoint) -> (u64, u64) {
+    let EndpointStatistics { accepted, refused, .. } = head.statistics();
+    (accepted, refused)
+}
+
 /// A good agent still comes in and is heard.
 async fn assert_lives(authority: &Authority, head: &Endpoint) {
     let agent = endpoint(authority, PeerRole::Agent, "n9", 999);
@@ -55,6 +60,10 @@ async fn l6_garbage_datagrams_do_no_harm() {
         socket.send_to(&datagram, head.local_addr()).unwrap();
     }
     assert_lives(&authority, &head).await;
+    // Half of them have the form of a handshake's first packet; of a burst the socket's buffer may drop some.
+    let strays = head.statistics().strays;
+    assert!(strays > 0, "they are seen and counted");
+    assert!(strays <= hostile_datagrams(1).count() as u64, "{strays}: no packet of a member is a stray");
 }
 
 #[tokio::test]
@@ -62,7 +71,7 @@ async fn l6_a_caller_without_a_certificate_is_refused() {
     let (authority, head) = school();
     assert_refused_by_tls(Rogue::call_without_certificate(head.local_addr()).await).await;
     assert_lives(&authority, &head).await;
-    assert_eq!(head.statistics(), EndpointStatistics { accepted: 1, refused: 1 });
+    assert_eq!(let_in_and_refused(&head), (1, 1));
 }
 
 #[tokio::test]
@@ -100,7 +109,7 @@ async fn l6_a_role_that_is_not_admitted_is_told_so() {
     assert!(matches!(error, WireError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("a client is not admitted here, only agent, worker"), "{error}");
     assert_lives(&authority, &head).await;
-    assert_eq!(head.statistics(), EndpointStatistics { accepted: 1, refused: 1 });
+    assert_eq!(let_in_and_refused(&head), (1, 1));
 }
 
 #[tokio::test]
@@ -177,7 +186,7 @@ async fn bad_hellos_are_refused_with_the_reason() {
         assert!(told.contains(why), "{told} lacks {why}");
     }
     assert_lives(&authority, &head).await;
-    assert_eq!(head.statistics(), EndpointStatistics { accepted: 1, refused: 5 });
+    assert_eq!(let_in_and_refused(&head), (1, 5));
 }
 
 #[tokio::test]

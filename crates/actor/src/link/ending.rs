@@ -7,7 +7,7 @@ use lyceum_wire::CloseCode;
 use super::{Finished, Life, Link, Phase};
 use crate::{
     ActorId, ProcessDeath, System,
-    slot::{Outcome, Slot},
+    slot::{Givers, Outcome, Slot},
 };
 
 impl Link {
@@ -57,7 +57,7 @@ impl Link {
         state.owed.clear();
         // From now on no answer is wanted.
         self.unwanted.store(usize::MAX / 2, Ordering::Release);
-        let givers = std::mem::take(&mut state.givers).into_values().flatten();
+        let givers = std::mem::take(&mut state.givers).into_values().flat_map(Givers::into_wakers);
         state.to_wake.extend(givers);
         let (calls, control) = (std::mem::take(&mut state.calls), std::mem::take(&mut state.control));
         let lent = std::mem::take(&mut state.lent);

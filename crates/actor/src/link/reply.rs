@@ -10,7 +10,7 @@ use crate::{
     System,
     large::{LARGE, Parcel, Payload},
     protocol::{Extension, Kind, encode_outcome, status},
-    slot::{Outcome, remember},
+    slot::{Givers, Outcome},
 };
 
 /// An actor waits with its next message while its caller's replies take more than this, in bytes.
@@ -60,13 +60,24 @@ impl Link {
     }
 
     /// Ready once the peer no longer waits for its call number `call`.
-    pub(crate) fn poll_unwanted(&self, call: u64, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_unwanted(&self, call: u64, giver: u64, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         if state.owed.get(&call) != Some(&true) {
             return Poll::Ready(());
         }
-        remember(state.givers.entry(call).or_default(), cx.waker());
+        state.givers.entry(call).or_default().remember(giver, cx.waker());
         Poll::Pending
+    }
+
+    /// This giver of an answer to call number `call` no longer waits.
+    pub(crate) fn forget_giver(&self, call: u64, giver: u64) {
+        let mut state = self.lock();
+        if let Some(givers) = state.givers.get_mut(&call) {
+            givers.forget(giver);
+            if givers.is_empty() {
+                state.givers.remove(&call);
+            }
+        }
     }
 
     /// Waits until this peer's share for replies has room.
@@ -133,7 +144,7 @@ impl State {
     pub(super) fn wake_givers(&mut self, call: u64) {
         // Few calls have such: most of the time the table is empty.
         if !self.givers.is_empty() {
-            self.to_wake.extend(self.givers.remove(&call).into_iter().flatten());
+            self.to_wake.extend(self.givers.remove(&call).into_iter().flat_map(Givers::into_wakers));
         }
     }
 }

@@ -76,7 +76,7 @@ pub struct ActorState {
 pub struct ProcessState {
     /// Its actor; `None` for one that the head did not expect to find and has told to stop.
     pub actor: Option<u64>,
-    /// Its job; 0 where that is not known.
+    /// Its job; 0, which no job has, where that is not known.
     pub job: u64,
     /// Its node.
     pub node: String,

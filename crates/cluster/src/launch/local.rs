@@ -174,9 +174,10 @@ pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterEr
     }
 }
 
-/// Ends the cluster in `state`; returns whether there was one, when nothing of it runs any more.
+/// Ends the cluster in `state`; returns whether there was one, when nothing of it runs any more. A folder in which none
+/// was ever started is not touched.
 pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
-    if !state.root().is_dir() {
+    if !state.lock_file().is_file() {
         return Ok(false);
     }
     let _lock = Lock::take(state).await?;

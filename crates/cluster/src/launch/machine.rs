@@ -14,6 +14,8 @@ pub(super) struct Machine {
     gpu_names: Option<Vec<String>>,
     /// In bytes; `None` where that cannot be told.
     memory: Option<u64>,
+    /// Names of its network interfaces; `None` where that cannot be told.
+    interfaces: Option<Vec<String>>,
 }
 
 /// A request of a manifest that this machine cannot meet.
@@ -42,13 +44,18 @@ impl Machine {
             gpus: host::own_gpus(),
             gpu_names: host::named_gpus(),
             memory: host::machine_memory(),
+            interfaces: host::interfaces(),
         }
     }
 
     /// The shares of all nodes, in the manifest's order; refused where they ask for what is not there.
     pub(super) fn shares(&self, manifest: &Manifest) -> Result<Vec<Share>, Unmet> {
-        match self.overclaimed(manifest).or_else(|| self.overstored(manifest)).or_else(|| elsewhere(manifest))
-        {
+        let unmet = self
+            .overclaimed(manifest)
+            .or_else(|| self.overstored(manifest))
+            .or_else(|| elsewhere(manifest))
+            .or_else(|| self.unconnected(manifest));
+        match unmet {
             Some(unmet) => Err(unmet),
             None => Ok(self.share_out(manifest)),
         }
@@ -86,6 +93,18 @@ impl Machine {
             format!("a store of {capacity}{each} lies in memory, and this machine has {has}: expected less")
         };
         (capacity.0.saturating_mul(stores) > has).then(|| Unmet { key: key(), message: message() })
+    }
+
+    /// A trusted interface that is not there.
+    fn unconnected(&self, manifest: &Manifest) -> Option<Unmet> {
+        let has = self.interfaces.as_ref()?;
+        let nodes = manifest.nodes.iter().enumerate();
+        let (index, interface) = nodes
+            .filter_map(|(index, node)| Some((index, node.trusted_interface.as_ref()?)))
+            .find(|(_, interface)| !has.contains(interface))?;
+        let message =
+            format!("this machine has no interface `{interface}`, expected one of {}", has.join(", "));
+        Some(Unmet { key: format!("nodes[{index}].trusted_interface"), message })
     }
 
     fn share_out(&self, manifest: &Manifest) -> Vec<Share> {
@@ -164,7 +183,8 @@ mod tests {
 
     /// Three cores, three GPUs and 8 GiB.
     fn machine() -> Machine {
-        Machine { cores: vec![3, 4, 5], gpus: Some(3), gpu_names: None, memory: Some(8 << 30) }
+        let interfaces = Some(vec!["ib0".into(), "lo".into()]);
+        Machine { cores: vec![3, 4, 5], gpus: Some(3), gpu_names: None, memory: Some(8 << 30), interfaces }
     }
 
     #[test]
@@ -213,6 +233,17 @@ mod tests {
         }
         let small = machine().shares(&manifest(["{}", "{ memory = \"200 MiB\" }"], false)).unwrap_err();
         assert_eq!(small.message, "a store of 256 MiB lies in memory, and node 'b' has 200 MiB");
+    }
+
+    #[test]
+    fn a_trusted_interface_must_be_there() {
+        let mut manifest = manifest(["{}", "{}"], false);
+        manifest.nodes[0].trusted_interface = Some("ib0".into());
+        machine().shares(&manifest).unwrap();
+        manifest.nodes[1].trusted_interface = Some("ib9".into());
+        let unmet = machine().shares(&manifest).unwrap_err();
+        assert_eq!(unmet.key, "nodes[1].trusted_interface");
+        assert_eq!(unmet.message, "this machine has no interface `ib9`, expected one of ib0, lo");
     }
 
     #[test]

@@ -177,7 +177,7 @@ async fn host(agent: &mut AgentLine, init: WorkerInit, roles: Registry, store: O
     };
     let system = System::start(options).map_err(|error| failed(error.to_string()))?;
     let relay = Arc::new(Relay::new(agent.outbox.clone()));
-    system.set_control(Arc::new(Control { line: relay.clone(), job: init.request.job }));
+    system.set_control(Arc::new(Control { line: relay.clone() }));
     system.set_large_payloads(Arc::new(store.clone()));
     // Set once: a process hosts one root actor.
     let _ = STORE.set(store);

@@ -146,7 +146,7 @@ async fn a_bound_job_ends_with_its_client() {
     let testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
     let client = Client::connect(&testbed.state()).await.unwrap();
     let job = client.begin_job("bound", true).await.unwrap();
-    let system = client.start_system(job.id(), Registry::new()).await.unwrap();
+    let system = client.start_system(Registry::new()).await.unwrap();
     let probe = within(job.cluster(&system).spawn::<Probe>("bound".into()).into_future()).await.unwrap();
     let pid = look(&probe, &[]).await.pid;
     drop((client, job));
@@ -165,7 +165,7 @@ async fn jobs_that_ask_for_a_name_at_once_share_one_actor_which_outlives_them() 
     let (job, system) = testbed.job().await;
     let client = Client::connect(&testbed.state()).await.unwrap();
     let other = client.begin_job("another", true).await.unwrap();
-    let others_system = client.start_system(other.id(), Registry::new()).await.unwrap();
+    let others_system = client.start_system(Registry::new()).await.unwrap();
     let ask = |cluster: Cluster| {
         let ada = cluster.namespace("school").spawn::<Probe>("ada".into()).named("ada").or_get();
         within(ada.lifetime(Lifetime::Detached).into_future())

@@ -124,7 +124,7 @@ async fn a_killed_agent_takes_its_workers_along_and_up_starts_it_again() {
 async fn a_standing_cluster_outlives_its_head() {
     let mut testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
     let job = testbed.client().begin_job("long", false).await.unwrap();
-    let system = testbed.client().start_system(job.id(), Registry::new()).await.unwrap();
+    let system = testbed.client().start_system(Registry::new()).await.unwrap();
     let spawn = job.cluster(&system).spawn::<Probe>("survivor".into()).node("b").named("survivor");
     let probe = within(spawn.into_future()).await.unwrap();
     let before = look(&probe, &[]).await;

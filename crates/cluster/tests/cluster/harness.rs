@@ -73,7 +73,7 @@ impl Testbed {
     /// A job with this process taking part in it.
     pub async fn job(&self) -> (Job, System) {
         let job = self.client().begin_job("test", true).await.unwrap();
-        let system = self.client().start_system(job.id(), Registry::new()).await.unwrap();
+        let system = self.client().start_system(Registry::new()).await.unwrap();
         (job, system)
     }
 

@@ -3,6 +3,7 @@
 use lyceum_actor::Registry;
 use lyceum_cluster::launch::local;
 use lyceum_cluster::manifest::Manifest;
+use lyceum_cluster::state::StateDir;
 use rustix::process::Signal;
 
 use crate::harness::{PROGRAM, Testbed, kill, lives, look, manifest_text, processes_of, until, within};
@@ -88,7 +89,7 @@ async fn a_node_that_does_not_start_is_named_with_its_log_and_nothing_stays() {
 async fn down_leaves_nothing_of_a_cluster_whose_head_was_killed() {
     let mut testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
     let job = testbed.client().begin_job("long", false).await.unwrap();
-    let system = testbed.client().start_system(job.id(), Registry::new()).await.unwrap();
+    let system = testbed.client().start_system(Registry::new()).await.unwrap();
     let probe = within(job.cluster(&system).spawn::<Probe>("left".into()).into_future()).await.unwrap();
     let worker = look(&probe, &[]).await.pid;
     let head = testbed.pid_of("head");
@@ -108,4 +109,15 @@ async fn down_ends_processes_that_nobody_wrote_down() {
     // As if `up` had been killed between starting them and writing that down.
     std::fs::remove_file(testbed.state().root().join("run.json")).unwrap();
     testbed.down().await;
+}
+
+#[tokio::test]
+async fn down_touches_no_folder_in_which_no_cluster_was_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("head/kept");
+    std::fs::create_dir(folder.path().join("head")).unwrap();
+    std::fs::write(&kept, "of somebody else").unwrap();
+    assert!(!within(local::down(&StateDir::at(folder.path()))).await.unwrap());
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "of somebody else");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "not even a lock is left");
 }

@@ -164,6 +164,7 @@ async fn l6_every_port_of_every_process_refuses_whoever_is_not_invited_and_the_p
             "peer sent no certificates",
             "invalid peer certificate",
             "bad frame, connection closed",
+            "datagram refused",
         ];
         log_has(&target.log, &words);
     }

@@ -21,7 +21,8 @@ impl World {
     }
 
     pub(super) fn spawn(&mut self) {
-        let Some(job) = pick(&mut self.random, &self.jobs) else { return };
+        let jobs = self.head.status().jobs.iter().map(|job| job.job).collect();
+        let Some(job) = pick(&mut self.random, &jobs) else { return };
         let named = self.random.below(2) == 0;
         let lifetime = match self.random.below(6) {
             0..3 => Lifetime::Job,

@@ -160,20 +160,11 @@ impl World {
 
     pub fn heal_and_end_everything(&mut self) {
         self.heal_links(true);
-        for job in self.jobs.clone() {
+        // Those of detached actors too.
+        let jobs: BTreeSet<u64> = self.head.status().jobs.iter().map(|job| job.job).collect();
+        for job in &jobs | &self.jobs {
             self.open_ends.insert(self.questions + 1);
             self.ask(|_| Ask::EndJob { job, by: "the test".into(), kill: false });
-        }
-        let detached: Vec<u64> = self
-            .head
-            .status()
-            .actors
-            .iter()
-            .filter(|actor| actor.job == 0)
-            .map(|actor| actor.actor)
-            .collect();
-        for actor in detached {
-            self.ask(|_| Ask::StopActor { actor, kill: false });
         }
         for _ in 0..300 {
             self.now += 200;

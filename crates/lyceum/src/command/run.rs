@@ -156,7 +156,7 @@ fn told(error: anyhow::Error, directory: &RunDirectory) -> anyhow::Error {
 
 /// Starts the Controller and shows what it says until the run ends.
 async fn watch(up: &Up, job: &mut Job, settings: Settings, interrupts: &mut Interrupts) -> Result<End> {
-    let system = up.client.start_system(job.id(), Registry::new()).await?;
+    let system = up.client.start_system(Registry::new()).await?;
     let starting = job.cluster(&system).spawn::<Controller>(ControllerArgs { settings }).named("controller");
     let controller = tokio::select! {
         started = starting.into_future() => started.context("starting the controller")?,

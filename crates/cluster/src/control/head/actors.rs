@@ -11,7 +11,7 @@ use super::super::placement::{self, Candidate, Unplaced};
 use super::super::record::{ActorState, Key, ProcessState};
 use super::super::resources::Request;
 use super::super::vocabulary::{Answer, Command, JobEvent, Launch, Origin};
-use super::names::{CLUSTER_JOB, Name};
+use super::names::Name;
 use super::{Head, MAX_WAITING};
 use crate::units::Milli;
 
@@ -20,12 +20,9 @@ pub(super) const MAX_ARGS: usize = 768 << 10;
 
 impl Head {
     pub(super) fn spawn(&mut self, asker: (Origin, u64), mut request: SpawnRequest) {
-        if let Err(why) = self.check_spawn(&request, asker.0) {
+        if let Err(why) = self.check_spawn(&request) {
             self.refuse(asker, why);
             return;
-        }
-        if request.lifetime == Lifetime::Detached {
-            request.job = CLUSTER_JOB;
         }
         let name = Name::of(&request);
         if let Some(actor) = name.as_ref().and_then(|name| self.names.get(name).copied()) {
@@ -34,6 +31,9 @@ impl Head {
         if let Err(why) = self.check_room(&request) {
             self.refuse(asker, why);
             return;
+        }
+        if request.lifetime == Lifetime::Detached {
+            request.job = self.detached_job(&request);
         }
         let actor = self.allot();
         self.names.extend(name.map(|name| (name, actor)));
@@ -45,11 +45,9 @@ impl Head {
         self.waiting.push_back(actor);
     }
 
-    fn check_spawn(&self, request: &SpawnRequest, origin: Origin) -> Result<(), String> {
+    fn check_spawn(&self, request: &SpawnRequest) -> Result<(), String> {
         let role = &request.role;
         match self.jobs.get(&request.job) {
-            // Of a detached actor.
-            None if request.job == CLUSTER_JOB && matches!(origin, Origin::Worker(_)) => {}
             None => return Err(format!("{role} is asked for in job {}, which does not exist", request.job)),
             Some(job) if job.ended_by.is_some() => return Err(format!("job {} is ending", request.job)),
             Some(_) => {}
@@ -199,7 +197,7 @@ impl Head {
             death.cause = Cause::OrderedBy(by.clone());
         }
         self.announce_death(death.clone());
-        self.spawner_gone(Origin::Worker(death.process));
+        self.asker_gone(Origin::Worker(death.process));
         let Some(actor) = state.actor else { return };
         let Some(record) = self.actors.get_mut(&actor) else { return };
         record.process = None;
@@ -232,11 +230,23 @@ impl Head {
         for asker in self.spawners.remove(&actor).unwrap_or_default() {
             self.reply(asker, Answer::Error(ControlError::Died(Box::new(report.clone()))));
         }
-        self.notify_job(state.request.job, JobEvent::Ended { report, expected });
+        let job = state.request.job;
+        self.notify_job(job, JobEvent::Ended { report, expected });
+        if state.request.lifetime == Lifetime::Detached {
+            self.end_job(job, &format!("the end of the {} it was made for", state.request.role), false);
+        }
     }
 }
 
 impl Head {
+    /// Whoever asked is gone: nobody waits for the answers, and what was to end with it ends.
+    pub(super) fn asker_gone(&mut self, origin: Origin) {
+        for askers in self.spawners.values_mut().chain(self.enders.values_mut()) {
+            askers.retain(|(asker, _)| *asker != origin);
+        }
+        self.spawner_gone(origin);
+    }
+
     /// Whoever asked for actors that end with it is gone.
     pub(super) fn spawner_gone(&mut self, spawner: Origin) {
         let by = match spawner {

@@ -89,7 +89,8 @@ impl Head {
             return Err("the cluster is ending".into());
         }
         let Origin::Worker(process) = origin else { return Ok(ask) };
-        let Some(own) = self.processes.get(&process).map(|state| state.job) else {
+        let member = self.processes.get(&process).filter(|state| state.actor.is_some());
+        let Some(own) = member.map(|state| state.job) else {
             return Err(format!("process {process} is not one of this cluster's, or was given up"));
         };
         let same_job = |job: u64| match job == own {
@@ -121,13 +122,18 @@ impl Head {
         if name.is_empty() || name.len() > 256 {
             return self.refuse(asker, format!("job name of {} bytes, expected 1 to 256", name.len()));
         }
-        let job = self.allot();
-        self.jobs.insert(job, JobState { name, bound_to: bound.then_some(client), ended_by: None });
-        self.dirty.insert(Key::Job(job));
+        let job = self.new_job(name, bound.then_some(client));
         if let Some(state) = self.clients.get_mut(&client) {
             state.follows.insert(job);
         }
         self.reply(asker, Answer::Job(job));
+    }
+
+    pub(super) fn new_job(&mut self, name: String, bound_to: Option<u64>) -> u64 {
+        let job = self.allot();
+        self.jobs.insert(job, JobState { name, bound_to, ended_by: None });
+        self.dirty.insert(Key::Job(job));
+        job
     }
 
     /// Orders the end of everything in a job. A kill overrules an earlier graceful order.
@@ -225,13 +231,6 @@ impl Head {
 
     pub(super) fn client_gone(&mut self, client: u64) {
         let Some(state) = self.clients.remove(&client) else { return };
-        let of_client = |origin: &Origin| *origin == Origin::Client(client);
-        for askers in self.spawners.values_mut() {
-            askers.retain(|(origin, _)| !of_client(origin));
-        }
-        for askers in self.enders.values_mut() {
-            askers.retain(|(origin, _)| !of_client(origin));
-        }
         if let Some(process) = state.process {
             let cause = Cause::Unknown("its connection to the head is gone".into());
             let death = ProcessDeath { process, node: CLIENT_NODE.to_owned(), cause, log_tail: Vec::new() };
@@ -243,6 +242,6 @@ impl Head {
         for job in bound {
             self.end_job(job, "the head, because the job's client is gone", false);
         }
-        self.spawner_gone(Origin::Client(client));
+        self.asker_gone(Origin::Client(client));
     }
 }

@@ -6,9 +6,6 @@ use super::super::vocabulary::{Answer, Origin};
 use super::Head;
 use crate::manifest::check_name;
 
-/// The job of what belongs to none: its number is never allotted.
-pub(super) const CLUSTER_JOB: u64 = 0;
-
 /// An actor's name with the space in which it is unique.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name {
@@ -52,6 +49,12 @@ impl Head {
         Ok(())
     }
 
+    /// A job for a detached actor alone: it ends with it, and so does what the actor spawns.
+    pub(super) fn detached_job(&mut self, request: &SpawnRequest) -> u64 {
+        let part = |name: &Option<String>| name.clone().unwrap_or_default();
+        self.new_job(format!("{}/{}", part(&request.namespace), part(&request.name)), None)
+    }
+
     /// Answers a spawn of a name that is taken: with whom it names, once that has started, or with a refusal.
     pub(super) fn get(&mut self, asker: (Origin, u64), request: &SpawnRequest, actor: u64) {
         let Some(state) = self.actors.get(&actor) else { return };
@@ -65,6 +68,8 @@ impl Head {
             Some(format!(
                 "the {role} `{name}` was spawned by a program that knows another {role}: build both alike"
             ))
+        } else if state.process.is_some_and(|process| asker.0 == Origin::Worker(process)) {
+            Some(format!("`{name}` is the {role} that asks"))
         } else {
             stopping.map(|by| format!("`{name}` is being ended by {by}: ask again"))
         };

@@ -1,7 +1,7 @@
 //! How many calls a second go to an actor in this process and to one behind a connection.
 //!
 //! ```text
-//! cargo run -p lyceum-actor --example throughput
+//! cargo run -p lyceum-actor --example call_rate
 //! ```
 
 use std::{

@@ -1,5 +1,4 @@
-//! Prints how fast objects are put, opened, read on this machine: `cargo run -p lyceum-store --example
-//! throughput`.
+//! Prints how fast objects are put, opened, read on this machine: `cargo run -p lyceum-store --example put_rate`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
