@@ -83,6 +83,20 @@ impl Bed {
         Running::start_unread(self.run_command(&file, "cluster.toml", out), self.state(), self.output(out))
     }
 
+    /// Starts `lyceum run` of these settings into the folder `out`, on a terminal: that of script(1).
+    pub fn run_on_terminal(&self, run: &RunText, out: &str) -> Running {
+        let file = format!("{out}.toml");
+        self.write(&file, run.to_string());
+        let run = self.run_command(&file, "cluster.toml", out);
+        let words = std::iter::once(run.get_program()).chain(run.get_args());
+        let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
+        let mut command = Command::new("script");
+        command
+            .args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"])
+            .env("TERM", "xterm");
+        self.start(command, out)
+    }
+
     /// Starts `lyceum run` of a run file and a manifest of this folder.
     pub fn run_files(&self, run: &str, manifest: &str, out: &str) -> Running {
         self.start(self.run_command(run, manifest, out), out)

@@ -263,6 +263,11 @@ impl Cell {
         untold
     }
 
+    /// Wakes the actor.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// Registers who is woken for mail or for the end.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);

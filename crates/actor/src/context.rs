@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -34,10 +34,18 @@ pub struct Context<A: Actor> {
     deadline: Option<Instant>,
     /// Messages taken out of the mailbox and not yet handled.
     pub(crate) batch: VecDeque<Envelope>,
+    belongings: Arc<Mutex<Belongings>>,
+}
+
+/// What ends with the actor.
+#[derive(Default)]
+struct Belongings {
     tasks: Vec<Running>,
     children: Vec<Arc<Cell>>,
     /// Made with the first stream.
     unread_streams: Option<Arc<Semaphore>>,
+    /// The actor has ended: what comes now ends at once.
+    closed: bool,
 }
 
 /// What a handler that deferred its answer returns as its error; see [`Context::reply_later`].
@@ -56,10 +64,27 @@ impl<A: Actor> Context<A> {
             trace: 0,
             deadline: None,
             batch: VecDeque::new(),
-            tasks: Vec::new(),
-            children: Vec::new(),
-            unread_streams: None,
+            belongings: Arc::default(),
         }
+    }
+
+    /// The same actor's view for a reader at work beside others.
+    pub(crate) fn of_reader(&self) -> Self {
+        Context {
+            system: self.system.clone(),
+            cell: self.cell.clone(),
+            me: self.me.clone(),
+            owed: None,
+            trace: 0,
+            deadline: None,
+            batch: VecDeque::new(),
+            belongings: self.belongings.clone(),
+        }
+    }
+
+    fn belongings(&self) -> MutexGuard<'_, Belongings> {
+        // Nothing that is done under this lock can panic half way.
+        self.belongings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A reference to this actor.
@@ -129,14 +154,21 @@ impl<A: Actor> Context<A> {
         args: Args<B>,
     ) -> Result<ActorRef<B::Role>, SpawnError> {
         let child = self.system.spawn_local::<B>(args, self.cell.address.job).await?;
-        self.children.retain(|child| child.death().is_none());
-        self.children.extend(child.cell());
+        let mut belongings = self.belongings();
+        belongings.children.retain(|child| child.death().is_none());
+        belongings.children.extend(child.cell());
+        let closed = belongings.closed;
+        drop(belongings);
+        if closed {
+            self.close();
+        }
         Ok(child)
     }
 
     /// A permit for each stream that may still wait for its reader.
-    pub(crate) fn unread_streams(&mut self) -> Arc<Semaphore> {
-        self.unread_streams.get_or_insert_with(|| Arc::new(Semaphore::new(MAX_UNREAD))).clone()
+    pub(crate) fn unread_streams(&self) -> Arc<Semaphore> {
+        let mut belongings = self.belongings();
+        belongings.unread_streams.get_or_insert_with(|| Arc::new(Semaphore::new(MAX_UNREAD))).clone()
     }
 
     /// Ends this actor after what is in its mailbox.
@@ -170,8 +202,15 @@ impl<A: Actor> Context<A> {
     /// Runs `task` beside this actor, on the process's actor threads; it ends, at the latest, with the actor.
     /// Its way back is a message to [`me`](Context::me).
     pub fn spawn_task(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.retain(|task| !task.is_finished());
-        self.tasks.push(self.system.executor().spawn(task));
+        let task = self.system.executor().spawn(task);
+        let mut belongings = self.belongings();
+        belongings.tasks.retain(|task| !task.is_finished());
+        belongings.tasks.push(task);
+        let closed = belongings.closed;
+        drop(belongings);
+        if closed {
+            self.close();
+        }
     }
 
     /// Has a message handled by this actor when `other` has ended, however it did: what `message` makes of the report.
@@ -251,12 +290,17 @@ impl<A: Actor> Context<A> {
     }
 
     /// The actor has ended: so do its tasks and children.
-    pub(crate) fn close(&mut self) {
-        for task in self.tasks.drain(..) {
+    pub(crate) fn close(&self) {
+        let mut belongings = self.belongings();
+        belongings.closed = true;
+        let (tasks, children) =
+            (std::mem::take(&mut belongings.tasks), std::mem::take(&mut belongings.children));
+        drop(belongings);
+        for task in tasks {
             task.abort();
         }
         let parent = &self.cell.address;
-        for child in self.children.drain(..) {
+        for child in children {
             child.end(Ending::Kill(Cause::OrderedBy(format!("the end of its parent, {parent}"))));
         }
     }

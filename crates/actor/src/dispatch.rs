@@ -5,31 +5,54 @@ use std::{any::TypeId, future::Future, pin::Pin};
 use lyceum_wire::AlignedBytes;
 
 use crate::{
-    Actor, Context, Handler, Incoming, Message, MessageList, Role, System,
+    Actor, Context, Handler, Incoming, Message, MessageList, Reader, Reads, Result, System,
     message::message_id,
+    reading::{self, Session},
     reply::outcome_of,
-    role::{Accepts, for_each_tuple},
+    role::{Accepts, Listed, for_each_tuple},
 };
 
 /// A tuple of messages that actors of type `A` handle. Implemented by the compiler's hand: an [`Actor`] whose
-/// role lists a message without a [`Handler`] for it does not compile.
+/// role lists a message without a [`Handler`] or [`Reader`] for it does not compile.
 pub trait HandledBy<A: Actor>: MessageList<A::Role> {
     /// The handler of the message with this number.
     #[doc(hidden)]
     fn handler(message: u64) -> Option<Handle<A>>;
 }
 
-/// Runs one message through its handler and answers its caller. The error says why bytes are no such message.
+/// What a list of messages is made of, as actors of type `A` handle it.
 #[doc(hidden)]
-pub type Handle<A> = for<'a> fn(&'a mut A, &'a mut Context<A>, Body) -> Handling<'a>;
+#[diagnostic::on_unimplemented(
+    message = "`{A}` does not handle `{Self}`, which its role lists",
+    note = "a message needs a `Handler`, and what is listed as `Reads<M>` a `Reader<M>`"
+)]
+pub trait ListedFor<A: Actor>: Listed<A::Role> {
+    /// The message's number.
+    fn number() -> u64;
+    fn handle() -> Handle<A>;
+}
 
-/// One message being handled.
+/// Runs one message through its handler and answers its caller.
 #[doc(hidden)]
-pub type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+pub struct Handle<A: Actor>(pub(crate) Way<A>);
+
+pub(crate) enum Way<A: Actor> {
+    /// Alone with the actor.
+    Alone(for<'a> fn(&'a mut A, &'a mut Context<A>, Body) -> Handling<'a>),
+    /// Beside others that read.
+    Beside {
+        /// One of them.
+        one: for<'a> fn(&'a A, &'a mut Context<A>, Body) -> Handling<'a>,
+        /// All of them that come one after the other.
+        session: Session<A>,
+    },
+}
+
+/// One message being handled. The error says why bytes are no such message.
+pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
 
 /// A message's archive, and the type it was made from when this process made it.
-#[doc(hidden)]
-pub struct Body {
+pub(crate) struct Body {
     pub(crate) bytes: AlignedBytes,
     pub(crate) origin: Option<TypeId>,
 }
@@ -40,20 +63,58 @@ impl Body {
     }
 }
 
-fn handle_one<'a, A, M>(actor: &'a mut A, ctx: &'a mut Context<A>, body: Body) -> Handling<'a>
+impl<A, M> ListedFor<A> for M
 where
     A: Handler<M, Role: Accepts<M>>,
     M: Message,
 {
-    Box::pin(async move {
-        let message = body.into_incoming::<M>(ctx.system())?;
-        let result = actor.handle(message, ctx).await;
-        match ctx.take_owed() {
-            Some(mut owed) => owed.finish(outcome_of(result)),
-            None => log_unsent(ctx, result.err()),
-        }
-        Ok(())
-    })
+    fn number() -> u64 {
+        message_id::<M>()
+    }
+
+    fn handle() -> Handle<A> {
+        Handle(Way::Alone(|actor, ctx, body| {
+            Box::pin(async move {
+                let message = body.into_incoming::<M>(ctx.system())?;
+                let result = actor.handle(message, ctx).await;
+                answer(ctx, result);
+                Ok(())
+            })
+        }))
+    }
+}
+
+impl<A, M> ListedFor<A> for Reads<M>
+where
+    A: Reader<M, Role: Accepts<M>>,
+    M: Message,
+{
+    fn number() -> u64 {
+        message_id::<M>()
+    }
+
+    fn handle() -> Handle<A> {
+        const { assert!(!A::DEDICATED_THREAD, "an actor that owns a thread has handlers, not readers") };
+        Handle(Way::Beside {
+            one: |actor, ctx, body| {
+                Box::pin(async move {
+                    let message = body.into_incoming::<M>(ctx.system())?;
+                    let result = actor.read(message, ctx).await;
+                    answer(ctx, result);
+                    Ok(())
+                })
+            },
+            session: |actor, ctx, first| Box::pin(reading::session(actor, ctx, first)),
+        })
+    }
+}
+
+/// Gives the caller what came out, unless the answer was deferred.
+fn answer<A: Actor, T: Message>(ctx: &mut Context<A>, result: Result<T>) {
+    match ctx.take_owed() {
+        Some(mut owed) => owed.finish(outcome_of(result)),
+        None => log_unsent(ctx, result.err()),
+    }
 }
 
 /// The answer was deferred: an error that is not the deferral itself has nobody else to go to.
@@ -65,15 +126,13 @@ fn log_unsent<A: Actor>(ctx: &Context<A>, error: Option<anyhow::Error>) {
 
 macro_rules! handled_by {
     ($($message:ident)*) => {
-        impl<Implementation, Interface, $($message),*> HandledBy<Implementation> for ($($message,)*)
+        impl<Implementation: Actor, $($message),*> HandledBy<Implementation> for ($($message,)*)
         where
-            Interface: Role $(+ Accepts<$message>)*,
-            Implementation: Actor<Role = Interface> $(+ Handler<$message>)*,
-            $($message: Message,)*
+            $($message: ListedFor<Implementation>,)*
         {
             fn handler(message: u64) -> Option<Handle<Implementation>> {
-                $(if message == message_id::<$message>() {
-                    return Some(handle_one::<Implementation, $message>);
+                $(if message == $message::number() {
+                    return Some($message::handle());
                 })*
                 let _ = message;
                 None

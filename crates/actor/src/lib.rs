@@ -79,6 +79,7 @@ mod network;
 mod pending;
 mod population;
 mod protocol;
+mod reading;
 mod reference;
 mod registry;
 mod reply;
@@ -88,7 +89,7 @@ mod stream;
 mod suspicion;
 mod system;
 
-pub use actor::{Actor, Handler};
+pub use actor::{Actor, Handler, Reader};
 pub use address::{ActorAddress, ActorId, ProcessAddress, ProcessKind};
 /// What handlers and `start` return; any error can be one.
 pub use anyhow::Result;
@@ -108,6 +109,6 @@ pub use message::{Decoder, Encoder, Message, Validator, encode};
 pub use reference::ActorRef;
 pub use registry::{Registry, SpawnError};
 pub use reply::{Cancelled, Responder};
-pub use role::{Accepts, MessageList, ReplyOf, Role, fingerprint};
+pub use role::{Accepts, MessageList, Reads, ReplyOf, Role, fingerprint};
 pub use stream::{Item, ItemSink, ItemStream, Items, Streamed};
 pub use system::{System, SystemError, SystemOptions};

@@ -8,7 +8,7 @@ use crate::{
     Actor, Cause, Context, Incoming, Role, System,
     cell::{Cell, Envelope, LOCAL, Taken},
     credit::Credits,
-    dispatch::{Body, HandledBy},
+    dispatch::{Body, HandledBy, Way},
     large::{LARGE, Payload},
     reply::chain_of,
     slot::{Outcome, Slot},
@@ -81,10 +81,10 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
             Err(error) => return Cause::Failed(vec![format!("the arguments cannot be read: {error}")]),
         },
     };
-    let actor = match made {
-        Ok(made) => actor.insert(made),
+    match made {
+        Ok(made) => *actor = Some(made),
         Err(error) => return Cause::Failed(chain_of(&error)),
-    };
+    }
     started.complete(Outcome::Sent);
     let cell = ctx.cell().clone();
     let mut batch = std::mem::take(&mut ctx.batch);
@@ -95,12 +95,25 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
         })
         .await;
         if let Taken::Ended(cause) = taken {
-            actor.stop(ctx).await;
+            if let Some(actor) = actor {
+                actor.stop(ctx).await;
+            }
             return cause;
         }
         ctx.batch = batch;
         let mut done: Vec<(u64, Credits)> = Vec::new();
         while let Some(envelope) = ctx.batch.pop_front() {
+            let handler = <A::Role as Role>::Messages::handler(envelope.message);
+            if let Some(Way::Beside { session, .. }) = handler.map(|handle| handle.0) {
+                settle(ctx, &mut done).await;
+                let Some(whole) = actor.take() else { continue };
+                let (whole, next) = session(whole, ctx, envelope).await;
+                *actor = Some(whole);
+                if let Some(next) = next {
+                    ctx.batch.push_front(next);
+                }
+                continue;
+            }
             if let Some((peer, cost)) = envelope.paid {
                 match done.iter_mut().find(|(known, _)| *known == peer) {
                     Some((_, sum)) => *sum = sum.plus(cost),
@@ -108,7 +121,9 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
                 }
             }
             let large = envelope.payload.len() >= LARGE;
-            handle(actor, ctx, envelope).await;
+            if let Some(actor) = actor {
+                handle(actor, ctx, envelope).await;
+            }
             if large {
                 settle(ctx, &mut done).await;
             }
@@ -121,13 +136,30 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
 }
 
 async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelope) {
+    let Some((way, body)) = begin(ctx, envelope).await else { return };
+    if let Way::Alone(handler) = way
+        && let Err(why) = handler(actor, ctx, body).await
+    {
+        refuse_bytes(ctx, &why);
+    }
+}
+
+/// The bytes were no such message.
+pub(crate) fn refuse_bytes<A: Actor>(ctx: &mut Context<A>, why: &str) {
+    if let Some(mut owed) = ctx.take_owed() {
+        owed.finish(Outcome::Refused(format!("the bytes are no such message: {why}")));
+    }
+}
+
+/// What is to be done with a message that is to be handled still; its answer is owed from here on.
+pub(crate) async fn begin<A: Actor>(ctx: &mut Context<A>, envelope: Envelope) -> Option<(Way<A>, Body)> {
     if envelope.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         envelope.reply.finish(Outcome::Deadline);
-        return;
+        return None;
     }
     if !envelope.reply.is_wanted() {
         envelope.reply.finish(Outcome::Cancelled);
-        return;
+        return None;
     }
     let Some(handler) = <A::Role as Role>::Messages::handler(envelope.message) else {
         envelope.reply.finish(Outcome::Refused(format!(
@@ -135,7 +167,7 @@ async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelop
             A::Role::NAME,
             envelope.message
         )));
-        return;
+        return None;
     };
     ctx.begin(envelope.reply, envelope.trace, envelope.deadline);
     let bytes = match envelope.payload {
@@ -146,20 +178,15 @@ async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelop
                 if let Some(mut owed) = ctx.take_owed() {
                     owed.finish(Outcome::Failed(vec!["the message could not be opened".to_owned(), why]));
                 }
-                return;
+                return None;
             }
         },
     };
-    let body = Body { bytes, origin: envelope.origin };
-    if let Err(why) = handler(actor, ctx, body).await
-        && let Some(mut owed) = ctx.take_owed()
-    {
-        owed.finish(Outcome::Refused(format!("the bytes are no such message: {why}")));
-    }
+    Some((handler.0, Body { bytes, origin: envelope.origin }))
 }
 
 /// Gives the credits of done messages back, and waits while a caller's share of the network is full of replies.
-async fn settle<A: Actor>(ctx: &mut Context<A>, done: &mut Vec<(u64, Credits)>) {
+pub(crate) async fn settle<A: Actor>(ctx: &Context<A>, done: &mut Vec<(u64, Credits)>) {
     if done.is_empty() {
         return;
     }

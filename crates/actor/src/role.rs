@@ -1,5 +1,7 @@
 //! Interfaces: what a caller must know of an actor, and nothing else.
 
+use std::marker::PhantomData;
+
 use crate::message::{Message, chained, message_id};
 
 /// What callers know of an actor: its name, what it is started with, and which messages it takes.
@@ -11,8 +13,8 @@ pub trait Role: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// What an actor of this role is started with.
     type Args: Message;
-    /// All the messages of this role, as a tuple: `(Greet, Praise)`, for one message `(Greet,)`. The list is
-    /// what fingerprints are made of, and what an implementation has to handle to compile.
+    /// All the messages of this role, as a tuple: `(Greet, Praise)`, for one message `(Greet,)`; those that change nothing
+    /// as [`Reads`]. The list is what fingerprints are made of, and what an implementation has to handle to compile.
     type Messages: MessageList<Self>;
 }
 
@@ -24,6 +26,29 @@ pub trait Accepts<M: Message>: Role {
 
 /// What actors of role `R` answer to `M`.
 pub type ReplyOf<R, M> = <R as Accepts<M>>::Reply;
+
+/// In the list of a role's [`Messages`](Role::Messages): `M` changes nothing in the actor, so that several may be answered
+/// at once. An implementation has a [`Reader`](crate::Reader) for it in place of a [`Handler`](crate::Handler).
+pub struct Reads<M>(PhantomData<fn() -> M>);
+
+/// What a list of messages is made of: a message, or [`Reads`] of one.
+#[doc(hidden)]
+pub trait Listed<R: Role> {
+    fn describe(each: &mut dyn FnMut(u64, u64));
+}
+
+impl<R: Accepts<M>, M: Message> Listed<R> for M {
+    fn describe(each: &mut dyn FnMut(u64, u64)) {
+        let message = message_id::<M>();
+        each(message, chained(message, &message_id::<R::Reply>().to_le_bytes()));
+    }
+}
+
+impl<R: Accepts<M>, M: Message> Listed<R> for Reads<M> {
+    fn describe(each: &mut dyn FnMut(u64, u64)) {
+        <M as Listed<R>>::describe(&mut |message, fingerprint| each(message, chained(fingerprint, b"reads")));
+    }
+}
 
 /// A tuple of message types, each accepted by `R`. Implemented for up to twenty-four; never by hand.
 pub trait MessageList<R: Role> {
@@ -43,16 +68,11 @@ pub fn fingerprint<R: Role>() -> u64 {
     messages.into_iter().fold(role, |hash, message| chained(hash, &message.to_le_bytes()))
 }
 
-fn describe_one<R: Accepts<M>, M: Message>(each: &mut dyn FnMut(u64, u64)) {
-    let message = message_id::<M>();
-    each(message, chained(message, &message_id::<R::Reply>().to_le_bytes()));
-}
-
 macro_rules! message_lists {
     ($($message:ident)*) => {
-        impl<Interface: Role $(+ Accepts<$message>)*, $($message: Message),*> MessageList<Interface> for ($($message,)*) {
+        impl<Interface: Role, $($message: Listed<Interface>),*> MessageList<Interface> for ($($message,)*) {
             fn describe(each: &mut dyn FnMut(u64, u64)) {
-                $(describe_one::<Interface, $message>(each);)*
+                $($message::describe(each);)*
                 let _ = each;
             }
         }

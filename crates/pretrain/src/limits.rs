@@ -25,7 +25,7 @@ pub const SEALED_AT_ONCE: u64 = 3 + SEALED_AHEAD;
 /// How much may wait where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Chains of one source that may be made before they are drawn.
+    /// Chains of one source that may be made before they are drawn; fewer where the run is about to end.
     pub chains_ahead: u64,
     /// Bytes of records of all sources that may wait to be drawn before nobody makes more than the next ones.
     pub window_bytes: usize,

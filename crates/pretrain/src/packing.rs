@@ -49,11 +49,23 @@ pub enum PackingError {
     },
 }
 
+/// Chains that may be made beyond what a run is likely to take, besides a tenth of that.
+const SPARE_CHAINS: u64 = 8;
+
+/// How many chains of a source are to be made for `left` more batches, where `batches` of them took `chains`: so that a run
+/// that is about to end makes few that nobody will train. Were it too few, more are made as these are drawn.
+fn chains_to_come(chains: u64, batches: u64, left: u64) -> u64 {
+    let Some(expected) = chains.saturating_mul(left).checked_div(batches) else { return u64::MAX };
+    expected.saturating_add(expected / 10).saturating_add(SPARE_CHAINS)
+}
+
 /// The mind of a Packer.
 pub struct Packing {
     assembly: Assembly,
     shape: BatchShape,
     chains_ahead: u64,
+    /// Batches that the run takes.
+    steps: u64,
     /// For each source, whether synthesizers convert it.
     converted: Vec<bool>,
     sources: u16,
@@ -100,6 +112,7 @@ impl Packing {
             assembly,
             shape,
             chains_ahead: limits.chains_ahead,
+            steps: run.trainer.steps,
             converted,
             sources: run.sources.len() as u16,
             next: from,
@@ -118,7 +131,7 @@ impl Packing {
 
     fn recorded_of(&self, source: u16) -> RecordedChains {
         let allowance = self.allowance(source);
-        let above = (allowance.next..allowance.horizon)
+        let above = (allowance.next..self.farthest(source))
             .filter(|&number| self.assembly.is_recorded(ChainId { source, number }))
             .collect();
         RecordedChains { above, allowance }
@@ -131,7 +144,15 @@ impl Packing {
 
     fn allowance(&self, source: u16) -> Allowance {
         let next = self.assembly.next_chain(source);
-        Allowance { next, horizon: next + self.chains_ahead, room: self.assembly.has_room(source) }
+        let batches = self.assembly.log().len();
+        let ahead = self.chains_ahead.min(chains_to_come(next, batches, self.steps.saturating_sub(batches)));
+        Allowance { next, horizon: next + ahead, room: self.assembly.has_room(source) }
+    }
+
+    /// Below this any chain is taken. What may be made now, [`Allowance::horizon`], is never beyond it, and may be nearer
+    /// than it was a moment ago.
+    fn farthest(&self, source: u16) -> u64 {
+        self.assembly.next_chain(source) + self.chains_ahead
     }
 
     /// Records what was made of a chain. One that is recorded already is left as it is: the first answer counts (L1).
@@ -146,7 +167,7 @@ impl Packing {
 
     /// Whether a chain needs no record any more; one that is not to be made yet is an error.
     fn is_settled(&self, chain: ChainId) -> Result<bool, PackingError> {
-        let horizon = if chain.source < self.sources { self.allowance(chain.source).horizon } else { 0 };
+        let horizon = if chain.source < self.sources { self.farthest(chain.source) } else { 0 };
         if chain.number >= horizon {
             return Err(PackingError::BeyondHorizon { chain, horizon });
         }
@@ -205,5 +226,18 @@ impl Packing {
             kept_bytes: kept_bytes as u64,
             accounts: self.assembly.accounts(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chains_to_come;
+
+    #[test]
+    fn a_run_that_is_about_to_end_makes_few_chains_that_nobody_will_train() {
+        assert_eq!(chains_to_come(0, 0, 100), u64::MAX, "nothing is known yet");
+        assert_eq!(chains_to_come(400, 100, 20), 80 + 8 + 8);
+        assert_eq!(chains_to_come(400, 100, 0), 8, "never none: the last batch may need one more");
+        assert_eq!(chains_to_come(u64::MAX, 1, 1000), u64::MAX, "no overflow");
     }
 }

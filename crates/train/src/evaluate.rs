@@ -3,7 +3,12 @@
 use lyceum_model::Llama;
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, IGNORED_LABEL, Row, TrainError, memory::RowTensor};
+use tch::Tensor;
+
+use crate::{Batch, IGNORED_LABEL, OwnedRow, Row, TrainError};
+
+/// Tokens of rows that go through the model together, padding included.
+const TOKENS_AT_ONCE: usize = 2048;
 
 /// The loss over some rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -36,20 +41,23 @@ pub struct Continuation {
 
 /// Mean cross-entropy per target token over `rows`, of one length or several.
 pub fn held_out_loss(llama: &Llama, rows: &[Row<'_>]) -> Result<HeldOut, TrainError> {
-    let (mut sum, mut tokens) = (0.0, 0);
-    for row in rows.iter().filter(|row| row.targets() > 0) {
-        sum += cross_entropy(llama, row)?;
-        tokens += row.targets();
-    }
+    let sum: f64 = cross_entropies(llama, rows)?.into_iter().sum();
+    let tokens = rows.iter().map(Row::targets).sum::<u64>();
     Ok(HeldOut { loss: sum / tokens.max(1) as f64, tokens })
 }
 
 /// The index of the continuation with the greatest log-likelihood per byte; of equals the first.
 pub fn choose(llama: &Llama, choice: &Choice) -> Result<usize, TrainError> {
+    let positions = llama.config().max_positions as usize;
+    let rows: Vec<OwnedRow> = choice
+        .continuations
+        .iter()
+        .map(|continuation| continued(&choice.context, &continuation.tokens, positions))
+        .collect();
+    let losses = cross_entropies(llama, &rows.iter().map(OwnedRow::as_row).collect::<Vec<_>>())?;
     let mut best = (0, f64::NEG_INFINITY);
-    for (index, continuation) in choice.continuations.iter().enumerate() {
-        let score =
-            log_likelihood(llama, &choice.context, &continuation.tokens)? / continuation.bytes.max(1) as f64;
+    for (index, (continuation, loss)) in choice.continuations.iter().zip(losses).enumerate() {
+        let score = -loss / continuation.bytes.max(1) as f64;
         if score > best.1 {
             best = (index, score);
         }
@@ -69,26 +77,59 @@ pub fn accuracy(llama: &Llama, choices: &[Choice]) -> Result<f64, TrainError> {
 /// The log-probability, in nats, of `continuation` after `context`. What does not fit into the model's positions is left
 /// out at the context's beginning.
 pub fn log_likelihood(llama: &Llama, context: &[i64], continuation: &[i64]) -> Result<f64, TrainError> {
-    let mut tokens = [context, continuation].concat();
-    // The last token is only predicted: n + 1 tokens take n positions.
-    let excess = tokens.len().saturating_sub(llama.config().max_positions as usize + 1);
-    tokens.drain(..excess);
-    let given = tokens.len().saturating_sub(continuation.len()).max(1);
-    let mut labels: Vec<i64> = tokens.iter().skip(1).copied().collect();
-    labels[..given - 1].fill(IGNORED_LABEL);
-    tokens.pop();
-    Ok(-cross_entropy(llama, &Row { inputs: &tokens, labels: &labels })?)
+    let row = continued(context, continuation, llama.config().max_positions as usize);
+    Ok(-cross_entropies(llama, &[row.as_row()])?.into_iter().sum::<f64>())
 }
 
-/// The sum over a row.
-fn cross_entropy(llama: &Llama, row: &Row<'_>) -> Result<f64, TrainError> {
+/// A row in which `continuation` alone is predicted.
+fn continued(context: &[i64], continuation: &[i64], positions: usize) -> OwnedRow {
+    let mut tokens = [context, continuation].concat();
+    // The last token is only predicted: n + 1 tokens take n positions.
+    let excess = tokens.len().saturating_sub(positions + 1);
+    tokens.drain(..excess);
+    let given = tokens.len().saturating_sub(continuation.len()).max(1);
+    let mut row = OwnedRow::next_token(&tokens);
+    row.labels[..given - 1].fill(IGNORED_LABEL);
+    row
+}
+
+/// The sum over each row. Rows of about one length go through the blocks together, and through the head goes only what has
+/// a label.
+fn cross_entropies(llama: &Llama, rows: &[Row<'_>]) -> Result<Vec<f64>, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let rows = [*row];
-    Batch::new(0, &rows).check(llama.config().vocabulary, llama.config().max_positions)?;
-    let inputs = RowTensor::new(row.inputs, llama.device())?;
-    let labels = RowTensor::new(row.labels, llama.device())?;
-    let hidden = llama.hidden(inputs.tensor())?;
-    Ok(llama.head_loss_sum(&hidden, labels.tensor())?.f_double_value(&[])?)
+    let mut order: Vec<usize> = (0..rows.len()).filter(|row| rows[*row].targets() > 0).collect();
+    for row in &order {
+        Batch::new(0, &rows[*row..][..1]).check(llama.config().vocabulary, llama.config().max_positions)?;
+    }
+    order.sort_by_key(|row| std::cmp::Reverse(rows[*row].inputs.len()));
+    let mut sums = vec![0.0; rows.len()];
+    let mut left = &order[..];
+    while let Some(&longest) = left.first() {
+        let length = rows[longest].inputs.len();
+        let (together, rest) = left.split_at((TOKENS_AT_ONCE / length).clamp(1, left.len()));
+        left = rest;
+        // What follows a row's end is seen by nothing before it.
+        let mut inputs = vec![0; together.len() * length];
+        for (padded, row) in inputs.chunks_exact_mut(length).zip(together) {
+            padded[..rows[*row].inputs.len()].copy_from_slice(rows[*row].inputs);
+        }
+        let inputs = Tensor::f_from_slice(&inputs)?.f_view([-1, length as i64])?.f_to(llama.device())?;
+        let hidden = llama.hidden(&inputs)?;
+        for (place, row) in together.iter().enumerate() {
+            sums[*row] = labelled_sum(llama, &hidden.f_select(0, place as i64)?, rows[*row].labels)?;
+        }
+    }
+    Ok(sums)
+}
+
+/// The sum over what has a label, of a row's hidden states, `[at least as many as labels, hidden]`.
+fn labelled_sum(llama: &Llama, hidden: &Tensor, labels: &[i64]) -> Result<f64, TrainError> {
+    let (places, labels): (Vec<i64>, Vec<i64>) =
+        (0..).zip(labels).filter(|(_, label)| **label != IGNORED_LABEL).unzip();
+    let places = Tensor::f_from_slice(&places)?.f_to(llama.device())?;
+    let labels = Tensor::f_from_slice(&labels)?.f_to(llama.device())?;
+    let hidden = hidden.f_index_select(0, &places)?.f_unsqueeze(0)?;
+    Ok(llama.head_loss_sum(&hidden, &labels.f_unsqueeze(0)?)?.f_double_value(&[])?)
 }
 
 #[cfg(test)]

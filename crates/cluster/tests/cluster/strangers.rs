@@ -175,6 +175,18 @@ async fn l6_every_port_of_every_process_refuses_whoever_is_not_invited_and_the_p
     testbed.down().await;
 }
 
+/// The files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    entries
+        .flat_map(|entry| match entry.file_type().unwrap() {
+            kind if kind.is_dir() => files(&entry.path()),
+            kind if kind.is_file() => vec![entry.path()],
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
 #[tokio::test]
 async fn l6_the_clusters_folders_are_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
@@ -183,6 +195,19 @@ async fn l6_the_clusters_folders_are_its_owners_alone() {
     for path in [state.root().to_owned(), state.head(), state.authority(), state.client(), state.node("a")] {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700, "{}", path.display());
+    }
+    let key = std::fs::read(state.authority().join("ca.key")).unwrap();
+    let elsewhere: Vec<PathBuf> =
+        files(state.root()).into_iter().filter(|path| !path.starts_with(state.head())).collect();
+    assert!(elsewhere.iter().any(|path| path.starts_with(state.node("a"))), "{elsewhere:?}");
+    for path in elsewhere {
+        let bytes = std::fs::read(&path).unwrap();
+        let found = bytes.windows(key.len()).any(|window| window == key);
+        assert!(!found, "the authority's key is in {}", path.display());
+        if path.extension().is_some_and(|extension| extension == "key") {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+        }
     }
     testbed.down().await;
 }

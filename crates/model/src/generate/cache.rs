@@ -1,7 +1,10 @@
 //! Keys and values of the tokens seen so far, in rows.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
+use super::cached_attention::{CachedAttention, Heads};
 use crate::{LlamaConfig, ModelError};
 
 /// One block's keys and values: `[tokens, key_value_heads * head_dimension]`, flat.
@@ -90,6 +93,24 @@ impl KeyValueCache {
         Ok((view(&cache.keys)?, view(&cache.values)?))
     }
 
+    /// Attention over a block's keys and values, both in fp32 on the CPU, as [`CachedAttention::attend`] does it.
+    pub(super) fn attend(
+        &self,
+        block: usize,
+        heads: Heads,
+        queries: &Tensor,
+        seen: &[Range<usize>],
+        attention: &mut CachedAttention,
+        out: &mut Tensor,
+    ) -> Result<(), ModelError> {
+        let cache = &self.blocks[block];
+        let (queries, length) = (floats(queries)?, floats(out)?.len());
+        // SAFETY: so many numbers lie there, and `out`, borrowed alone, was made just now: no other tensor has its memory.
+        let out = unsafe { std::slice::from_raw_parts_mut(out.data_ptr().cast::<f32>(), length) };
+        attention.attend(heads, queries, (floats(&cache.keys)?, floats(&cache.values)?), seen, out);
+        Ok(())
+    }
+
     /// Copies the first `length` tokens of row `from` to row `to`.
     pub(super) fn move_row(&mut self, from: usize, to: usize, length: i64) -> Result<(), ModelError> {
         let (source, target) = (self.flat(from, 0), self.flat(to, 0));
@@ -100,4 +121,13 @@ impl KeyValueCache {
         }
         Ok(())
     }
+}
+
+/// The numbers of a tensor in fp32 on the CPU, one after the other in memory.
+fn floats(tensor: &Tensor) -> Result<&[f32], ModelError> {
+    if tensor.kind() != Kind::Float || tensor.device() != Device::Cpu || !tensor.is_contiguous() {
+        return Err(ModelError::Input("attention over the cache takes contiguous fp32 on the CPU".into()));
+    }
+    // SAFETY: so many of that kind lie there, and live as long as the tensor.
+    Ok(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) })
 }

@@ -1,9 +1,12 @@
 //! The model's mathematics on cached rows. Weights that read the same input are joined, so that a token costs four
 //! products a block.
 
-use tch::{Kind, Tensor};
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
 
 use super::cache::KeyValueCache;
+use super::cached_attention::{CachedAttention, Heads, LANES};
 use super::projection::Projection;
 use crate::rotary::RotaryTable;
 use crate::{Llama, LlamaConfig, ModelError, Positions};
@@ -35,13 +38,18 @@ pub(super) struct Step {
 }
 
 /// Which cached tokens each row of a step sees.
-struct Seen {
-    /// Rows of the cache, from the first.
-    rows: i64,
-    /// Tokens of each that are read: the longest row's.
-    length: i64,
-    /// `[rows, 1, 1, length]`, zero where seen and minus infinity elsewhere.
-    mask: Tensor,
+enum Seen {
+    /// Each row its own, at these flat positions.
+    Own(Vec<Range<usize>>),
+    /// All as many as the longest row.
+    Longest {
+        /// Rows of the cache, from the first.
+        rows: i64,
+        /// Tokens of each that are read.
+        length: i64,
+        /// `[rows, 1, 1, length]`, zero where seen and minus infinity elsewhere.
+        mask: Tensor,
+    },
 }
 
 impl Decoder {
@@ -130,26 +138,41 @@ impl Decoder {
         let places: Vec<i64> =
             steps.iter().enumerate().map(|(row, step)| cache.flat(row, step.position)).collect();
         let places = self.indices(&places)?;
-        let seen = self.seen(steps, &at)?;
+        let seen = self.seen(steps, &at, cache)?;
+        let mut attention = CachedAttention::default();
         let rotary = self.rotary.at(&at)?;
 
         let mut hidden = Tensor::f_embedding(&self.embedding, &ids, -1, false, false)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let (query, key, value) = self.project(block, &hidden, &[batch], &rotary)?;
             cache.write(index, &places, &key.f_reshape([batch, -1])?, &value.f_reshape([batch, -1])?)?;
-            let (keys, values) = cache.read(index, seen.rows, seen.length)?;
             // The queries of one key head are its "sequence": all see the same tokens, and no key is repeated.
-            let query = query.f_reshape([batch, config.key_value_heads, group, width])?;
-            let attended = Tensor::f_scaled_dot_product_attention(
-                &query,
-                &keys,
-                &values,
-                Some(&seen.mask),
-                0.0,
-                false,
-                None,
-                false,
-            )?;
+            let query = query.f_reshape([batch, config.key_value_heads, group, width])?.f_contiguous()?;
+            let attended = match &seen {
+                Seen::Own(seen) => {
+                    let heads = Heads {
+                        key_heads: config.key_value_heads as usize,
+                        group: group as usize,
+                        width: width as usize,
+                    };
+                    let mut out = query.f_empty_like()?;
+                    cache.attend(index, heads, &query, seen, &mut attention, &mut out)?;
+                    out
+                }
+                Seen::Longest { rows, length, mask } => {
+                    let (keys, values) = cache.read(index, *rows, *length)?;
+                    Tensor::f_scaled_dot_product_attention(
+                        &query,
+                        &keys,
+                        &values,
+                        Some(mask),
+                        0.0,
+                        false,
+                        None,
+                        false,
+                    )?
+                }
+            };
             hidden = self.finish_block(block, hidden, &attended.f_reshape([batch, -1])?)?;
         }
         self.logits(&hidden)
@@ -205,8 +228,17 @@ impl Decoder {
         Ok(Tensor::f_from_slice(values)?.f_to(self.embedding.device())?)
     }
 
-    fn seen(&self, steps: &[Step], at: &Tensor) -> Result<Seen, ModelError> {
+    fn seen(&self, steps: &[Step], at: &Tensor, cache: &KeyValueCache) -> Result<Seen, ModelError> {
         let (rows, device) = (steps.len() as i64, self.embedding.device());
+        let alone = device == Device::Cpu && tch::get_num_threads() == 1;
+        if alone && self.embedding.kind() == Kind::Float && self.config.head_dimension % LANES as i64 == 0 {
+            let window = self.config.sliding_window.unwrap_or(i64::MAX);
+            let of_row = |(row, step): (usize, &Step)| {
+                let first = (step.position + 1 - window.min(step.position + 1)).max(0);
+                cache.flat(row, first) as usize..cache.flat(row, step.position) as usize + 1
+            };
+            return Ok(Seen::Own(steps.iter().enumerate().map(of_row).collect()));
+        }
         let length = steps.iter().map(|step| step.position + 1).max().unwrap_or(1);
         let now = at.f_view([rows, 1])?;
         let keys = Tensor::f_arange(length, (Kind::Int64, device))?;
@@ -216,6 +248,6 @@ impl Decoder {
         }
         let mask = Tensor::f_zeros([rows, length], (self.embedding.kind(), device))?;
         let mask = mask.f_masked_fill(&hidden, f64::NEG_INFINITY)?.f_view([rows, 1, 1, length])?;
-        Ok(Seen { rows, length, mask })
+        Ok(Seen::Longest { rows, length, mask })
     }
 }

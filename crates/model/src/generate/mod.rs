@@ -9,6 +9,7 @@
 //! Memory is bounded by [`GenerationLimits`], stated in tokens.
 
 mod cache;
+mod cached_attention;
 mod decoder;
 mod engine;
 mod generator;

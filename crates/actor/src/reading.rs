@@ -1,0 +1,130 @@
+//! Readers at work beside each other.
+//!
+//! When the next message in line is one that only reads, the actor is shared out to tasks, one a message, for as long as such
+//! messages follow each other; then it comes back to the one who handles the others. Nothing is held while it is in one
+//! hand, and nobody who changes it waits for longer than for the readers before it.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
+
+use crate::{
+    Actor, Cause, Context, Role,
+    cell::{Cell, Ending, Envelope, Taken},
+    dispatch::{HandledBy, Way},
+    life::{self, panic_text},
+};
+
+/// Reads for as long as only readers follow: takes the actor and gives it back, with the message that is no reader's.
+pub(crate) type Session<A> = for<'a> fn(
+    A,
+    &'a mut Context<A>,
+    Envelope,
+) -> Pin<Box<dyn Future<Output = (A, Option<Envelope>)> + Send + 'a>>;
+
+/// See [`Session`].
+pub(crate) async fn session<A: Actor + Sync>(
+    actor: A,
+    ctx: &mut Context<A>,
+    first: Envelope,
+) -> (A, Option<Envelope>) {
+    let actor = Arc::new(actor);
+    let at_work = Arc::new(AtomicUsize::new(0));
+    let mut next = Some(first);
+    while let Some(envelope) = next.take_if(|envelope| is_read::<A>(envelope)) {
+        at_work.fetch_add(1, Ordering::Relaxed);
+        let reader = ctx.of_reader();
+        let done = Done { cell: ctx.cell().clone(), at_work: at_work.clone() };
+        ctx.spawn_task(read(actor.clone(), reader, envelope, done));
+        next = following(ctx, &at_work, A::READERS.max(1)).await;
+    }
+    wait(&at_work, |readers| readers == 0).await;
+    match Arc::into_inner(actor) {
+        Some(actor) => (actor, next),
+        None => unreachable!("a reader gives the actor back before it is counted out"),
+    }
+}
+
+fn is_read<A: Actor>(envelope: &Envelope) -> bool {
+    let handle = <A::Role as Role>::Messages::handler(envelope.message);
+    handle.is_some_and(|handle| matches!(handle.0, Way::Beside { .. }))
+}
+
+/// The next message, once fewer than `limit` readers are at work; `None` when all are done and there is none.
+async fn following<A: Actor>(ctx: &mut Context<A>, at_work: &AtomicUsize, limit: usize) -> Option<Envelope> {
+    wait(at_work, |readers| readers < limit).await;
+    std::future::poll_fn(|_| {
+        if ctx.batch.is_empty() {
+            let cell = ctx.cell().clone();
+            let idle = at_work.load(Ordering::Acquire) == 0;
+            match cell.take_batch(&mut ctx.batch) {
+                Taken::Some => {}
+                // Whoever has the actor looks again, and sees an end.
+                Taken::Nothing | Taken::Ended(_) if idle => return Poll::Ready(None),
+                Taken::Nothing | Taken::Ended(_) => return Poll::Pending,
+            }
+        }
+        Poll::Ready(ctx.batch.pop_front())
+    })
+    .await
+}
+
+/// Waits for a number of readers at work. Each that is done wakes the actor.
+async fn wait(at_work: &AtomicUsize, enough: impl Fn(usize) -> bool) {
+    std::future::poll_fn(|_| match enough(at_work.load(Ordering::Acquire)) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+/// Counts a reader out, however it ended, and wakes the actor.
+struct Done {
+    cell: Arc<Cell>,
+    at_work: Arc<AtomicUsize>,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.at_work.fetch_sub(1, Ordering::AcqRel);
+        self.cell.wake();
+    }
+}
+
+/// One reader: from its message to its answer, and its credit back.
+async fn read<A: Actor + Sync>(actor: Arc<A>, mut ctx: Context<A>, envelope: Envelope, done: Done) {
+    let paid = envelope.paid;
+    let reading = async {
+        let Some((way, body)) = life::begin(&mut ctx, envelope).await else { return };
+        let Way::Beside { one, .. } = way else { return };
+        let given_up = ctx.cancelled();
+        let ended = match select(one(&actor, &mut ctx, body), given_up).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right(_) => Ok(()),
+        };
+        if let Err(why) = ended {
+            life::refuse_bytes(&mut ctx, &why);
+        }
+    };
+    let ended = pin!(AssertUnwindSafe(reading).catch_unwind()).await;
+    drop(actor);
+    if let Err(panic) = ended {
+        done.cell.end(Ending::Kill(Cause::Panicked(panic_text(&*panic))));
+        // Its answer is owed until the actor's end is known, and says that then.
+        std::future::pending::<()>().await;
+    }
+    life::settle(&ctx, &mut Vec::from_iter(paid)).await;
+    drop(done);
+}
