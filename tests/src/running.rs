@@ -70,6 +70,14 @@ impl Running {
 
     fn spawn(mut command: Command, state: PathBuf, log: PathBuf, output: Output) -> Self {
         let slot = Slot::take();
+        // Whoever is started in a shell's background ignores Ctrl-C, and so do its children; a terminal's command does not.
+        // SAFETY: between fork and exec nothing is called but signal(2), which may be.
+        unsafe {
+            command.pre_exec(|| match libc::signal(libc::SIGINT, libc::SIG_DFL) {
+                libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
         let child = command.env("LYCEUM_STATE_DIR", &state).process_group(0).spawn();
         let child = child.expect("the program under test starts");
         Self { child, state, log, output, begun: Instant::now(), _slot: slot }

@@ -107,12 +107,12 @@ impl Client {
 
     /// Ends a job; returns when nothing of it is left.
     pub async fn end_job(&self, job: u64, by: &str) -> Result<(), ClusterError> {
-        Ok(self.ask(Ask::EndJob { job, by: by.to_owned(), kill: false }).await.map(drop)?)
+        self.done(Ask::EndJob { job, by: by.to_owned(), kill: false }).await
     }
 
     /// Ends a job without asking its processes; returns when nothing of it is left.
     pub async fn kill_job(&self, job: u64, by: &str) -> Result<(), ClusterError> {
-        Ok(self.ask(Ask::EndJob { job, by: by.to_owned(), kill: true }).await.map(drop)?)
+        self.done(Ask::EndJob { job, by: by.to_owned(), kill: true }).await
     }
 
     /// The state of everything.
@@ -123,9 +123,26 @@ impl Client {
         }
     }
 
+    /// Has nothing new started on a node, for this reason.
+    pub async fn cordon(&self, node: &str, why: &str) -> Result<(), ClusterError> {
+        self.done(Ask::Cordon { node: node.to_owned(), why: why.to_owned() }).await
+    }
+
+    /// The opposite of [`cordon`](Self::cordon) and [`drain`](Self::drain).
+    pub async fn uncordon(&self, node: &str) -> Result<(), ClusterError> {
+        self.done(Ask::Uncordon { node: node.to_owned() }).await
+    }
+
+    /// Has nothing new started on a node, and what is on it after `within` ended, or started elsewhere where it has
+    /// restarts; returns when nothing of it is left there.
+    pub async fn drain(&self, node: &str, within: Duration, by: &str) -> Result<(), ClusterError> {
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        self.done(Ask::Drain { node: node.to_owned(), within_ms, by: by.to_owned() }).await
+    }
+
     /// Ends the cluster; returns when its agents have ended.
     pub async fn shut_down(&self, by: &str) -> Result<(), ClusterError> {
-        Ok(self.ask(Ask::Shutdown { by: by.to_owned() }).await.map(drop)?)
+        self.done(Ask::Shutdown { by: by.to_owned() }).await
     }
 
     /// Waits for the end of the connection and says why it ended.
@@ -135,6 +152,11 @@ impl Client {
             Ok(why) => why.clone().unwrap_or_default(),
             Err(_) => "the client was closed".to_owned(),
         }
+    }
+
+    /// Has it done; the answer says no more than that.
+    async fn done(&self, ask: Ask) -> Result<(), ClusterError> {
+        Ok(self.ask(ask).await.map(drop)?)
     }
 
     /// Starts this process's own part in the cluster, so that it can call actors and be called: once per client. The

@@ -164,6 +164,13 @@ pub struct Health {
     /// How long a process that is asked to stop may take before it is killed.
     #[serde(default = "Health::default_stop")]
     pub stop: f64,
+    /// A node on which so many actors fail within `cordon_window`, of roles that fail nowhere else, takes nothing new until
+    /// `lyceum uncordon`; 0: never.
+    #[serde(default = "Health::default_cordon_after")]
+    pub cordon_after: u32,
+    /// See `cordon_after`.
+    #[serde(default = "Health::default_cordon_window")]
+    pub cordon_window: f64,
 }
 
 impl Health {
@@ -178,6 +185,14 @@ impl Health {
     fn default_stop() -> f64 {
         5.0
     }
+
+    fn default_cordon_after() -> u32 {
+        5
+    }
+
+    fn default_cordon_window() -> f64 {
+        60.0
+    }
 }
 
 impl Default for Health {
@@ -186,6 +201,8 @@ impl Default for Health {
             unreachable: Self::default_unreachable(),
             verdict: Self::default_verdict(),
             stop: Self::default_stop(),
+            cordon_after: Self::default_cordon_after(),
+            cordon_window: Self::default_cordon_window(),
         }
     }
 }
@@ -433,7 +450,7 @@ fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
 }
 
 fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let Health { unreachable, verdict, stop } = document.value.health;
+    let Health { unreachable, verdict, stop, cordon_window, .. } = document.value.health;
     // Heartbeats come every half second: a late one is no silence.
     if !(1.0..=3.0).contains(&unreachable) {
         let text = format!("expected 1 to 3 seconds, found {unreachable}");
@@ -446,6 +463,10 @@ fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {
     }
     if !(0.0..=3600.0).contains(&stop) {
         return Err(document.refuse("health.stop", format!("expected 0 to 3600 seconds, found {stop}")));
+    }
+    if !(1.0..=86_400.0).contains(&cordon_window) {
+        let text = format!("expected 1 to 86400 seconds, found {cordon_window}");
+        return Err(document.refuse("health.cordon_window", text));
     }
     Ok(())
 }

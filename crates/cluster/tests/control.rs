@@ -12,7 +12,8 @@ use lyceum_cluster::control::vocabulary::{
     Answer, Ask, Command, Labels, Launch, Notice, Origin, Report, Running, StoreUse,
 };
 use lyceum_cluster::control::{
-    Agent, AgentEffect, AgentEvent, AgentOptions, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions,
+    Agent, AgentEffect, AgentEvent, AgentOptions, CordonRule, Head, HeadEffect, HeadEvent, HeadOptions,
+    NodeOptions,
 };
 use lyceum_cluster::units::Milli;
 
@@ -36,6 +37,7 @@ impl Cluster {
             unreachable: Duration::from_millis(2500),
             verdict: Duration::from_secs(10),
             stop_grace: Duration::from_secs(1),
+            cordon: CordonRule { failures: 3, within: Duration::from_secs(60) },
             nodes: BTreeMap::from([("a".to_owned(), node()), ("b".to_owned(), node())]),
         };
         let mut cluster = Cluster { head: Head::new(options, []), now: Duration::ZERO };
@@ -449,6 +451,161 @@ fn a_process_that_was_given_up_may_ask_for_nothing() {
         matches!(&answer, Answer::Error(ControlError::Refused(why)) if why.contains("was given up")),
         "{answer:?}"
     );
+}
+
+/// Where the process that is launched goes.
+fn launched_on(effects: &[HeadEffect]) -> Option<String> {
+    effects.iter().find_map(launch).map(|(node, _)| node)
+}
+
+impl Cluster {
+    fn fails(&mut self, process: u64) -> Vec<HeadEffect> {
+        self.dies(process)
+    }
+
+    fn state_of(&self, node: &str) -> String {
+        let status = self.head.status();
+        status.nodes.iter().find(|found| found.name == node).unwrap().state.clone()
+    }
+
+    /// An actor of `role` on node `a`, which has started.
+    fn on_a(&mut self, job: u64, role: &str) -> u64 {
+        self.started(CLIENT, SpawnRequest { role: role.into(), node: Some("a".into()), ..spawn(job, 0) })
+    }
+}
+
+#[test]
+fn what_waits_says_for_what() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    cluster.process(job, 2);
+    cluster.ask(CLIENT, Ask::Cordon { node: "b".into(), why: "it smells of smoke".into() });
+    cluster.ask(CLIENT, Ask::Spawn(spawn(job, 1)));
+    let status = cluster.head.status();
+    let waiting = status.actors.iter().find(|actor| actor.process == 0).unwrap();
+    assert_eq!(waiting.state, "waiting for room: a: cpus: 1 asked, 0 free; b: it smells of smoke");
+    assert_eq!(cluster.state_of("b"), "joined, closed: it smells of smoke");
+    let launched = cluster.ask(CLIENT, Ask::Uncordon { node: "b".into() });
+    assert_eq!(launched_on(&launched).as_deref(), Some("b"), "it takes what waited");
+}
+
+#[test]
+fn c7_a_node_on_which_too_many_actors_fail_takes_nothing_new() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    for number in 0..3 {
+        assert_eq!(cluster.state_of("a"), "joined", "after {number} failures");
+        let process = cluster.on_a(job, "gpu-user");
+        cluster.fails(process);
+    }
+    let said = "joined, closed: 3 actors failed on it within 60 s, the last, a gpu-user: ended by signal 9";
+    assert!(cluster.state_of("a").starts_with(said), "{}", cluster.state_of("a"));
+    for _ in 0..4 {
+        let effects = cluster.ask(CLIENT, Ask::Spawn(spawn(job, 0)));
+        assert_eq!(launched_on(&effects).as_deref(), Some("b"));
+    }
+    // The last one that takes anything is never closed for that.
+    for _ in 0..9 {
+        let process = cluster.process(job, 0);
+        cluster.fails(process);
+    }
+    assert_eq!(cluster.state_of("b"), "joined");
+    cluster.ask(CLIENT, Ask::Uncordon { node: "a".into() });
+    assert_eq!(cluster.state_of("a"), "joined");
+    let process = cluster.on_a(job, "gpu-user");
+    cluster.fails(process);
+    assert_eq!(cluster.state_of("a"), "joined", "what was is forgotten");
+}
+
+#[test]
+fn a_role_that_fails_everywhere_speaks_against_no_node_and_goes_elsewhere_first() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let mut nodes = Vec::new();
+    for _ in 0..8 {
+        let effects = cluster.ask(CLIENT, Ask::Spawn(spawn(job, 0)));
+        let (node, process) = effects.iter().find_map(launch).unwrap();
+        cluster.ready(&node, process);
+        cluster.fails(process);
+        nodes.push(node);
+    }
+    assert_eq!(nodes, ["a", "b", "a", "b", "a", "b", "a", "b"]);
+    assert_eq!((cluster.state_of("a"), cluster.state_of("b")), ("joined".into(), "joined".into()));
+}
+
+#[test]
+fn failures_that_are_long_past_and_ordered_ends_close_no_node() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    for _ in 0..2 {
+        let process = cluster.on_a(job, "role");
+        cluster.fails(process);
+    }
+    cluster.now += Duration::from_secs(61);
+    let process = cluster.on_a(job, "role");
+    cluster.fails(process);
+    for _ in 0..5 {
+        let process = cluster.on_a(job, "role");
+        let actor = cluster.head.status().actors.iter().find(|actor| actor.process == process).unwrap().actor;
+        cluster.ask(CLIENT, Ask::StopActor { actor, kill: true });
+        cluster.dies(process);
+    }
+    assert_eq!(cluster.state_of("a"), "joined");
+}
+
+#[test]
+fn a_drained_node_is_empty_in_time_and_what_has_restarts_goes_elsewhere() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let restarts = Restarts { count: 1, ..Restarts::default() };
+    let lasting = cluster.started(CLIENT, SpawnRequest { restarts, ..spawn(job, 1) });
+    assert_eq!(cluster.head.node_of(lasting).as_deref(), Some("a"));
+    let brief = cluster.on_a(job, "role");
+    let unknown = Ask::Drain { node: "c".into(), within_ms: 1, by: "the test".into() };
+    let refused = cluster.answer(CLIENT, unknown);
+    assert!(
+        matches!(&refused, Answer::Error(ControlError::Refused(why)) if why.contains("`c`")),
+        "{refused:?}"
+    );
+
+    let drain = Ask::Drain { node: "a".into(), within_ms: 2000, by: "the test".into() };
+    assert!(cluster.ask(CLIENT, drain).is_empty(), "there is time");
+    assert_eq!(cluster.state_of("a"), "joined, closed: drained by the test");
+    cluster.now += Duration::from_millis(1999);
+    assert!(stops(&cluster.event(HeadEvent::Tick)).is_empty());
+    cluster.now += Duration::from_millis(1);
+    let mut stopped = stops(&cluster.event(HeadEvent::Tick));
+    stopped.sort_unstable();
+    assert_eq!(stopped, [lasting, brief]);
+    assert!(stops(&cluster.event(HeadEvent::Tick)).is_empty(), "ordered once");
+
+    let effects = cluster.dies(lasting);
+    let (node, moved) = effects.iter().find_map(launch).expect("it is started elsewhere");
+    assert_eq!(node, "b");
+    cluster.ready("b", moved);
+    let ended = cluster.dies(brief);
+    assert!(ended.iter().all(|effect| launch(effect).is_none()), "it has no restarts");
+    let done = cluster.event(HeadEvent::Tick);
+    assert!(
+        done.iter().any(|effect| matches!(effect, HeadEffect::Reply { answer: Answer::Done, .. })),
+        "who drains is told"
+    );
+    // It has its restart still.
+    assert!(cluster.dies(moved).iter().any(|effect| launch(effect).is_some()));
+}
+
+#[test]
+fn an_actor_that_is_being_moved_can_be_ended() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let restarts = Restarts { count: 1, ..Restarts::default() };
+    let process = cluster.started(CLIENT, SpawnRequest { restarts, ..spawn(job, 1) });
+    let actor = cluster.head.status().actors[0].actor;
+    cluster.ask(CLIENT, Ask::Drain { node: "a".into(), within_ms: 0, by: "the test".into() });
+    assert_eq!(stops(&cluster.event(HeadEvent::Tick)), [process]);
+    assert_eq!(stops(&cluster.ask(CLIENT, Ask::StopActor { actor, kill: false })), [process]);
+    assert!(cluster.dies(process).iter().all(|effect| launch(effect).is_none()));
+    assert!(cluster.head.status().actors.is_empty());
 }
 
 /// The next launch, and when it came, within ten minutes; `process` has just died.

@@ -98,7 +98,8 @@ fn too_many(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
                 name: &node.name,
                 labels: &node.labels,
                 ledger,
-                open: true,
+                failures: 0,
+                closed: None,
             });
             let placed = placement::place(candidates, &request).ok();
             let Some((name, given)) = placed else {

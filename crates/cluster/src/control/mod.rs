@@ -12,6 +12,7 @@
 //! - **C4** A spawn that no node can ever hold is refused at once.
 //! - **C5** A name is one actor's: of all that ask for it at once with `or_get`, all get the same.
 //! - **C6** An actor that is bound to its spawner runs or waits only while that does, or is being ended.
+//! - **C7** On a node that is cordoned or drained nothing is started; who drains it is told when it is empty.
 
 mod agent;
 mod head;
@@ -25,4 +26,4 @@ pub mod resources;
 pub mod vocabulary;
 
 pub use agent::{Agent, AgentEffect, AgentEvent, AgentOptions, Ending, Watcher};
-pub use head::{Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions};
+pub use head::{CordonRule, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions};

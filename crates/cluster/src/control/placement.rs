@@ -15,9 +15,14 @@ pub struct Candidate<'a> {
     pub labels: &'a std::collections::BTreeMap<String, String>,
     /// Its account.
     pub ledger: &'a Ledger,
-    /// May processes be started on it now?
-    pub open: bool,
+    /// How often actors of the role in question failed there of late.
+    pub failures: usize,
+    /// Why no process may be started on it now, if none may.
+    pub closed: Option<&'a str>,
 }
+
+/// Nodes of which it is said why they do not hold a waiting request.
+const SHOWN: usize = 4;
 
 /// Why a request has no place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,12 +52,13 @@ impl fmt::Display for Impossible {
     }
 }
 
-/// The node that `request` is given, and what it is given there. Ties go to the name that comes first.
+/// The node that `request` is given, and what it is given there: one on which its role failed least of late. Ties go to the
+/// name that comes first.
 pub fn place<'a>(
     nodes: impl Iterator<Item = Candidate<'a>>,
     request: &Request,
 ) -> Result<(String, Allotment), Unplaced> {
-    let mut best: Option<(u64, &str, Allotment)> = None;
+    let mut best: Option<(usize, u64, &str, Allotment)> = None;
     let mut reasons = Vec::new();
     let mut later = false;
     for node in nodes {
@@ -61,20 +67,40 @@ pub fn place<'a>(
             continue;
         }
         later = true;
-        let Some(given) = node.open.then(|| node.ledger.fit(request).ok()).flatten() else { continue };
+        let fit = || node.ledger.fit(request).ok();
+        let Some(given) = node.closed.is_none().then(fit).flatten() else { continue };
         let fullness = node.ledger.fullness(&given);
-        let better = best.as_ref().is_none_or(|(other, _, _)| match request.strategy {
+        let better = best.as_ref().is_none_or(|(failures, other, _, _)| match request.strategy {
+            _ if node.failures != *failures => node.failures < *failures,
             Strategy::Spread => fullness < *other,
             Strategy::Pack => fullness > *other,
         });
         if better {
-            best = Some((fullness, node.name, given));
+            best = Some((node.failures, fullness, node.name, given));
         }
     }
     match best {
-        Some((_, name, given)) => Ok((name.to_owned(), given)),
+        Some((_, _, name, given)) => Ok((name.to_owned(), given)),
         None if later => Err(Unplaced::Later),
         None => Err(Unplaced::Never(Impossible { reasons })),
+    }
+}
+
+/// Why `request` has no place now, of each of the nodes that may come to hold it.
+pub fn waits_for<'a>(nodes: impl Iterator<Item = Candidate<'a>>, request: &Request) -> String {
+    let possible = nodes.filter(|node| never_on(node, request).is_none());
+    let reasons: Vec<String> = possible
+        .filter_map(|node| {
+            let why = match node.closed {
+                Some(why) => why.to_owned(),
+                None => node.ledger.fit(request).err()?.to_string(),
+            };
+            Some(format!("{}: {why}", node.name))
+        })
+        .collect();
+    match reasons.len() {
+        0..=SHOWN => reasons.join("; "),
+        more => format!("{}; and {} more nodes", reasons[..SHOWN].join("; "), more - SHOWN),
     }
 }
 
@@ -121,10 +147,16 @@ mod tests {
         cpus.iter().map(node).collect()
     }
 
+    fn candidate<'a>(
+        (name, ledger): &'a (String, Ledger),
+        labels: &'a BTreeMap<String, String>,
+    ) -> Candidate<'a> {
+        Candidate { name, labels, ledger, failures: 0, closed: None }
+    }
+
     fn choose(nodes: &[(String, Ledger)], request: &Request) -> Result<String, Unplaced> {
         let labels = BTreeMap::new();
-        let candidates =
-            nodes.iter().map(|(name, ledger)| Candidate { name, labels: &labels, ledger, open: true });
+        let candidates = nodes.iter().map(|node| candidate(node, &labels));
         place(candidates, request).map(|(name, _)| name)
     }
 
@@ -170,8 +202,7 @@ mod tests {
             let values = values.iter().map(|value| (*value).to_owned()).collect();
             let rule = LabelRule { label: "disk".into(), values, not };
             let request = Request { labels: vec![rule], ..Request::default() };
-            let candidates =
-                nodes.iter().map(|(name, ledger)| Candidate { name, labels: &labels, ledger, open: true });
+            let candidates = nodes.iter().map(|node| candidate(node, &labels));
             match place(candidates, &request) {
                 Err(Unplaced::Never(why)) => why.to_string(),
                 placed => placed.expect("a node that is open and empty").0,

@@ -41,8 +41,26 @@ pub enum Value {
     Actor(ActorState),
     /// Of [`Key::Process`].
     Process(ProcessState),
-    /// Of [`Key::Node`]: the newest incarnation of its agent that has joined.
-    Node(u64),
+    /// Of [`Key::Node`].
+    Node(NodeState),
+}
+
+/// What is remembered of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct NodeState {
+    /// The newest incarnation of its agent that has joined.
+    pub incarnation: u64,
+    /// Why it takes nothing new, if it does not.
+    pub closure: Option<Closure>,
+}
+
+/// A node takes nothing new.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Closure {
+    /// Why, for people.
+    pub why: String,
+    /// So many milliseconds after the order, or after a start of the head since, its processes are ended; without, they stay.
+    pub empty_within_ms: Option<u64>,
 }
 
 /// A job: everything that is started in it ends with it.
@@ -88,4 +106,6 @@ pub struct ProcessState {
     pub ready: Option<(std::net::SocketAddr, u32)>,
     /// Who ordered its end, once somebody has.
     pub stopped_by: Option<String>,
+    /// Is its actor to be started again elsewhere when it has ended, whatever it has left of restarts?
+    pub moves: bool,
 }

@@ -163,6 +163,27 @@ pub enum Ask {
     },
     /// This client wants to take part with a process of its own. Answered by [`Answer::Identity`]. Clients only.
     IssueClient,
+    /// Start nothing new on a node. Answered by [`Answer::Done`]. Clients only.
+    Cordon {
+        /// The node.
+        node: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// The opposite. Answered by [`Answer::Done`]. Clients only.
+    Uncordon {
+        /// The node.
+        node: String,
+    },
+    /// Start nothing new on a node, and have it empty in time. Answered by [`Answer::Done`] when it is. Clients only.
+    Drain {
+        /// The node.
+        node: String,
+        /// Milliseconds after which what is left there is ended, and started elsewhere where it has restarts.
+        within_ms: u64,
+        /// Who orders it, for people and death reports.
+        by: String,
+    },
     /// End the cluster. Answered by [`Answer::Done`] once nothing runs any more. Clients only.
     Shutdown {
         /// Who orders it.
@@ -275,7 +296,7 @@ pub struct Status {
 pub struct NodeStatus {
     /// Its name.
     pub name: String,
-    /// `joined`, `absent`, `unreachable`, `lost: why` or `left`.
+    /// `joined`, `absent`, `unreachable` or `lost: why`; of one that takes nothing new, `joined, closed: why`.
     pub state: String,
     /// May processes be placed on it now?
     pub joined: bool,
@@ -332,7 +353,7 @@ pub struct ActorStatus {
     pub name: Option<String>,
     /// The namespace of its name; the job's own names where absent.
     pub namespace: Option<String>,
-    /// `running`, `starting`, `stopping`, `waiting for room` or `waiting to be started again`.
+    /// `running`, `starting`, `stopping`, `waiting for room: why` or `waiting to be started again`.
     pub state: String,
     /// Its node; empty while it waits for one.
     pub node: String,

@@ -11,7 +11,7 @@ use crate::message;
 
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 const MAGIC: &[u8; 4] = b"LYRC";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEAD: usize = 16;
 
 #[derive(Debug, Archive, Serialize, Deserialize)]
@@ -112,20 +112,22 @@ fn unframe(bytes: &[u8]) -> Result<Stored, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::record::NodeState;
 
     #[test]
     fn what_was_committed_is_read_back_and_damage_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("records.redb");
         let records = Records::open(&path).unwrap();
+        let node = NodeState { incarnation: 3, closure: None };
         let put = |key: Key, value| Record { key, value: Some(value) };
         records
-            .commit(&[put(Key::Next, Value::Next(7)), put(Key::Node("a".into()), Value::Node(3))])
+            .commit(&[put(Key::Next, Value::Next(7)), put(Key::Node("a".into()), Value::Node(node.clone()))])
             .unwrap();
         records.commit(&[Record { key: Key::Next, value: None }]).unwrap();
         drop(records);
         let records = Records::open(&path).unwrap();
-        assert_eq!(records.read().unwrap(), vec![(Key::Node("a".into()), Value::Node(3))]);
+        assert_eq!(records.read().unwrap(), vec![(Key::Node("a".into()), Value::Node(node))]);
 
         let mut bytes = frame(&message::encode(&Stored { key: Key::Next, value: Value::Next(1) }).unwrap());
         assert!(unframe(&bytes).is_ok());

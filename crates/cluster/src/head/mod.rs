@@ -19,7 +19,7 @@ use self::database::Records;
 use crate::control::record::{Key, Value};
 use crate::control::resources::Capacity;
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
-use crate::control::{Head, HeadEvent, HeadOptions, NodeOptions};
+use crate::control::{CordonRule, Head, HeadEvent, HeadOptions, NodeOptions};
 use crate::daemon;
 use crate::error::ClusterError;
 use crate::manifest::{Manifest, NodeSection};
@@ -158,6 +158,10 @@ fn options(config: &HeadConfig) -> HeadOptions {
         unreachable: Duration::from_secs_f64(health.unreachable),
         verdict: Duration::from_secs_f64(health.verdict),
         stop_grace: Duration::from_secs_f64(health.stop),
+        cordon: CordonRule {
+            failures: health.cordon_after,
+            within: Duration::from_secs_f64(health.cordon_window),
+        },
         nodes: config.manifest.nodes.iter().map(|node| (node.name.clone(), node_options(node))).collect(),
     }
 }

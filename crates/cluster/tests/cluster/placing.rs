@@ -31,7 +31,8 @@ async fn what_can_never_be_is_refused_and_what_is_taken_is_waited_for() {
     assert!(taken.to_string().contains("the name `chair` is taken"), "{taken}");
     let second = tokio::spawn(cluster.spawn::<Probe>("second".into()).cpus(2).into_future());
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(testbed.status().await.actors.iter().any(|actor| actor.state == "waiting for room"));
+    let waits = "waiting for room: a: cpus: 2 asked, 0 free";
+    assert!(testbed.status().await.actors.iter().any(|actor| actor.state == waits));
     within(first.ask(Misbehave::Finish)).await.unwrap();
     let second = within(second).await.unwrap().unwrap();
     assert_eq!(look(&second, &[]).await.greeting, "second");
@@ -87,5 +88,46 @@ async fn labels_and_strategy_say_where_an_actor_goes() {
         "probe: no node can ever hold this request: node `a`: label `disk` is `fast`, `tape` asked; \
          node `b`: label `disk` is `slow`, `tape` asked; node `c`: has no label `disk`, `tape` asked"
     );
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn a_drained_node_is_empty_and_what_has_restarts_goes_on_elsewhere() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
+    let (mut job, system) = testbed.job().await;
+    let cluster = job.cluster(&system);
+    let lasting = cluster.spawn::<Probe>("lasting".into()).node("a").named("lasting").restarts(1);
+    let pinned = within(lasting.into_future()).await.unwrap();
+    let brief = within(cluster.spawn::<Probe>("brief".into()).named("brief").into_future()).await.unwrap();
+    let free = cluster.spawn::<Probe>("free".into()).named("free").restarts(1).cpus(0.5);
+    let free = within(free.into_future()).await.unwrap();
+    let on = |probe: &lyceum_actor::ActorRef<Probe>| probe.address().process.node.clone();
+    let client = testbed.client();
+    within(client.cordon("b", "the test")).await.unwrap();
+    let error = within(client.cordon("bb", "the test")).await.unwrap_err().to_string();
+    assert!(error.contains("did you mean `b`"), "{error}");
+    within(client.uncordon("b")).await.unwrap();
+
+    let node = on(&free);
+    let other = if node == "a" { "b" } else { "a" };
+    within(client.drain(&node, Duration::from_millis(100), "the test")).await.unwrap();
+    let status = testbed.status().await;
+    let drained = status.nodes.iter().find(|found| found.name == node).unwrap();
+    assert_eq!((drained.processes, &*drained.state), (0, "joined, closed: drained by the test"));
+    let moved = loop {
+        match within(cluster.lookup::<Probe>("free")).await.unwrap() {
+            Some(moved) if moved.address() != free.address() => break moved,
+            _ => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    assert_eq!(on(&moved), other);
+    assert_eq!(look(&moved, &[]).await.greeting, "free");
+    for probe in [&pinned, &brief] {
+        if on(probe) == node {
+            assert!(matches!(within(probe.died()).await.cause, Cause::OrderedBy(_)));
+        }
+    }
+    within(job.end("the test")).await.unwrap();
+    while !matches!(job.next_event().await, Some(lyceum_cluster::JobEvent::JobEnded { .. }) | None) {}
     testbed.down().await;
 }

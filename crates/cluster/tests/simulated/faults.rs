@@ -16,6 +16,13 @@ impl World {
             57..58 => self.restart_head(),
             58..62 => self.stop_some_actor(),
             62..72 => self.watch_something(),
+            72..74 => self.ask(|_| Ask::Cordon { node, why: "the test".into() }),
+            74..76 => {
+                let within_ms = self.random.below(4000);
+                self.drains.insert(self.questions + 1);
+                self.ask(|_| Ask::Drain { node, within_ms, by: "the test".into() });
+            }
+            76..82 => self.ask(|_| Ask::Uncordon { node }),
             _ => {}
         }
     }
@@ -118,6 +125,7 @@ impl World {
         self.term += 1;
         self.term_began = self.now;
         self.open_ends.clear();
+        self.drains.clear();
         for agent in self.agents.values_mut().filter(|agent| agent.link == Link::Up) {
             agent.connection += 1;
             agent.link = Link::Down { until: self.now + 500 };

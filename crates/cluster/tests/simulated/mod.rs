@@ -14,8 +14,8 @@ use lyceum_cluster::control::record::{Key, Value};
 use lyceum_cluster::control::resources::{Allotment, Capacity, Ledger};
 use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Launch, Origin, Report, Running};
 use lyceum_cluster::control::{
-    Agent, AgentEffect, AgentEvent, AgentOptions, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions,
-    Watcher,
+    Agent, AgentEffect, AgentEvent, AgentOptions, CordonRule, Head, HeadEffect, HeadEvent, HeadOptions,
+    NodeOptions, Watcher,
 };
 use lyceum_cluster::units::Milli;
 
@@ -37,6 +37,10 @@ pub struct World {
     jobs: BTreeSet<u64>,
     questions: u64,
     open_ends: BTreeSet<u64>,
+    /// Questions for a node to be emptied that have no answer yet.
+    drains: BTreeSet<u64>,
+    /// Processes that were sent to a node once.
+    placed: BTreeSet<u64>,
     term: u64,
     /// (watcher process, target process) that still wait for the news.
     watches: BTreeSet<(u64, u64)>,
@@ -99,6 +103,8 @@ impl World {
             jobs: BTreeSet::new(),
             questions: 0,
             open_ends: BTreeSet::new(),
+            drains: BTreeSet::new(),
+            placed: BTreeSet::new(),
             term: 1,
             watches: BTreeSet::new(),
             history: Vec::new(),
@@ -176,6 +182,10 @@ impl World {
             }
             self.head_event(HeadEvent::Tick);
             self.assert_safety();
+        }
+        assert!(self.drains.is_empty(), "C7, seed {}: drains never answered {:?}", self.seed, self.drains);
+        for node in NODES {
+            self.ask(|_| Ask::Uncordon { node: node.into() });
         }
     }
 
@@ -266,6 +276,16 @@ impl World {
         self.history.push(format!("{} {effect:?}", self.now));
         match effect {
             HeadEffect::ToAgent { node, incarnation, command } => {
+                if let Command::Launch(launch) = &command
+                    && self.placed.insert(launch.process)
+                {
+                    let closure = match self.disk.get(&Key::Node(node.clone())) {
+                        Some(Value::Node(state)) => state.closure.as_ref(),
+                        _ => None,
+                    };
+                    let process = launch.process;
+                    assert_eq!(closure, None, "C7, seed {}: {process} is placed on {node}", self.seed);
+                }
                 let agent = &self.agents[&node];
                 let connection = agent.connection;
                 if agent.incarnation != incarnation || agent.link != Link::Up || agent.joined != connection {
@@ -279,6 +299,7 @@ impl World {
             }
             HeadEffect::Reply { request, answer, .. } => {
                 self.open_ends.remove(&request);
+                self.drains.remove(&request);
                 if let Answer::Job(job) = answer {
                     self.jobs.insert(job);
                 }
@@ -365,6 +386,7 @@ fn head_options() -> HeadOptions {
         unreachable: Duration::from_millis(2500),
         verdict: Duration::from_secs(10),
         stop_grace: Duration::from_secs(2),
+        cordon: CordonRule { failures: 4, within: Duration::from_secs(20) },
         nodes: NODES.iter().map(|name| (name.to_string(), node())).collect(),
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one per file.
 
 mod bench;
+mod cordon;
 mod daemons;
 mod down;
 mod progress;
@@ -31,6 +32,12 @@ pub enum Command {
     Down(down::Down),
     /// Show nodes, resources, jobs and actors of a cluster
     Status(status::Status),
+    /// Start nothing new on a node; what runs there goes on
+    Cordon(cordon::Cordon),
+    /// The opposite of cordon and drain
+    Uncordon(cordon::Uncordon),
+    /// Start nothing new on a node, have it empty in time, and wait until it is
+    Drain(cordon::Drain),
     /// Measure this installation on this machine, beside the bare transport and another system
     Bench(bench::Bench),
     /// The other end of a bare echo; `bench` starts it
@@ -63,6 +70,9 @@ impl Command {
             Command::Up(up) => up.run(),
             Command::Down(down) => down.run(),
             Command::Status(status) => status.run(),
+            Command::Cordon(cordon) => cordon.run(),
+            Command::Uncordon(uncordon) => uncordon.run(),
+            Command::Drain(drain) => drain.run(),
             Command::Bench(bench) => bench.run(),
             Command::BenchEcho(echo) => echo.run(),
             Command::Head(head) => head.run(),

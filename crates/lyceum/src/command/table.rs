@@ -38,8 +38,7 @@ pub fn actors(status: &Status) -> String {
                 (Some(namespace), name) => format!("{namespace}/{name}"),
                 (None, name) => name.to_owned(),
             },
-            // What belongs to no job outlives all.
-            if actor.job == 0 { String::new() } else { actor.job.to_string() },
+            actor.job.to_string(),
             actor.state.clone(),
             actor.node.clone(),
             if actor.pid == 0 { String::new() } else { actor.pid.to_string() },

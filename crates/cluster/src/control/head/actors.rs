@@ -67,19 +67,25 @@ impl Head {
         if self.waiting.len() >= MAX_WAITING {
             return Err(format!("{MAX_WAITING} actors wait for room already"));
         }
-        match placement::place(self.candidates(), &requested(request)) {
+        match placement::place(self.candidates(&request.role), &requested(request)) {
             Err(Unplaced::Never(why)) => Err(format!("{}: {why}", request.role)),
             Ok(_) | Err(Unplaced::Later) => Ok(()),
         }
     }
 
-    fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
+    fn candidates<'a>(&'a self, role: &'a str) -> impl Iterator<Item = Candidate<'a>> {
         self.nodes.iter().map(|(name, node)| Candidate {
             name,
             labels: &node.options.labels,
             ledger: &node.ledger,
-            open: node.open(),
+            failures: self.failures.of_role(role, name),
+            closed: node.closed(),
         })
+    }
+
+    /// What an actor that has no process waits for.
+    pub(super) fn waits_for(&self, request: &SpawnRequest) -> String {
+        placement::waits_for(self.candidates(&request.role), &requested(request))
     }
 
     /// Gives those who wait what has become free, in the order in which they asked.
@@ -87,7 +93,7 @@ impl Head {
         let waiting = std::mem::take(&mut self.waiting);
         for actor in waiting {
             let Some(state) = self.actors.get(&actor) else { continue };
-            match placement::place(self.candidates(), &requested(&state.request)) {
+            match placement::place(self.candidates(&state.request.role), &requested(&state.request)) {
                 Ok((node, allotment)) => {
                     let job = state.request.job;
                     let process = self.allot();
@@ -104,6 +110,7 @@ impl Head {
                             allotment,
                             ready: None,
                             stopped_by: None,
+                            moves: false,
                         },
                     );
                     if let Some(state) = self.actors.get_mut(&actor) {
@@ -169,7 +176,9 @@ impl Head {
     /// Orders the end of a process; its resources are free when it has ended.
     pub(super) fn stop_process(&mut self, process: u64, by: &str, kill: bool) {
         let Some(state) = self.processes.get_mut(&process) else { return };
-        if state.stopped_by.is_none() {
+        // Whoever orders the end of its actor overrules who only moves it.
+        let moved = std::mem::take(&mut state.moves);
+        if state.stopped_by.is_none() || moved {
             state.stopped_by = Some(by.to_owned());
             self.dirty.insert(Key::Process(process));
         } else if !kill {
@@ -205,14 +214,22 @@ impl Head {
         let ordered = state.stopped_by.is_some();
         let finished = !death.cause.is_a_fault();
         let again = match ordered || finished || !record.started {
+            _ if state.moves => Some(record.restarts_left),
             true => None,
             false => self.restarts.again(actor, record.request.restarts, record.restarts_left, self.now),
         };
-        let Some(restarts_left) = again else {
+        let role = record.request.role.clone();
+        if !ordered && !finished {
+            self.note_failure(&state.node, actor, &role, &death.cause);
+        }
+        let (Some(restarts_left), Some(record)) = (again, self.actors.get_mut(&actor)) else {
             self.actor_ended(actor, &death, ordered || finished);
             return;
         };
         record.restarts_left = restarts_left;
+        if state.moves {
+            self.waiting.push_back(actor);
+        }
         let job = record.request.job;
         let report = death.report(&record.request.role, Some(ActorId(actor)));
         self.notify_job(job, JobEvent::Restarting { report, restarts_left });
@@ -241,7 +258,8 @@ impl Head {
 impl Head {
     /// Whoever asked is gone: nobody waits for the answers, and what was to end with it ends.
     pub(super) fn asker_gone(&mut self, origin: Origin) {
-        for askers in self.spawners.values_mut().chain(self.enders.values_mut()) {
+        let drainers = self.nodes.values_mut().map(|node| &mut node.drainers);
+        for askers in self.spawners.values_mut().chain(self.enders.values_mut()).chain(drainers) {
             askers.retain(|(asker, _)| *asker != origin);
         }
         self.spawner_gone(origin);

@@ -60,12 +60,11 @@ impl Head {
                     let incarnation = self.allot();
                     self.reply(asker, Answer::Identity { node, incarnation });
                 }
-                false => {
-                    let known = self.nodes.keys().map(String::as_str);
-                    let why = crate::strict::unknown("node", &node, known);
-                    self.refuse(asker, why);
-                }
+                false => self.refuse_node(asker, &node),
             },
+            (Ask::Cordon { node, why }, _) => self.cordon(asker, &node, why),
+            (Ask::Uncordon { node }, _) => self.uncordon(asker, &node),
+            (Ask::Drain { node, within_ms, by }, _) => self.drain(asker, &node, within_ms, &by),
             (Ask::IssueClient, Origin::Client(client)) => {
                 let incarnation = self.allot();
                 if let Some(state) = self.clients.get_mut(&client) {
@@ -112,6 +111,9 @@ impl Head {
             | Ask::Follow { .. }
             | Ask::IssueNode { .. }
             | Ask::IssueClient
+            | Ask::Cordon { .. }
+            | Ask::Uncordon { .. }
+            | Ask::Drain { .. }
             | Ask::Shutdown { .. } => {
                 Err(format!("process {process} is a worker, and this is for clients of the cluster only"))
             }

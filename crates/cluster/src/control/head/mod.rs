@@ -2,6 +2,7 @@
 
 mod actors;
 mod asks;
+mod closing;
 mod names;
 mod nodes;
 mod restarts;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use lyceum_actor::{ControlError, ProcessDeath};
 
+pub use self::closing::CordonRule;
+use self::closing::Failures;
 use self::names::Name;
 use self::nodes::Node;
 use self::restarts::Rests;
@@ -38,6 +41,8 @@ pub struct HeadOptions {
     pub verdict: Duration,
     /// How long a process may take to stop before it is killed.
     pub stop_grace: Duration,
+    /// When a node is taken for the reason that actors fail on it.
+    pub cordon: CordonRule,
     /// The nodes of the manifest, by name.
     pub nodes: BTreeMap<String, NodeOptions>,
 }
@@ -203,6 +208,8 @@ pub struct Head {
     waiting: VecDeque<u64>,
     /// What is to be remembered of restarts.
     restarts: Rests,
+    /// Failures that may speak against nodes.
+    failures: Failures,
     /// Spawns whose askers have no answer yet, by actor.
     spawners: BTreeMap<u64, Vec<(Origin, u64)>>,
     /// Those who wait for a job's end.
@@ -245,6 +252,7 @@ impl Head {
             names: BTreeMap::new(),
             waiting: VecDeque::new(),
             restarts: Rests::default(),
+            failures: Failures::default(),
             spawners: BTreeMap::new(),
             enders: BTreeMap::new(),
             clients: BTreeMap::new(),
@@ -267,9 +275,9 @@ impl Head {
             (Key::Job(job), Value::Job(state)) => drop(self.jobs.insert(job, state)),
             (Key::Actor(actor), Value::Actor(state)) => drop(self.actors.insert(actor, state)),
             (Key::Process(process), Value::Process(state)) => drop(self.processes.insert(process, state)),
-            (Key::Node(name), Value::Node(incarnation)) => {
+            (Key::Node(name), Value::Node(state)) => {
                 if let Some(node) = self.nodes.get_mut(&name) {
-                    node.incarnation = incarnation;
+                    node.restore(state);
                 }
             }
             // Keys and values are written in pairs; another pairing is no record of ours.
@@ -323,7 +331,10 @@ impl Head {
             }
             HeadEvent::Asked { origin, request, ask } => self.asked(origin, request, ask),
             HeadEvent::ClientGone { client } => self.client_gone(client),
-            HeadEvent::Tick => self.look_at_silence(),
+            HeadEvent::Tick => {
+                self.look_at_silence();
+                self.look_at_drains();
+            }
             HeadEvent::Shutdown { by } => self.shut_down(None, &by),
         }
         self.waiting.extend(self.restarts.due(self.now));
@@ -344,7 +355,7 @@ impl Head {
             Key::Job(job) => self.jobs.get(job).cloned().map(Value::Job),
             Key::Actor(actor) => self.actors.get(actor).cloned().map(Value::Actor),
             Key::Process(process) => self.processes.get(process).cloned().map(Value::Process),
-            Key::Node(name) => self.nodes.get(name).map(|node| Value::Node(node.incarnation)),
+            Key::Node(name) => self.nodes.get(name).map(|node| Value::Node(node.record())),
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use lyceum_actor::{Cause, ProcessDeath};
 
-use super::super::record::{Key, ProcessState};
+use super::super::record::{Closure, Key, NodeState, ProcessState};
 use super::super::resources::Ledger;
-use super::super::vocabulary::{Command, Notice, Report, Running, StoreUse};
+use super::super::vocabulary::{Command, Notice, Origin, Report, Running, StoreUse};
 use super::{Head, HeadEffect, NodeOptions};
 
 /// After a restart of the head, agents have this much longer than the verdict takes to find it again.
@@ -25,6 +25,12 @@ pub(super) struct Node {
     pub(super) address: Option<SocketAddr>,
     pub(super) pid: u32,
     pub(super) store: StoreUse,
+    /// Why it takes nothing new, if it does not.
+    pub(super) closure: Option<Closure>,
+    /// When what is left on it is to go.
+    pub(super) empty_at: Option<Duration>,
+    /// Those who wait until it is empty.
+    pub(super) drainers: Vec<(Origin, u64)>,
     heard: Duration,
     probed: Option<Duration>,
     probe_failed: bool,
@@ -52,6 +58,9 @@ impl Node {
             address: None,
             pid: 0,
             store: StoreUse::default(),
+            closure: None,
+            empty_at: None,
+            drainers: Vec::new(),
             heard: Duration::ZERO,
             probed: None,
             probe_failed: false,
@@ -65,7 +74,30 @@ impl Node {
 
     /// May processes be started on it?
     pub(super) fn open(&self) -> bool {
-        self.presence == Presence::Joined
+        self.closed().is_none()
+    }
+
+    /// Why no process may be started on it, if none may.
+    pub(super) fn closed(&self) -> Option<&str> {
+        match (&self.presence, &self.closure) {
+            (Presence::Joined, None) => None,
+            (Presence::Joined, Some(closure)) => Some(&closure.why),
+            (Presence::Absent, _) => Some("absent"),
+            (Presence::Unreachable, _) => Some("unreachable"),
+            (Presence::Lost(_), _) => Some("lost"),
+        }
+    }
+
+    pub(super) fn record(&self) -> NodeState {
+        NodeState { incarnation: self.incarnation, closure: self.closure.clone() }
+    }
+
+    /// As an earlier term left it.
+    pub(super) fn restore(&mut self, state: NodeState) {
+        self.incarnation = state.incarnation;
+        let within = state.closure.as_ref().and_then(|closure| closure.empty_within_ms);
+        self.empty_at = within.map(Duration::from_millis);
+        self.closure = state.closure;
     }
 }
 
@@ -175,6 +207,7 @@ impl Head {
             allotment: item.allotment.clone(),
             ready: item.ready,
             stopped_by: Some("the head, which had given it up".into()),
+            moves: false,
         };
         self.processes.insert(item.process, state);
         self.dirty.insert(Key::Process(item.process));

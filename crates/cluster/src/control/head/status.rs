@@ -28,7 +28,10 @@ impl Head {
     fn node_status(&self, name: &str, node: &Node) -> NodeStatus {
         let state = match &node.presence {
             Presence::Absent => "absent".to_owned(),
-            Presence::Joined => "joined".to_owned(),
+            Presence::Joined => match node.closed() {
+                None => "joined".to_owned(),
+                Some(why) => format!("joined, closed: {why}"),
+            },
             Presence::Unreachable => "unreachable".to_owned(),
             Presence::Lost(why) => format!("lost: {why}"),
         };
@@ -51,7 +54,7 @@ impl Head {
         let process = record.process.and_then(|process| Some((process, self.processes.get(&process)?)));
         let state = match process {
             None if self.restarts.is_resting(actor) => "waiting to be started again",
-            None => "waiting for room",
+            None => &format!("waiting for room: {}", self.waits_for(&record.request)),
             Some((_, process)) if process.stopped_by.is_some() => "stopping",
             Some((_, process)) if process.ready.is_some() => "running",
             Some(_) => "starting",

@@ -1,0 +1,169 @@
+//! Nodes that take nothing new: cordoned by a person or for their failures, or drained.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use lyceum_actor::Cause;
+
+use super::super::record::{Closure, Key};
+use super::super::vocabulary::{Answer, Origin};
+use super::Head;
+
+/// When a node is cordoned for its failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CordonRule {
+    /// So many actors must have failed on it; 0: never.
+    pub failures: u32,
+    /// Within this time.
+    pub within: Duration,
+}
+
+/// The failures of actors of late, oldest first. Of one term only.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Failures(VecDeque<Failure>);
+
+#[derive(Debug, Clone)]
+struct Failure {
+    at: Duration,
+    node: String,
+    actor: u64,
+    role: String,
+}
+
+impl Failures {
+    /// How often actors of `role` failed on `node` of late: they go elsewhere first.
+    pub(super) fn of_role(&self, role: &str, node: &str) -> usize {
+        self.0.iter().filter(|failure| failure.node == node && failure.role == role).count()
+    }
+
+    /// The actors whose failures speak against `node`: a role that fails on others too has itself to blame.
+    fn against(&self, node: &str) -> usize {
+        let elsewhere: BTreeSet<&str> =
+            self.0.iter().filter(|failure| failure.node != node).map(|failure| &*failure.role).collect();
+        let here = self.0.iter().filter(|failure| failure.node == node);
+        let its = here.filter(|failure| !elsewhere.contains(&*failure.role));
+        its.map(|failure| failure.actor).collect::<BTreeSet<u64>>().len()
+    }
+}
+
+impl Head {
+    /// An actor has failed on `name`. Where it is one too many, the node takes nothing new until a person says so, unless
+    /// no other takes anything either.
+    pub(super) fn note_failure(&mut self, name: &str, actor: u64, role: &str, cause: &Cause) {
+        let CordonRule { failures, within } = self.options.cordon;
+        // Of a lost node there is a verdict already.
+        if matches!(cause, Cause::NodeLost(_) | Cause::Unknown(_)) {
+            return;
+        }
+        let now = self.now;
+        self.failures.0.retain(|past| now.saturating_sub(past.at) < within);
+        self.failures.0.push_back(Failure { at: now, node: name.to_owned(), actor, role: role.to_owned() });
+        let count = self.failures.against(name);
+        let others_open = self.nodes.iter().any(|(other, node)| other != name && node.open());
+        if failures == 0 || count < failures as usize || !others_open {
+            return;
+        }
+        if let Some(node) = self.nodes.get_mut(name).filter(|node| node.closure.is_none()) {
+            let seconds = within.as_secs();
+            let why = format!("{count} actors failed on it within {seconds} s, the last, a {role}: {cause}");
+            tracing::warn!(node = name, why, "a node is cordoned");
+            node.closure = Some(Closure { why, empty_within_ms: None });
+            self.dirty.insert(Key::Node(name.to_owned()));
+        }
+    }
+
+    /// A person orders that `name` takes nothing new.
+    pub(super) fn cordon(&mut self, asker: (Origin, u64), name: &str, why: String) {
+        if self.close(asker, name, Closure { why, empty_within_ms: None }) {
+            self.reply(asker, Answer::Done);
+        }
+    }
+
+    /// A person orders that `name` takes nothing new, and is empty once `within_ms` have passed; the answer comes when it is.
+    pub(super) fn drain(&mut self, asker: (Origin, u64), name: &str, within_ms: u64, by: &str) {
+        let closure = Closure { why: format!("drained by {by}"), empty_within_ms: Some(within_ms) };
+        if self.close(asker, name, closure)
+            && let Some(node) = self.nodes.get_mut(name)
+        {
+            node.empty_at = Some(self.now.saturating_add(Duration::from_millis(within_ms)));
+            node.drainers.push(asker);
+        }
+    }
+
+    /// `name` takes what comes again, whatever closed it.
+    pub(super) fn uncordon(&mut self, asker: (Origin, u64), name: &str) {
+        let Some(node) = self.nodes.get_mut(name) else { return self.refuse_node(asker, name) };
+        node.closure = None;
+        node.empty_at = None;
+        let drainers = std::mem::take(&mut node.drainers);
+        self.failures.0.retain(|failure| failure.node != name);
+        self.dirty.insert(Key::Node(name.to_owned()));
+        for drainer in drainers {
+            self.refuse(drainer, format!("node `{name}` was uncordoned before it was empty"));
+        }
+        self.reply(asker, Answer::Done);
+    }
+
+    fn close(&mut self, asker: (Origin, u64), name: &str, closure: Closure) -> bool {
+        match self.nodes.get_mut(name) {
+            Some(node) => {
+                node.closure = Some(closure);
+                self.dirty.insert(Key::Node(name.to_owned()));
+                true
+            }
+            None => {
+                self.refuse_node(asker, name);
+                false
+            }
+        }
+    }
+
+    pub(super) fn refuse_node(&mut self, asker: (Origin, u64), name: &str) {
+        let known = self.nodes.keys().map(String::as_str);
+        let why = crate::strict::unknown("node", name, known);
+        self.refuse(asker, why);
+    }
+
+    /// Whoever waits for empty nodes is told; what is left on a node whose time is up goes: actors that are started again
+    /// when they die are started elsewhere, the others end.
+    pub(super) fn look_at_drains(&mut self) {
+        let draining: Vec<String> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.empty_at.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in draining {
+            let on_it: Vec<u64> = self
+                .processes
+                .iter()
+                .filter(|(_, process)| process.node == name)
+                .map(|(process, _)| *process)
+                .collect();
+            let Some(node) = self.nodes.get_mut(&name) else { continue };
+            if on_it.is_empty() {
+                for drainer in std::mem::take(&mut node.drainers) {
+                    self.reply(drainer, Answer::Done);
+                }
+            } else if node.empty_at.is_some_and(|at| at <= self.now) {
+                let by = node.closure.as_ref().map(|closure| closure.why.clone()).unwrap_or_default();
+                for process in on_it {
+                    self.move_process(process, &format!("its node, which is {by}"));
+                }
+            }
+        }
+    }
+
+    fn move_process(&mut self, process: u64, by: &str) {
+        let Some(state) = self.processes.get(&process).filter(|state| state.stopped_by.is_none()) else {
+            return;
+        };
+        let restarts =
+            |actor: u64| self.actors.get(&actor).is_some_and(|state| state.request.restarts.count > 0);
+        let moves = state.actor.is_some_and(restarts);
+        self.stop_process(process, by, false);
+        if let Some(state) = self.processes.get_mut(&process) {
+            state.moves = moves;
+        }
+    }
+}
