@@ -16,7 +16,8 @@ pub fn folder() -> &'static Path {
 /// A test program lies in `target/PROFILE/deps`: what it tests is built beside it, in the same profile.
 fn build() -> PathBuf {
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "-p", "lyceum", "-p", "lyceum-worker"])
+        // Of the whole workspace: chosen one by one, they would have dependencies built again with other features.
+        .args(["build", "--quiet", "--workspace", "--bins"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo starts");

@@ -31,17 +31,10 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds all programs that a user runs.
+/// Builds all programs, of the whole workspace: chosen one by one, they would have dependencies built with other features
+/// than the tests have, which takes minutes.
 pub fn build_programs() -> Result<()> {
-    run(cargo().args([
-        "build",
-        "--package",
-        "lyceum",
-        "--package",
-        "lyceum-worker",
-        "--package",
-        "lyceum-debian",
-    ]))
+    run(cargo().args(["build", "--workspace", "--bins"]))
 }
 
 /// Lets a program find the libtorch of `directory`, also where flags or a target folder of the user's own have cost it
