@@ -70,24 +70,25 @@ impl Bed {
 
     /// Starts `lyceum run` of a run file that says `text` into the folder `out`.
     pub fn run_text(&self, text: &str, out: &str) -> Running {
-        // One file a folder: the settings of a test's runs differ.
+        self.start(self.run_command(&self.run_file(text, out), "cluster.toml", out), out)
+    }
+
+    /// Writes a run file that says `text`: one a folder, because the settings of a test's runs differ.
+    fn run_file(&self, text: impl AsRef<[u8]>, out: &str) -> String {
         let file = format!("{out}.toml");
         self.write(&file, text);
-        self.run_files(&file, "cluster.toml", out)
+        file
     }
 
     /// Starts `lyceum run` of these settings into the folder `out`; whoever should read what it says is gone.
     pub fn run_unread(&self, run: &RunText, out: &str) -> Running {
-        let file = format!("{out}.toml");
-        self.write(&file, run.to_string());
-        Running::start_unread(self.run_command(&file, "cluster.toml", out), self.state(), self.output(out))
+        let run = self.run_command(&self.run_file(run.to_string(), out), "cluster.toml", out);
+        Running::start_unread(run, self.state(), self.output(out))
     }
 
     /// Starts `lyceum run` of these settings into the folder `out`, on a terminal: that of script(1).
     pub fn run_on_terminal(&self, run: &RunText, out: &str) -> Running {
-        let file = format!("{out}.toml");
-        self.write(&file, run.to_string());
-        let run = self.run_command(&file, "cluster.toml", out);
+        let run = self.run_command(&self.run_file(run.to_string(), out), "cluster.toml", out);
         let words = std::iter::once(run.get_program()).chain(run.get_args());
         let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
         let mut command = Command::new("script");
@@ -111,10 +112,9 @@ impl Bed {
 
     /// Starts `lyceum-worker local` of these settings into the folder `out`.
     pub fn local(&self, run: &RunText, out: &str) -> Running {
-        let file = format!("{out}.toml");
-        self.write(&file, run.to_string());
+        let file = self.path(&self.run_file(run.to_string(), out));
         let mut command = Command::new(programs::folder().join("lyceum-worker"));
-        command.arg("local").arg(self.path(&file)).arg("--out").arg(self.path(out));
+        command.arg("local").arg(file).arg("--out").arg(self.path(out));
         self.start(command, out)
     }
 

@@ -55,31 +55,18 @@ pub(crate) struct Deferred;
 
 impl<A: Actor> Context<A> {
     pub(crate) fn new(system: System, cell: Arc<Cell>) -> Self {
-        let me = ActorRef::to_cell(&system, cell.clone());
-        Context {
-            system,
-            cell,
-            me,
-            owed: None,
-            trace: 0,
-            deadline: None,
-            batch: VecDeque::new(),
-            belongings: Arc::default(),
-        }
+        Self::with(system, cell, Arc::default())
     }
 
     /// The same actor's view for a reader at work beside others.
     pub(crate) fn of_reader(&self) -> Self {
-        Context {
-            system: self.system.clone(),
-            cell: self.cell.clone(),
-            me: self.me.clone(),
-            owed: None,
-            trace: 0,
-            deadline: None,
-            batch: VecDeque::new(),
-            belongings: self.belongings.clone(),
-        }
+        Self::with(self.system.clone(), self.cell.clone(), self.belongings.clone())
+    }
+
+    fn with(system: System, cell: Arc<Cell>, belongings: Arc<Mutex<Belongings>>) -> Self {
+        let me = ActorRef::to_cell(&system, cell.clone());
+        let batch = VecDeque::new();
+        Context { system, cell, me, owed: None, trace: 0, deadline: None, batch, belongings }
     }
 
     fn belongings(&self) -> MutexGuard<'_, Belongings> {
@@ -154,15 +141,22 @@ impl<A: Actor> Context<A> {
         args: Args<B>,
     ) -> Result<ActorRef<B::Role>, SpawnError> {
         let child = self.system.spawn_local::<B>(args, self.cell.address.job).await?;
+        self.keep(|belongings| {
+            belongings.children.retain(|child| child.death().is_none());
+            belongings.children.extend(child.cell());
+        });
+        Ok(child)
+    }
+
+    /// Adds to what ends with the actor.
+    fn keep(&self, add: impl FnOnce(&mut Belongings)) {
         let mut belongings = self.belongings();
-        belongings.children.retain(|child| child.death().is_none());
-        belongings.children.extend(child.cell());
+        add(&mut belongings);
         let closed = belongings.closed;
         drop(belongings);
         if closed {
             self.close();
         }
-        Ok(child)
     }
 
     /// A permit for each stream that may still wait for its reader.
@@ -203,14 +197,10 @@ impl<A: Actor> Context<A> {
     /// Its way back is a message to [`me`](Context::me).
     pub fn spawn_task(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         let task = self.system.executor().spawn(task);
-        let mut belongings = self.belongings();
-        belongings.tasks.retain(|task| !task.is_finished());
-        belongings.tasks.push(task);
-        let closed = belongings.closed;
-        drop(belongings);
-        if closed {
-            self.close();
-        }
+        self.keep(|belongings| {
+            belongings.tasks.retain(|task| !task.is_finished());
+            belongings.tasks.push(task);
+        });
     }
 
     /// Has a message handled by this actor when `other` has ended, however it did: what `message` makes of the report.

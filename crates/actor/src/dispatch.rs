@@ -42,11 +42,14 @@ pub(crate) enum Way<A: Actor> {
     /// Beside others that read.
     Beside {
         /// One of them.
-        one: for<'a> fn(&'a A, &'a mut Context<A>, Body) -> Handling<'a>,
+        one: ReadOne<A>,
         /// All of them that come one after the other.
         session: Session<A>,
     },
 }
+
+/// Runs one message through its reader.
+pub(crate) type ReadOne<A> = for<'a> fn(&'a A, &'a mut Context<A>, Body) -> Handling<'a>;
 
 /// One message being handled. The error says why bytes are no such message.
 pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;

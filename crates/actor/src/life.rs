@@ -103,8 +103,8 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
         ctx.batch = batch;
         let mut done: Vec<(u64, Credits)> = Vec::new();
         while let Some(envelope) = ctx.batch.pop_front() {
-            let handler = <A::Role as Role>::Messages::handler(envelope.message);
-            if let Some(Way::Beside { session, .. }) = handler.map(|handle| handle.0) {
+            let way = way_of::<A>(&envelope);
+            if let Some(Way::Beside { session, .. }) = way {
                 settle(ctx, &mut done).await;
                 let Some(whole) = actor.take() else { continue };
                 let (whole, next) = session(whole, ctx, envelope).await;
@@ -122,7 +122,7 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
             }
             let large = envelope.payload.len() >= LARGE;
             if let Some(actor) = actor {
-                handle(actor, ctx, envelope).await;
+                handle(actor, ctx, way, envelope).await;
             }
             if large {
                 settle(ctx, &mut done).await;
@@ -135,11 +135,22 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
     }
 }
 
-async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, envelope: Envelope) {
-    let Some((way, body)) = begin(ctx, envelope).await else { return };
-    if let Way::Alone(handler) = way
-        && let Err(why) = handler(actor, ctx, body).await
-    {
+/// How the actor handles a message; `None`: not at all.
+pub(crate) fn way_of<A: Actor>(envelope: &Envelope) -> Option<Way<A>> {
+    <A::Role as Role>::Messages::handler(envelope.message).map(|handle| handle.0)
+}
+
+async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, way: Option<Way<A>>, envelope: Envelope) {
+    let Some(Way::Alone(handler)) = way else {
+        envelope.reply.finish(Outcome::Refused(format!(
+            "role {} has no message {:#x}: list it in the role's `Messages`",
+            A::Role::NAME,
+            envelope.message
+        )));
+        return;
+    };
+    let Some(body) = begin(ctx, envelope).await else { return };
+    if let Err(why) = handler(actor, ctx, body).await {
         refuse_bytes(ctx, &why);
     }
 }
@@ -151,8 +162,8 @@ pub(crate) fn refuse_bytes<A: Actor>(ctx: &mut Context<A>, why: &str) {
     }
 }
 
-/// What is to be done with a message that is to be handled still; its answer is owed from here on.
-pub(crate) async fn begin<A: Actor>(ctx: &mut Context<A>, envelope: Envelope) -> Option<(Way<A>, Body)> {
+/// The message, if it is to be handled still; its answer is owed from here on.
+pub(crate) async fn begin<A: Actor>(ctx: &mut Context<A>, envelope: Envelope) -> Option<Body> {
     if envelope.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         envelope.reply.finish(Outcome::Deadline);
         return None;
@@ -161,14 +172,6 @@ pub(crate) async fn begin<A: Actor>(ctx: &mut Context<A>, envelope: Envelope) ->
         envelope.reply.finish(Outcome::Cancelled);
         return None;
     }
-    let Some(handler) = <A::Role as Role>::Messages::handler(envelope.message) else {
-        envelope.reply.finish(Outcome::Refused(format!(
-            "role {} has no message {:#x}: list it in the role's `Messages`",
-            A::Role::NAME,
-            envelope.message
-        )));
-        return None;
-    };
     ctx.begin(envelope.reply, envelope.trace, envelope.deadline);
     let bytes = match envelope.payload {
         Payload::Inline(bytes) => bytes,
@@ -182,7 +185,7 @@ pub(crate) async fn begin<A: Actor>(ctx: &mut Context<A>, envelope: Envelope) ->
             }
         },
     };
-    Some((handler.0, Body { bytes, origin: envelope.origin }))
+    Some(Body { bytes, origin: envelope.origin })
 }
 
 /// Gives the credits of done messages back, and waits while a caller's share of the network is full of replies.

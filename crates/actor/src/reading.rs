@@ -21,9 +21,9 @@ use futures_util::{
 };
 
 use crate::{
-    Actor, Cause, Context, Role,
+    Actor, Cause, Context,
     cell::{Cell, Ending, Envelope, Taken},
-    dispatch::{HandledBy, Way},
+    dispatch::{ReadOne, Way},
     life::{self, panic_text},
 };
 
@@ -43,11 +43,15 @@ pub(crate) async fn session<A: Actor + Sync>(
     let actor = Arc::new(actor);
     let at_work = Arc::new(AtomicUsize::new(0));
     let mut next = Some(first);
-    while let Some(envelope) = next.take_if(|envelope| is_read::<A>(envelope)) {
+    while let Some(envelope) = next.take() {
+        let Some(Way::Beside { one, .. }) = life::way_of::<A>(&envelope) else {
+            next = Some(envelope);
+            break;
+        };
         at_work.fetch_add(1, Ordering::Relaxed);
         let reader = ctx.of_reader();
         let done = Done { cell: ctx.cell().clone(), at_work: at_work.clone() };
-        ctx.spawn_task(read(actor.clone(), reader, envelope, done));
+        ctx.spawn_task(read(actor.clone(), reader, one, envelope, done));
         next = following(ctx, &at_work, A::READERS.max(1)).await;
     }
     wait(&at_work, |readers| readers == 0).await;
@@ -57,17 +61,12 @@ pub(crate) async fn session<A: Actor + Sync>(
     }
 }
 
-fn is_read<A: Actor>(envelope: &Envelope) -> bool {
-    let handle = <A::Role as Role>::Messages::handler(envelope.message);
-    handle.is_some_and(|handle| matches!(handle.0, Way::Beside { .. }))
-}
-
 /// The next message, once fewer than `limit` readers are at work; `None` when all are done and there is none.
 async fn following<A: Actor>(ctx: &mut Context<A>, at_work: &AtomicUsize, limit: usize) -> Option<Envelope> {
     wait(at_work, |readers| readers < limit).await;
+    let cell = ctx.cell().clone();
     std::future::poll_fn(|_| {
         if ctx.batch.is_empty() {
-            let cell = ctx.cell().clone();
             let idle = at_work.load(Ordering::Acquire) == 0;
             match cell.take_batch(&mut ctx.batch) {
                 Taken::Some => {}
@@ -104,11 +103,16 @@ impl Drop for Done {
 }
 
 /// One reader: from its message to its answer, and its credit back.
-async fn read<A: Actor + Sync>(actor: Arc<A>, mut ctx: Context<A>, envelope: Envelope, done: Done) {
+async fn read<A: Actor + Sync>(
+    actor: Arc<A>,
+    mut ctx: Context<A>,
+    one: ReadOne<A>,
+    envelope: Envelope,
+    done: Done,
+) {
     let paid = envelope.paid;
     let reading = async {
-        let Some((way, body)) = life::begin(&mut ctx, envelope).await else { return };
-        let Way::Beside { one, .. } = way else { return };
+        let Some(body) = life::begin(&mut ctx, envelope).await else { return };
         let given_up = ctx.cancelled();
         let ended = match select(one(&actor, &mut ctx, body), given_up).await {
             Either::Left((ended, _)) => ended,

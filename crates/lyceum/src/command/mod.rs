@@ -1,4 +1,4 @@
-//! The commands, one per file.
+//! The commands, one per file, or those that belong together.
 
 mod bench;
 mod cordon;

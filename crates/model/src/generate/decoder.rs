@@ -40,7 +40,7 @@ pub(super) struct Step {
 /// Which cached tokens each row of a step sees.
 enum Seen {
     /// Each row its own, at these flat positions.
-    Own(Vec<Range<usize>>),
+    Own { rows: Vec<Range<usize>>, heads: Heads },
     /// All as many as the longest row.
     Longest {
         /// Rows of the cache, from the first.
@@ -147,16 +147,12 @@ impl Decoder {
             let (query, key, value) = self.project(block, &hidden, &[batch], &rotary)?;
             cache.write(index, &places, &key.f_reshape([batch, -1])?, &value.f_reshape([batch, -1])?)?;
             // The queries of one key head are its "sequence": all see the same tokens, and no key is repeated.
-            let query = query.f_reshape([batch, config.key_value_heads, group, width])?.f_contiguous()?;
+            let query = query.f_reshape([batch, config.key_value_heads, group, width])?;
             let attended = match &seen {
-                Seen::Own(seen) => {
-                    let heads = Heads {
-                        key_heads: config.key_value_heads as usize,
-                        group: group as usize,
-                        width: width as usize,
-                    };
+                Seen::Own { rows, heads } => {
+                    let query = query.f_contiguous()?;
                     let mut out = query.f_empty_like()?;
-                    cache.attend(index, heads, &query, seen, &mut attention, &mut out)?;
+                    cache.attend(index, *heads, &query, rows, &mut attention, &mut out)?;
                     out
                 }
                 Seen::Longest { rows, length, mask } => {
@@ -234,10 +230,13 @@ impl Decoder {
         if alone && self.embedding.kind() == Kind::Float && self.config.head_dimension % LANES as i64 == 0 {
             let window = self.config.sliding_window.unwrap_or(i64::MAX);
             let of_row = |(row, step): (usize, &Step)| {
-                let first = (step.position + 1 - window.min(step.position + 1)).max(0);
+                let first = (step.position + 1 - window).max(0);
                 cache.flat(row, first) as usize..cache.flat(row, step.position) as usize + 1
             };
-            return Ok(Seen::Own(steps.iter().enumerate().map(of_row).collect()));
+            let (key_heads, width) = (self.config.key_value_heads, self.config.head_dimension);
+            let group = self.config.heads / key_heads;
+            let heads = Heads { key_heads: key_heads as usize, group: group as usize, width: width as usize };
+            return Ok(Seen::Own { rows: steps.iter().enumerate().map(of_row).collect(), heads });
         }
         let length = steps.iter().map(|step| step.position + 1).max().unwrap_or(1);
         let now = at.f_view([rows, 1])?;

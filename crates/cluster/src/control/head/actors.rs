@@ -208,22 +208,22 @@ impl Head {
         self.announce_death(death.clone());
         self.asker_gone(Origin::Worker(death.process));
         let Some(actor) = state.actor else { return };
+        let expected = state.stopped_by.is_some() || !death.cause.is_a_fault();
+        if !expected {
+            self.note_failure(&state.node, actor, &death.cause);
+        }
         let Some(record) = self.actors.get_mut(&actor) else { return };
         record.process = None;
         self.dirty.insert(Key::Actor(actor));
-        let ordered = state.stopped_by.is_some();
-        let finished = !death.cause.is_a_fault();
-        let again = match ordered || finished || !record.started {
-            _ if state.moves => Some(record.restarts_left),
-            true => None,
-            false => self.restarts.again(actor, record.request.restarts, record.restarts_left, self.now),
+        let again = if state.moves {
+            Some(record.restarts_left)
+        } else if expected || !record.started {
+            None
+        } else {
+            self.restarts.again(actor, record.request.restarts, record.restarts_left, self.now)
         };
-        let role = record.request.role.clone();
-        if !ordered && !finished {
-            self.note_failure(&state.node, actor, &role, &death.cause);
-        }
-        let (Some(restarts_left), Some(record)) = (again, self.actors.get_mut(&actor)) else {
-            self.actor_ended(actor, &death, ordered || finished);
+        let Some(restarts_left) = again else {
+            self.actor_ended(actor, &death, expected);
             return;
         };
         record.restarts_left = restarts_left;

@@ -31,6 +31,11 @@ struct Failure {
 }
 
 impl Failures {
+    /// Forgets those that are `within` past.
+    fn expire(&mut self, within: Duration, now: Duration) {
+        self.0.retain(|failure| now.saturating_sub(failure.at) < within);
+    }
+
     /// How often actors of `role` failed on `node` of late: they go elsewhere first.
     pub(super) fn of_role(&self, role: &str, node: &str) -> usize {
         self.0.iter().filter(|failure| failure.node == node && failure.role == role).count()
@@ -47,17 +52,22 @@ impl Failures {
 }
 
 impl Head {
+    pub(super) fn forget_old_failures(&mut self) {
+        self.failures.expire(self.options.cordon.within, self.now);
+    }
+
     /// An actor has failed on `name`. Where it is one too many, the node takes nothing new until a person says so, unless
     /// no other takes anything either.
-    pub(super) fn note_failure(&mut self, name: &str, actor: u64, role: &str, cause: &Cause) {
+    pub(super) fn note_failure(&mut self, name: &str, actor: u64, cause: &Cause) {
         let CordonRule { failures, within } = self.options.cordon;
         // Of a lost node there is a verdict already.
         if matches!(cause, Cause::NodeLost(_) | Cause::Unknown(_)) {
             return;
         }
-        let now = self.now;
-        self.failures.0.retain(|past| now.saturating_sub(past.at) < within);
-        self.failures.0.push_back(Failure { at: now, node: name.to_owned(), actor, role: role.to_owned() });
+        let Some(role) = self.actors.get(&actor).map(|state| state.request.role.clone()) else { return };
+        self.forget_old_failures();
+        let failure = Failure { at: self.now, node: name.to_owned(), actor, role: role.clone() };
+        self.failures.0.push_back(failure);
         let count = self.failures.against(name);
         let others_open = self.nodes.iter().any(|(other, node)| other != name && node.open());
         if failures == 0 || count < failures as usize || !others_open {
@@ -72,22 +82,23 @@ impl Head {
         }
     }
 
-    /// A person orders that `name` takes nothing new.
+    /// A person orders that `name` takes nothing new. If it is being drained, that goes on.
     pub(super) fn cordon(&mut self, asker: (Origin, u64), name: &str, why: String) {
-        if self.close(asker, name, Closure { why, empty_within_ms: None }) {
-            self.reply(asker, Answer::Done);
-        }
+        let Some(node) = self.nodes.get_mut(name) else { return self.refuse_node(asker, name) };
+        let empty_within_ms = node.closure.as_ref().and_then(|closure| closure.empty_within_ms);
+        node.closure = Some(Closure { why, empty_within_ms });
+        self.dirty.insert(Key::Node(name.to_owned()));
+        self.reply(asker, Answer::Done);
     }
 
     /// A person orders that `name` takes nothing new, and is empty once `within_ms` have passed; the answer comes when it is.
     pub(super) fn drain(&mut self, asker: (Origin, u64), name: &str, within_ms: u64, by: &str) {
-        let closure = Closure { why: format!("drained by {by}"), empty_within_ms: Some(within_ms) };
-        if self.close(asker, name, closure)
-            && let Some(node) = self.nodes.get_mut(name)
-        {
-            node.empty_at = Some(self.now.saturating_add(Duration::from_millis(within_ms)));
-            node.drainers.push(asker);
-        }
+        let Some(node) = self.nodes.get_mut(name) else { return self.refuse_node(asker, name) };
+        let why = format!("drained by {by}");
+        node.closure = Some(Closure { why, empty_within_ms: Some(within_ms) });
+        node.empty_at = Some(self.now.saturating_add(Duration::from_millis(within_ms)));
+        node.drainers.push(asker);
+        self.dirty.insert(Key::Node(name.to_owned()));
     }
 
     /// `name` takes what comes again, whatever closed it.
@@ -102,20 +113,6 @@ impl Head {
             self.refuse(drainer, format!("node `{name}` was uncordoned before it was empty"));
         }
         self.reply(asker, Answer::Done);
-    }
-
-    fn close(&mut self, asker: (Origin, u64), name: &str, closure: Closure) -> bool {
-        match self.nodes.get_mut(name) {
-            Some(node) => {
-                node.closure = Some(closure);
-                self.dirty.insert(Key::Node(name.to_owned()));
-                true
-            }
-            None => {
-                self.refuse_node(asker, name);
-                false
-            }
-        }
     }
 
     pub(super) fn refuse_node(&mut self, asker: (Origin, u64), name: &str) {

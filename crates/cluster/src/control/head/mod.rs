@@ -332,6 +332,7 @@ impl Head {
             HeadEvent::Asked { origin, request, ask } => self.asked(origin, request, ask),
             HeadEvent::ClientGone { client } => self.client_gone(client),
             HeadEvent::Tick => {
+                self.forget_old_failures();
                 self.look_at_silence();
                 self.look_at_drains();
             }

@@ -1,0 +1,162 @@
+//! Nodes that take nothing new, and what waits for room.
+
+use std::time::Duration;
+
+use lyceum_actor::{ControlError, Restarts, SpawnRequest};
+use lyceum_cluster::control::record::{Closure, Record, Value};
+use lyceum_cluster::control::vocabulary::{Answer, Ask};
+use lyceum_cluster::control::{HeadEffect, HeadEvent};
+
+use super::harness::{CLIENT, Cluster, launch, launched_on, spawn, stops};
+
+#[test]
+fn what_waits_says_for_what() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    cluster.process(job, 2);
+    cluster.ask(CLIENT, Ask::Cordon { node: "b".into(), why: "it smells of smoke".into() });
+    cluster.ask(CLIENT, Ask::Spawn(spawn(job, 1)));
+    let status = cluster.head.status();
+    let waiting = status.actors.iter().find(|actor| actor.process == 0).unwrap();
+    assert_eq!(waiting.state, "waiting for room: a: cpus: 1 asked, 0 free; b: it smells of smoke");
+    assert_eq!(cluster.state_of("b"), "joined, closed: it smells of smoke");
+    let launched = cluster.ask(CLIENT, Ask::Uncordon { node: "b".into() });
+    assert_eq!(launched_on(&launched).as_deref(), Some("b"), "it takes what waited");
+}
+
+#[test]
+fn c7_a_node_on_which_too_many_actors_fail_takes_nothing_new() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    for number in 0..3 {
+        assert_eq!(cluster.state_of("a"), "joined", "after {number} failures");
+        let process = cluster.on_a(job, "gpu-user");
+        cluster.dies(process);
+    }
+    let said = "joined, closed: 3 actors failed on it within 60 s, the last, a gpu-user: ended by signal 9";
+    assert!(cluster.state_of("a").starts_with(said), "{}", cluster.state_of("a"));
+    for _ in 0..4 {
+        assert_eq!(goes_to(&mut cluster, job), "b");
+    }
+    // The last one that takes anything is never closed for that.
+    for _ in 0..9 {
+        let process = cluster.process(job, 0);
+        cluster.dies(process);
+    }
+    assert_eq!(cluster.state_of("b"), "joined");
+    cluster.ask(CLIENT, Ask::Uncordon { node: "a".into() });
+    assert_eq!(cluster.state_of("a"), "joined");
+    let process = cluster.on_a(job, "gpu-user");
+    cluster.dies(process);
+    assert_eq!(cluster.state_of("a"), "joined", "what was is forgotten");
+}
+
+#[test]
+fn a_role_that_fails_everywhere_speaks_against_no_node_and_goes_elsewhere_first() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let mut nodes = Vec::new();
+    for _ in 0..8 {
+        let effects = cluster.ask(CLIENT, Ask::Spawn(spawn(job, 0)));
+        let (node, process) = effects.iter().find_map(launch).unwrap();
+        cluster.ready(&node, process);
+        cluster.dies(process);
+        nodes.push(node);
+    }
+    assert_eq!(nodes, ["a", "b", "a", "b", "a", "b", "a", "b"]);
+    let process = cluster.on_a(job, "role");
+    cluster.dies(process);
+    assert_eq!(goes_to(&mut cluster, job), "b", "it failed more often on the other");
+    cluster.now += Duration::from_secs(61);
+    cluster.heard("a");
+    cluster.half_a_second();
+    assert_eq!(goes_to(&mut cluster, job), "a", "what is long past speaks against no node");
+    assert_eq!((cluster.state_of("a"), cluster.state_of("b")), ("joined".into(), "joined".into()));
+}
+
+/// Where an actor that needs nothing is started.
+fn goes_to(cluster: &mut Cluster, job: u64) -> String {
+    launched_on(&cluster.ask(CLIENT, Ask::Spawn(spawn(job, 0)))).expect("there is room")
+}
+
+#[test]
+fn failures_that_are_long_past_and_ordered_ends_close_no_node() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    for _ in 0..2 {
+        let process = cluster.on_a(job, "role");
+        cluster.dies(process);
+    }
+    cluster.now += Duration::from_secs(61);
+    let process = cluster.on_a(job, "role");
+    cluster.dies(process);
+    for _ in 0..5 {
+        let process = cluster.on_a(job, "role");
+        let actor = cluster.head.status().actors.iter().find(|actor| actor.process == process).unwrap().actor;
+        cluster.ask(CLIENT, Ask::StopActor { actor, kill: true });
+        cluster.dies(process);
+    }
+    assert_eq!(cluster.state_of("a"), "joined");
+}
+
+#[test]
+fn a_drained_node_is_empty_in_time_and_what_has_restarts_goes_elsewhere() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let restarts = Restarts { count: 1, ..Restarts::default() };
+    let lasting = cluster.started(CLIENT, SpawnRequest { restarts, ..spawn(job, 1) });
+    assert_eq!(cluster.head.node_of(lasting).as_deref(), Some("a"));
+    let brief = cluster.on_a(job, "role");
+    let unknown = Ask::Drain { node: "c".into(), within_ms: 1, by: "the test".into() };
+    let refused = cluster.answer(CLIENT, unknown);
+    assert!(
+        matches!(&refused, Answer::Error(ControlError::Refused(why)) if why.contains("`c`")),
+        "{refused:?}"
+    );
+
+    let drain = Ask::Drain { node: "a".into(), within_ms: 2000, by: "the test".into() };
+    assert!(cluster.ask(CLIENT, drain).is_empty(), "there is time");
+    assert_eq!(cluster.state_of("a"), "joined, closed: drained by the test");
+    cluster.now += Duration::from_millis(1999);
+    assert!(stops(&cluster.event(HeadEvent::Tick)).is_empty());
+    let records = cluster.orders(Ask::Cordon { node: "a".into(), why: "it smells of smoke".into() });
+    let closed = |record: &Record| match &record.value {
+        Some(Value::Node(node)) => node.closure.clone(),
+        _ => None,
+    };
+    let closure = Closure { why: "it smells of smoke".into(), empty_within_ms: Some(2000) };
+    assert_eq!(records.iter().find_map(closed), Some(closure), "a drain goes on when it is cordoned too");
+    cluster.now += Duration::from_millis(1);
+    let mut stopped = stops(&cluster.event(HeadEvent::Tick));
+    stopped.sort_unstable();
+    assert_eq!(stopped, [lasting, brief]);
+    assert!(stops(&cluster.event(HeadEvent::Tick)).is_empty(), "ordered once");
+
+    let effects = cluster.dies(lasting);
+    let (node, moved) = effects.iter().find_map(launch).expect("it is started elsewhere");
+    assert_eq!(node, "b");
+    cluster.ready("b", moved);
+    let ended = cluster.dies(brief);
+    assert!(ended.iter().all(|effect| launch(effect).is_none()), "it has no restarts");
+    let done = cluster.event(HeadEvent::Tick);
+    assert!(
+        done.iter().any(|effect| matches!(effect, HeadEffect::Reply { answer: Answer::Done, .. })),
+        "who drains is told"
+    );
+    // It has its restart still.
+    assert!(cluster.dies(moved).iter().any(|effect| launch(effect).is_some()));
+}
+
+#[test]
+fn an_actor_that_is_being_moved_can_be_ended() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let restarts = Restarts { count: 1, ..Restarts::default() };
+    let process = cluster.started(CLIENT, SpawnRequest { restarts, ..spawn(job, 1) });
+    let actor = cluster.head.status().actors[0].actor;
+    cluster.ask(CLIENT, Ask::Drain { node: "a".into(), within_ms: 0, by: "the test".into() });
+    assert_eq!(stops(&cluster.event(HeadEvent::Tick)), [process]);
+    assert_eq!(stops(&cluster.ask(CLIENT, Ask::StopActor { actor, kill: false })), [process]);
+    assert!(cluster.dies(process).iter().all(|effect| launch(effect).is_none()));
+    assert!(cluster.head.status().actors.is_empty());
+}

@@ -1,0 +1,200 @@
+//! A head with two nodes, and how the tests speak to it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lyceum_actor::{Cause, ProcessDeath, Resources, SpawnRequest};
+use lyceum_cluster::control::record::Record;
+use lyceum_cluster::control::resources::Capacity;
+use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Labels, Origin, Report, Running, StoreUse};
+use lyceum_cluster::control::{CordonRule, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions};
+use lyceum_cluster::units::Milli;
+
+pub const CLIENT: Origin = Origin::Client(1);
+
+pub struct Cluster {
+    pub head: Head,
+    pub now: Duration,
+}
+
+impl Cluster {
+    /// Two nodes, `a` and `b`, of two cores each, joined as incarnation 1.
+    pub fn new() -> Cluster {
+        let node = || NodeOptions {
+            capacity: Capacity { cpus: Milli::whole(2), ..Capacity::default() },
+            labels: Labels::new(),
+        };
+        let options = HeadOptions {
+            cluster: "c".into(),
+            owned: false,
+            unreachable: Duration::from_millis(2500),
+            verdict: Duration::from_secs(10),
+            stop_grace: Duration::from_secs(1),
+            cordon: CordonRule { failures: 3, within: Duration::from_secs(60) },
+            nodes: BTreeMap::from([("a".to_owned(), node()), ("b".to_owned(), node())]),
+        };
+        let mut cluster = Cluster { head: Head::new(options, []), now: Duration::ZERO };
+        for node in ["a", "b"] {
+            cluster.joins(node, Vec::new());
+        }
+        cluster
+    }
+
+    /// An agent joins, again or for the first time, and says what runs on its node.
+    pub fn joins(&mut self, node: &str, running: Vec<Running>) -> Vec<HeadEffect> {
+        self.event(HeadEvent::Joined {
+            node: node.into(),
+            incarnation: 1,
+            address: address(),
+            pid: 1,
+            running,
+            ended: Vec::new(),
+        })
+    }
+
+    pub fn event(&mut self, event: HeadEvent) -> Vec<HeadEffect> {
+        self.head.apply(event, self.now).1
+    }
+
+    pub fn ask(&mut self, origin: Origin, ask: Ask) -> Vec<HeadEffect> {
+        self.event(HeadEvent::Asked { origin, request: 1, ask })
+    }
+
+    /// What the head writes down when a person asks for this.
+    pub fn orders(&mut self, ask: Ask) -> Vec<Record> {
+        self.head.apply(HeadEvent::Asked { origin: CLIENT, request: 1, ask }, self.now).0
+    }
+
+    pub fn answer(&mut self, origin: Origin, ask: Ask) -> Answer {
+        let effects = self.ask(origin, ask);
+        let answer = effects.into_iter().find_map(|effect| match effect {
+            HeadEffect::Reply { answer, .. } => Some(answer),
+            _ => None,
+        });
+        answer.expect("an answer at once")
+    }
+
+    pub fn heard(&mut self, node: &str) -> Vec<HeadEffect> {
+        let store = StoreUse::default();
+        self.event(HeadEvent::Heartbeat { node: node.into(), incarnation: 1, store })
+    }
+
+    /// Half a second passes; `b` is heard of.
+    pub fn half_a_second(&mut self) -> Vec<HeadEffect> {
+        self.now += Duration::from_millis(500);
+        let mut effects = self.heard("b");
+        effects.extend(self.event(HeadEvent::Tick));
+        effects
+    }
+
+    pub fn job(&mut self) -> u64 {
+        match self.answer(CLIENT, Ask::BeginJob { name: "job".into(), bound: true }) {
+            Answer::Job(job) => job,
+            other => panic!("no job: {other:?}"),
+        }
+    }
+
+    /// A process of `job` that has started.
+    pub fn process(&mut self, job: u64, cpus: u64) -> u64 {
+        self.started(CLIENT, spawn(job, cpus))
+    }
+
+    /// The process of an actor that `origin` asks for, once it has started.
+    pub fn started(&mut self, origin: Origin, request: SpawnRequest) -> u64 {
+        let launched = self.ask(origin, Ask::Spawn(request));
+        let (node, process) = launched.iter().find_map(launch).expect("it is launched at once");
+        self.ready(&node, process);
+        process
+    }
+
+    pub fn ready(&mut self, node: &str, process: u64) -> Vec<HeadEffect> {
+        let report = Report::Ready { process, address: address(), pid: 2 };
+        self.event(HeadEvent::Reported { node: node.into(), incarnation: 1, report })
+    }
+
+    /// `process` is killed by somebody.
+    pub fn dies(&mut self, process: u64) -> Vec<HeadEffect> {
+        let node = self.head.node_of(process).expect("it is not known to have ended");
+        let death =
+            ProcessDeath { process, node: node.clone(), cause: Cause::Signal(9), log_tail: Vec::new() };
+        self.event(HeadEvent::Reported { node, incarnation: 1, report: Report::Ended(death) })
+    }
+
+    pub fn lookup(&mut self, origin: Origin, job: u64, namespace: Option<&str>, name: &str) -> Option<u64> {
+        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+        match self.answer(origin, Ask::Lookup { job, namespace, name }) {
+            Answer::Actor(address) => Some(address.incarnation),
+            Answer::Nobody => None,
+            other => panic!("no answer to a lookup: {other:?}"),
+        }
+    }
+}
+
+pub fn address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7000))
+}
+
+pub fn spawn(job: u64, cpus: u64) -> SpawnRequest {
+    let resources = Resources { milli_cpus: cpus * 1000, ..Resources::default() };
+    SpawnRequest { role: "role".into(), job, resources, ..SpawnRequest::default() }
+}
+
+pub fn launch(effect: &HeadEffect) -> Option<(String, u64)> {
+    match effect {
+        HeadEffect::ToAgent { node, command: Command::Launch(launch), .. } => {
+            Some((node.clone(), launch.process))
+        }
+        _ => None,
+    }
+}
+
+pub fn tells_suspicion(effect: &HeadEffect) -> bool {
+    matches!(effect, HeadEffect::ToAgent { command: Command::Suspect { unreachable: true, .. }, .. })
+}
+
+pub fn named(job: u64, namespace: Option<&str>, or_get: bool) -> SpawnRequest {
+    let namespace = namespace.map(str::to_owned);
+    SpawnRequest { name: Some("ada".into()), namespace, or_get, ..spawn(job, 1) }
+}
+
+pub fn stops(effects: &[HeadEffect]) -> Vec<u64> {
+    let stop = |effect: &HeadEffect| match effect {
+        HeadEffect::ToAgent { command: Command::Stop { process, .. }, .. } => Some(*process),
+        _ => None,
+    };
+    effects.iter().filter_map(stop).collect()
+}
+
+/// Where the process that is launched goes.
+pub fn launched_on(effects: &[HeadEffect]) -> Option<String> {
+    effects.iter().find_map(launch).map(|(node, _)| node)
+}
+
+impl Cluster {
+    pub fn state_of(&self, node: &str) -> String {
+        let status = self.head.status();
+        status.nodes.iter().find(|found| found.name == node).unwrap().state.clone()
+    }
+
+    /// An actor of `role` on node `a`, which has started.
+    pub fn on_a(&mut self, job: u64, role: &str) -> u64 {
+        self.started(CLIENT, SpawnRequest { role: role.into(), node: Some("a".into()), ..spawn(job, 0) })
+    }
+}
+
+/// The next launch, and when it came, within ten minutes; `process` has just died.
+pub fn next_launch(cluster: &mut Cluster, mut effects: Vec<HeadEffect>) -> Option<(Duration, u64)> {
+    let began = cluster.now;
+    loop {
+        if let Some((node, process)) = effects.iter().find_map(launch) {
+            cluster.ready(&node, process);
+            return Some((cluster.now - began, process));
+        }
+        if cluster.now - began > Duration::from_secs(600) {
+            return None;
+        }
+        cluster.heard("a");
+        effects = cluster.half_a_second();
+    }
+}

@@ -1,0 +1,10 @@
+//! What the head decides, event by event.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+mod asking;
+mod closing;
+mod harness;
+mod names;
+mod restarts;
+mod silence;
