@@ -11,13 +11,17 @@ use crate::{ActorAddress, ActorId, DeathReport, ProcessAddress};
 pub trait ControlPlane: Send + Sync + 'static {
     /// Places and starts an actor; ready when its `start` has returned.
     fn spawn(&self, request: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>>;
-    /// The newest incarnation of the actor with this name, if there is one: of the own names of `job`, or of a namespace's.
+    /// Places and starts actors as one gang, all or none; ready when all have started. By rank.
+    fn spawn_gang(&self, request: GangRequest)
+    -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>>;
+    /// The newest incarnation of the actor with this name, of all members of the gang of that name by rank, or of nobody: of the
+    /// own names of `job`, or of a namespace's.
     fn lookup(
         &self,
         job: u64,
         namespace: Option<&str>,
         name: &str,
-    ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>>;
+    ) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>>;
     /// Asks to be told, through [`System::process_died`](crate::System::process_died), when `process` is gone.
     /// Called on first contact with it; must return at once.
     fn watch(&self, process: &ProcessAddress);
@@ -77,6 +81,16 @@ pub struct SpawnRequest {
     pub restarts: Restarts,
 }
 
+/// What is asked of the cluster when actors are spawned as one gang.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub struct GangRequest {
+    /// What is asked for each of them; its arguments are not used.
+    pub member: SpawnRequest,
+    /// The archived arguments of each, by rank.
+    pub args: Vec<Vec<u8>>,
+}
+
 /// What an actor ends with, at the latest.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[rkyv(derive(Debug))]
@@ -121,15 +135,20 @@ impl LabelRule {
     }
 }
 
-/// Which of the nodes that fit an actor is given.
+/// Which of the nodes that fit an actor is given, or the members of a gang are. Of an actor that is alone, the strict ones ask
+/// for no more than the others.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[rkyv(derive(Debug))]
 pub enum Strategy {
-    /// The node that is least full, so that load spreads.
+    /// The node that is least full, so that load spreads; of a gang, as many nodes as there are.
     #[default]
     Spread,
-    /// The fullest node that it fits on, so that large requests find room later.
+    /// The fullest node that it fits on, so that large requests find room later; of a gang, as few nodes as can be.
     Pack,
+    /// Each member of a gang on a node of its own, or none.
+    StrictSpread,
+    /// All members of a gang on one node, or none.
+    StrictPack,
 }
 
 /// What an actor's process needs, in thousandths, so that sums are exact.

@@ -69,6 +69,7 @@ mod death;
 mod dispatch;
 mod error;
 mod executor;
+mod group;
 mod inbound;
 mod incoming;
 mod large;
@@ -85,6 +86,7 @@ mod registry;
 mod reply;
 mod role;
 mod slot;
+mod spawn;
 mod stream;
 mod suspicion;
 mod system;
@@ -94,15 +96,17 @@ pub use address::{ActorAddress, ActorId, ProcessAddress, ProcessKind};
 /// What handlers and `start` return; any error can be one.
 pub use anyhow::Result;
 pub use call::{Ask, Tell};
-pub use cluster::{Cluster, Spawn};
+pub use cluster::Cluster;
 pub use context::{Context, Timer};
 pub use control::{
-    Amount, ControlError, ControlPlane, LabelRule, Lifetime, Resources, Restarts, SpawnRequest, Strategy,
+    Amount, ControlError, ControlPlane, GangRequest, LabelRule, Lifetime, Resources, Restarts, SpawnRequest,
+    Strategy,
 };
 pub use credit::Credits;
 pub use death::{Cause, DeathReport, ProcessDeath};
 pub use dispatch::HandledBy;
 pub use error::CallError;
+pub use group::Group;
 pub use incoming::Incoming;
 pub use large::{LARGE, LargePayloads};
 pub use message::{Decoder, Encoder, Message, Validator, encode};
@@ -110,5 +114,6 @@ pub use reference::ActorRef;
 pub use registry::{Registry, SpawnError};
 pub use reply::{Cancelled, Responder};
 pub use role::{Accepts, MessageList, Reads, ReplyOf, Role, fingerprint};
+pub use spawn::Spawn;
 pub use stream::{Item, ItemSink, ItemStream, Items, Streamed};
 pub use system::{System, SystemError, SystemOptions};

@@ -29,13 +29,16 @@ impl ControlPlane for Watchman {
     fn spawn(&self, _: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>> {
         Box::pin(async { Err(ControlError::Refused("not here".into())) })
     }
+    fn spawn_gang(&self, _: GangRequest) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
+        Box::pin(async { Err(ControlError::Refused("not here".into())) })
+    }
     fn lookup(
         &self,
         _: u64,
         _: Option<&str>,
         _: &str,
-    ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {
-        Box::pin(async { Ok(None) })
+    ) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
     fn watch(&self, process: &ProcessAddress) {
         self.0.lock().unwrap().push(process.clone());

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use lyceum_actor::{ActorAddress, ActorId, ControlError, ControlPlane, ProcessAddress, SpawnRequest};
+use lyceum_actor::{
+    ActorAddress, ActorId, ControlError, ControlPlane, GangRequest, ProcessAddress, SpawnRequest,
+};
 use tokio::sync::oneshot;
 
 use crate::control::vocabulary::{Answer, Ask};
@@ -91,18 +93,33 @@ impl<L: Line> ControlPlane for Control<L> {
         .boxed()
     }
 
+    fn spawn_gang(
+        &self,
+        request: GangRequest,
+    ) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
+        let asked = self.line.ask(Ask::SpawnGang(request));
+        async move {
+            match asked.await? {
+                (Answer::Actors(addresses), _) => Ok(addresses),
+                (other, _) => Err(unexpected(&other)),
+            }
+        }
+        .boxed()
+    }
+
     fn lookup(
         &self,
         job: u64,
         namespace: Option<&str>,
         name: &str,
-    ) -> BoxFuture<'static, Result<Option<ActorAddress>, ControlError>> {
+    ) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
         let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
         let asked = self.line.ask(Ask::Lookup { job, namespace, name });
         async move {
             match asked.await? {
-                (Answer::Actor(address), _) => Ok(Some(address)),
-                (Answer::Nobody, _) => Ok(None),
+                (Answer::Actor(address), _) => Ok(vec![address]),
+                (Answer::Actors(addresses), _) => Ok(addresses),
+                (Answer::Nobody, _) => Ok(Vec::new()),
                 (other, _) => Err(unexpected(&other)),
             }
         }

@@ -13,6 +13,7 @@
 //! - **C5** A name is one actor's: of all that ask for it at once with `or_get`, all get the same.
 //! - **C6** An actor that is bound to its spawner runs or waits only while that does, or is being ended.
 //! - **C7** On a node that is cordoned or drained nothing is started; who drains it is told when it is empty.
+//! - **C8** The members of a gang are given processes at once, or none is; while some have none, the others are being ended.
 
 mod agent;
 mod head;

@@ -1,6 +1,6 @@
 //! What the head writes down before its effects are released: enough to go on from after a restart.
 
-use lyceum_actor::SpawnRequest;
+use lyceum_actor::{ProcessDeath, SpawnRequest};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::resources::Allotment;
@@ -28,6 +28,8 @@ pub enum Key {
     Process(u64),
     /// A node, by name.
     Node(String),
+    /// A gang.
+    Gang(u64),
 }
 
 /// A piece of the head's durable state.
@@ -43,6 +45,8 @@ pub enum Value {
     Process(ProcessState),
     /// Of [`Key::Node`].
     Node(NodeState),
+    /// Of [`Key::Gang`].
+    Gang(GangState),
 }
 
 /// What is remembered of a node.
@@ -87,6 +91,37 @@ pub struct ActorState {
     pub process: Option<u64>,
     /// Has it started once? Until then a failure is the spawner's, and it is not started again.
     pub started: bool,
+    /// Its place in its gang, if it is of one.
+    pub seat: Option<Seat>,
+}
+
+/// A member's place in its gang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Seat {
+    /// Its gang.
+    pub gang: u64,
+    /// Its number in it, from 0.
+    pub rank: u32,
+    /// Members that the gang began with.
+    pub size: u32,
+}
+
+/// Actors that are placed, started again and ended together.
+#[derive(Debug, Clone, PartialEq, Default, Archive, Serialize, Deserialize)]
+pub struct GangState {
+    /// Have all of them started once? Until then a failure is the spawner's, and it is not started again.
+    pub started: bool,
+    /// Why what runs of it is being ended, if it is.
+    pub ending: Option<GangEnding>,
+}
+
+/// A gang is being ended, or moved.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct GangEnding {
+    /// Who orders it, for the death reports of all but the first to fail.
+    pub by: String,
+    /// The first of its actors to fail, and how; without one it is moved, which costs no restart.
+    pub first: Option<(u64, ProcessDeath)>,
 }
 
 /// A process that holds something of a node.

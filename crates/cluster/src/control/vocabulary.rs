@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use lyceum_actor::{ActorAddress, ControlError, DeathReport, ProcessAddress, ProcessDeath, SpawnRequest};
+use lyceum_actor::{
+    ActorAddress, ControlError, DeathReport, GangRequest, ProcessAddress, ProcessDeath, SpawnRequest,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::resources::{Allotment, Capacity};
@@ -136,7 +138,9 @@ pub enum Ask {
     },
     /// Start an actor in a process of its own. Answered by [`Answer::Actor`] when it has started.
     Spawn(SpawnRequest),
-    /// Where is the actor of this name? Answered by [`Answer::Actor`] or [`Answer::Nobody`].
+    /// Start actors as one gang. Answered by [`Answer::Actors`] when all have started.
+    SpawnGang(GangRequest),
+    /// Where is the actor of this name, or the gang? Answered by [`Answer::Actor`], [`Answer::Actors`] or [`Answer::Nobody`].
     Lookup {
         /// The job whose names are meant; a worker's own job whatever it says.
         job: u64,
@@ -198,6 +202,8 @@ pub enum Answer {
     Job(u64),
     /// Where the actor is.
     Actor(ActorAddress),
+    /// Where the members of the gang are, by rank.
+    Actors(Vec<ActorAddress>),
     /// There is no such actor.
     Nobody,
     /// Done.
@@ -349,6 +355,8 @@ pub struct ActorStatus {
     pub job: u64,
     /// Its role.
     pub role: String,
+    /// Its number in its gang, and that gang's size, if it is of one.
+    pub rank: Option<(u32, u32)>,
     /// Its name.
     pub name: Option<String>,
     /// The namespace of its name; the job's own names where absent.

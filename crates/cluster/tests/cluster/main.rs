@@ -4,6 +4,7 @@
 
 mod actors;
 mod death;
+mod gangs;
 mod harness;
 mod launching;
 mod placing;

@@ -4,6 +4,7 @@
 
 mod asking;
 mod closing;
+mod gangs;
 mod harness;
 mod names;
 mod restarts;

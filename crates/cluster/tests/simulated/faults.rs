@@ -61,10 +61,32 @@ impl World {
         let status = self.head.status();
         let of_job = status.actors.iter().filter(|actor| actor.job == job && actor.pid != 0);
         let spawner = pick(&mut self.random, &of_job.map(|actor| actor.process).collect());
+        let ask = match self.random.below(3) {
+            0 => self.gang(request),
+            _ => Ask::Spawn(request),
+        };
         match spawner.filter(|_| self.random.below(2) == 0) {
-            Some(process) => self.ask_as(Origin::Worker(process), |_| Ask::Spawn(request)),
-            None => self.ask(|_| Ask::Spawn(request)),
+            Some(process) => self.ask_as(Origin::Worker(process), |_| ask),
+            None => self.ask(|_| ask),
         }
+    }
+
+    fn gang(&mut self, member: SpawnRequest) -> Ask {
+        // Names of their own, so that most come to be.
+        let name = member.name.map(|name| format!("gang-{name}"));
+        let strategies = [Strategy::Spread, Strategy::Pack, Strategy::StrictSpread, Strategy::StrictPack];
+        let lifetime = match member.lifetime {
+            Lifetime::Detached => Lifetime::Job,
+            other => other,
+        };
+        let member = SpawnRequest {
+            name,
+            or_get: false,
+            lifetime,
+            strategy: strategies[self.random.below(4) as usize],
+            ..member
+        };
+        Ask::SpawnGang(GangRequest { member, args: vec![Vec::new(); 1 + self.random.below(5) as usize] })
     }
 
     pub(super) fn end_some_job(&mut self) {

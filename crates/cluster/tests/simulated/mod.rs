@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lyceum_actor::{
-    Cause, Lifetime, ProcessAddress, ProcessDeath, ProcessKind, Resources, Restarts, SpawnRequest,
+    Cause, GangRequest, Lifetime, ProcessAddress, ProcessDeath, ProcessKind, Resources, Restarts,
+    SpawnRequest, Strategy,
 };
 use lyceum_cluster::control::record::{Key, Value};
 use lyceum_cluster::control::resources::{Allotment, Capacity, Ledger};
@@ -134,6 +135,7 @@ impl World {
 
     pub fn assert_safety(&self) {
         self.assert_names_and_spawners();
+        self.assert_gangs_are_whole();
         let seed = self.seed;
         for (name, agent) in &self.agents {
             let mut ledger = Ledger::new(capacity());
@@ -237,7 +239,8 @@ impl World {
             let request = &state.request;
             if let Some(name) = &request.name {
                 let job = request.namespace.is_none().then_some(request.job);
-                let other = names.insert((job, name), actor);
+                let named = state.seat.map_or(*actor, |seat| seat.gang);
+                let other = names.insert((job, name), named).filter(|other| *other != named);
                 assert_eq!(other, None, "C5, seed {seed}: `{name}` is {actor}'s too");
             }
             let process = |process: u64| match self.disk.get(&Key::Process(process)) {
@@ -251,6 +254,27 @@ impl World {
                     "C6, seed {seed}: {actor} outlives its spawner {spawner}"
                 );
             }
+        }
+    }
+
+    /// Of what the head has written down.
+    fn assert_gangs_are_whole(&self) {
+        let mut processes: BTreeMap<u64, Vec<bool>> = BTreeMap::new();
+        for value in self.disk.values() {
+            let Value::Actor(state) = value else { continue };
+            if let Some(seat) = state.seat {
+                processes.entry(seat.gang).or_default().push(state.process.is_some());
+            }
+        }
+        let seed = self.seed;
+        for (gang, runs) in processes {
+            let Some(Value::Gang(state)) = self.disk.get(&Key::Gang(gang)) else {
+                panic!("C8, seed {seed}: gang {gang} has members and no record")
+            };
+            let whole = runs.iter().all(|runs| *runs) || !runs.contains(&true);
+            assert!(whole || state.ending.is_some(), "C8, seed {seed}: of gang {gang} some run: {runs:?}");
+            let runs = runs.contains(&true);
+            assert!(runs || state.ending.is_none(), "C8, seed {seed}: gang {gang} ends and has ended");
         }
     }
 

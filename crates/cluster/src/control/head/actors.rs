@@ -9,7 +9,7 @@ use lyceum_actor::{
 
 use super::super::placement::{self, Candidate, Unplaced};
 use super::super::record::{ActorState, Key, ProcessState};
-use super::super::resources::Request;
+use super::super::resources::{Allotment, Request};
 use super::super::vocabulary::{Answer, Command, JobEvent, Launch, Origin};
 use super::names::Name;
 use super::{Head, MAX_WAITING};
@@ -38,14 +38,21 @@ impl Head {
         let actor = self.allot();
         self.names.extend(name.map(|name| (name, actor)));
         let restarts_left = request.restarts.count;
-        let state = ActorState { request, spawner: asker.0, restarts_left, process: None, started: false };
+        let state = ActorState {
+            request,
+            spawner: asker.0,
+            restarts_left,
+            process: None,
+            started: false,
+            seat: None,
+        };
         self.actors.insert(actor, state);
         self.dirty.insert(Key::Actor(actor));
         self.spawners.insert(actor, vec![asker]);
         self.waiting.push_back(actor);
     }
 
-    fn check_spawn(&self, request: &SpawnRequest) -> Result<(), String> {
+    pub(super) fn check_spawn(&self, request: &SpawnRequest) -> Result<(), String> {
         let role = &request.role;
         match self.jobs.get(&request.job) {
             None => return Err(format!("{role} is asked for in job {}, which does not exist", request.job)),
@@ -64,16 +71,22 @@ impl Head {
 
     /// That there is, or may come to be, room for it.
     fn check_room(&self, request: &SpawnRequest) -> Result<(), String> {
-        if self.waiting.len() >= MAX_WAITING {
-            return Err(format!("{MAX_WAITING} actors wait for room already"));
-        }
+        self.check_queue()?;
         match placement::place(self.candidates(&request.role), &requested(request)) {
             Err(Unplaced::Never(why)) => Err(format!("{}: {why}", request.role)),
             Ok(_) | Err(Unplaced::Later) => Ok(()),
         }
     }
 
-    fn candidates<'a>(&'a self, role: &'a str) -> impl Iterator<Item = Candidate<'a>> {
+    /// That one more may wait.
+    pub(super) fn check_queue(&self) -> Result<(), String> {
+        match self.waiting.len() >= MAX_WAITING {
+            true => Err(format!("{MAX_WAITING} actors wait for room already")),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn candidates<'a>(&'a self, role: &'a str) -> impl Iterator<Item = Candidate<'a>> {
         self.nodes.iter().map(|(name, node)| Candidate {
             name,
             labels: &node.options.labels,
@@ -92,42 +105,43 @@ impl Head {
     pub(super) fn schedule(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         for actor in waiting {
-            let Some(state) = self.actors.get(&actor) else { continue };
+            let Some(state) = self.actors.get(&actor) else {
+                self.schedule_gang(actor);
+                continue;
+            };
             match placement::place(self.candidates(&state.request.role), &requested(&state.request)) {
-                Ok((node, allotment)) => {
-                    let job = state.request.job;
-                    let process = self.allot();
-                    let Some(on) = self.nodes.get_mut(&node) else { continue };
-                    on.ledger.take(&allotment);
-                    let node_incarnation = on.incarnation;
-                    self.processes.insert(
-                        process,
-                        ProcessState {
-                            actor: Some(actor),
-                            job,
-                            node,
-                            node_incarnation,
-                            allotment,
-                            ready: None,
-                            stopped_by: None,
-                            moves: false,
-                        },
-                    );
-                    if let Some(state) = self.actors.get_mut(&actor) {
-                        state.process = Some(process);
-                    }
-                    self.dirty.insert(Key::Process(process));
-                    self.dirty.insert(Key::Actor(actor));
-                    self.send_launch(process);
-                }
+                Ok((node, allotment)) => self.assign(actor, node, allotment),
                 Err(Unplaced::Later) => self.waiting.push_back(actor),
                 Err(Unplaced::Never(why)) => {
-                    let cause = Cause::Failed(vec![why.to_string()]);
-                    let death = ProcessDeath { process: 0, node: String::new(), cause, log_tail: Vec::new() };
+                    let death = unplaced_death(Cause::Failed(vec![why.to_string()]));
                     self.actor_ended(actor, &death, false);
                 }
             }
         }
+    }
+
+    /// Gives an actor a process on `node`, and has it launched.
+    pub(super) fn assign(&mut self, actor: u64, node: String, allotment: Allotment) {
+        let process = self.allot();
+        let (Some(state), Some(on)) = (self.actors.get_mut(&actor), self.nodes.get_mut(&node)) else {
+            return;
+        };
+        state.process = Some(process);
+        on.ledger.take(&allotment);
+        let launched = ProcessState {
+            actor: Some(actor),
+            job: state.request.job,
+            node,
+            node_incarnation: on.incarnation,
+            allotment,
+            ready: None,
+            stopped_by: None,
+            moves: false,
+        };
+        self.processes.insert(process, launched);
+        self.dirty.insert(Key::Process(process));
+        self.dirty.insert(Key::Actor(actor));
+        self.send_launch(process);
     }
 
     pub(super) fn send_launch(&mut self, process: u64) {
@@ -150,12 +164,15 @@ impl Head {
         let Some(record) = self.actors.get_mut(&actor) else { return };
         record.started = true;
         self.dirty.insert(Key::Actor(actor));
-        let (job, name) = (record.request.job, record.request.name.clone());
+        let (job, name, seat) = (record.request.job, record.request.name.clone(), record.seat);
         let Some(address) = self.address_of(actor) else { return };
         for asker in self.spawners.remove(&actor).unwrap_or_default() {
             self.reply(asker, Answer::Actor(address.clone()));
         }
         self.notify_job(job, JobEvent::Started { address, name });
+        if let Some(seat) = seat {
+            self.member_ready(seat);
+        }
     }
 
     /// Where an actor is, once it has started.
@@ -215,6 +232,9 @@ impl Head {
         let Some(record) = self.actors.get_mut(&actor) else { return };
         record.process = None;
         self.dirty.insert(Key::Actor(actor));
+        if let Some(seat) = record.seat {
+            return self.member_gone(actor, seat, &death, expected, state.moves);
+        }
         let again = if state.moves {
             Some(record.restarts_left)
         } else if expected || !record.started {
@@ -239,13 +259,16 @@ impl Head {
     pub(super) fn actor_ended(&mut self, actor: u64, death: &ProcessDeath, expected: bool) {
         let Some(state) = self.actors.remove(&actor) else { return };
         self.dirty.insert(Key::Actor(actor));
-        if let Some(name) = Name::of(&state.request) {
+        if let Some(name) = Name::of(&state.request).filter(|_| state.seat.is_none()) {
             self.names.remove(&name);
         }
         self.restarts.forget(actor);
         let report = death.report(&state.request.role, Some(ActorId(actor)));
         for asker in self.spawners.remove(&actor).unwrap_or_default() {
             self.reply(asker, Answer::Error(ControlError::Died(Box::new(report.clone()))));
+        }
+        if let Some(seat) = state.seat {
+            self.left_gang(actor, seat.gang, &report);
         }
         let job = state.request.job;
         self.notify_job(job, JobEvent::Ended { report, expected });
@@ -284,22 +307,27 @@ impl Head {
 
     /// Orders an actor's end, wherever it stands.
     pub(super) fn end_actor(&mut self, actor: u64, by: &str, kill: bool) {
-        match self.actors.get(&actor).map(|state| state.process) {
-            Some(Some(process)) => self.stop_process(process, by, kill),
-            Some(None) => {
+        // Otherwise it has ended already.
+        let Some(state) = self.actors.get(&actor) else { return };
+        let cause = Cause::OrderedBy(by.to_owned());
+        match (state.process, state.seat) {
+            (Some(process), _) => self.stop_process(process, by, kill),
+            (None, Some(seat)) => self.end_idle_member(actor, seat.gang, cause),
+            (None, None) => {
                 self.waiting.retain(|waiting| *waiting != actor);
-                let cause = Cause::OrderedBy(by.to_owned());
-                let death = ProcessDeath { process: 0, node: String::new(), cause, log_tail: Vec::new() };
-                self.actor_ended(actor, &death, true);
+                self.actor_ended(actor, &unplaced_death(cause), true);
             }
-            // It has ended already.
-            None => {}
         }
     }
 }
 
+/// The death of an actor that had no process.
+pub(super) fn unplaced_death(cause: Cause) -> ProcessDeath {
+    ProcessDeath { process: 0, node: String::new(), cause, log_tail: Vec::new() }
+}
+
 /// What a spawn asks of placement.
-fn requested(request: &SpawnRequest) -> Request {
+pub(super) fn requested(request: &SpawnRequest) -> Request {
     let resources = &request.resources;
     Request {
         cpus: Milli(resources.milli_cpus),

@@ -39,10 +39,14 @@ impl Head {
                 false => self.refuse(asker, format!("there is no job {job}")),
             },
             (Ask::Spawn(request), _) => self.spawn(asker, request),
+            (Ask::SpawnGang(request), _) => self.spawn_gang(asker, request),
             (Ask::Lookup { job, namespace, name }, _) => {
                 let name = Name::new(job, namespace, name);
-                let found = self.names.get(&name).and_then(|actor| self.address_of(*actor));
-                self.reply(asker, found.map_or(Answer::Nobody, Answer::Actor));
+                let found = self.names.get(&name).copied().and_then(|named| {
+                    let gang = || self.addresses_of(named).map(Answer::Actors);
+                    self.address_of(named).map(Answer::Actor).or_else(gang)
+                });
+                self.reply(asker, found.unwrap_or(Answer::Nobody));
             }
             (Ask::StopActor { actor, kill }, origin) => self.stop_actor(asker, actor, kill, origin),
             (Ask::Watch(address), Origin::Client(client)) => {
@@ -98,6 +102,7 @@ impl Head {
         };
         match ask {
             Ask::Spawn(request) => same_job(request.job).map(|()| Ask::Spawn(request)),
+            Ask::SpawnGang(request) => same_job(request.member.job).map(|()| Ask::SpawnGang(request)),
             Ask::EndJob { job, by, kill } => same_job(job).map(|()| Ask::EndJob { job, by, kill }),
             Ask::Lookup { namespace, name, .. } => Ok(Ask::Lookup { job: own, namespace, name }),
             Ask::StopActor { actor, kill } => match self.actors.get(&actor) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lyceum_actor::Cause;
 
-use super::super::record::{Closure, Key};
+use super::super::record::{Closure, GangEnding, Key};
 use super::super::vocabulary::{Answer, Origin};
 use super::Head;
 
@@ -155,12 +155,22 @@ impl Head {
         let Some(state) = self.processes.get(&process).filter(|state| state.stopped_by.is_none()) else {
             return;
         };
-        let restarts =
-            |actor: u64| self.actors.get(&actor).is_some_and(|state| state.request.restarts.count > 0);
-        let moves = state.actor.is_some_and(restarts);
-        self.stop_process(process, by, false);
-        if let Some(state) = self.processes.get_mut(&process) {
-            state.moves = moves;
+        let actor = state.actor.and_then(|actor| self.actors.get(&actor));
+        let restarts = actor.is_some_and(|actor| actor.request.restarts.count > 0);
+        match actor.and_then(|actor| actor.seat) {
+            Some(seat) => self.end_gang(seat.gang, GangEnding { by: by.to_owned(), first: None }),
+            None if restarts => self.displace(process, by),
+            None => self.stop_process(process, by, false),
+        }
+    }
+
+    /// Ends a process whose actor is to go on elsewhere, unless its end is ordered already.
+    pub(super) fn displace(&mut self, process: u64, by: &str) {
+        if self.processes.get(&process).is_some_and(|state| state.stopped_by.is_none()) {
+            self.stop_process(process, by, false);
+            if let Some(state) = self.processes.get_mut(&process) {
+                state.moves = true;
+            }
         }
     }
 }

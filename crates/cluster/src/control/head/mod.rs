@@ -3,6 +3,7 @@
 mod actors;
 mod asks;
 mod closing;
+mod gangs;
 mod names;
 mod nodes;
 mod restarts;
@@ -16,6 +17,7 @@ use lyceum_actor::{ControlError, ProcessDeath};
 
 pub use self::closing::CordonRule;
 use self::closing::Failures;
+use self::gangs::Gang;
 use self::names::Name;
 use self::nodes::Node;
 use self::restarts::Rests;
@@ -202,15 +204,16 @@ pub struct Head {
     jobs: BTreeMap<u64, JobState>,
     actors: BTreeMap<u64, ActorState>,
     processes: BTreeMap<u64, ProcessState>,
-    /// Derived from `actors`.
+    gangs: BTreeMap<u64, Gang>,
+    /// Whose names are whose: of actors, and of gangs. Derived from `actors`.
     names: BTreeMap<Name, u64>,
-    /// Actors that wait for room, in order of asking.
+    /// Actors and gangs that wait for room, in order of asking.
     waiting: VecDeque<u64>,
     /// What is to be remembered of restarts.
     restarts: Rests,
     /// Failures that may speak against nodes.
     failures: Failures,
-    /// Spawns whose askers have no answer yet, by actor.
+    /// Spawns whose askers have no answer yet, by actor or gang.
     spawners: BTreeMap<u64, Vec<(Origin, u64)>>,
     /// Those who wait for a job's end.
     enders: BTreeMap<u64, Vec<(Origin, u64)>>,
@@ -249,6 +252,7 @@ impl Head {
             jobs: BTreeMap::new(),
             actors: BTreeMap::new(),
             processes: BTreeMap::new(),
+            gangs: BTreeMap::new(),
             names: BTreeMap::new(),
             waiting: VecDeque::new(),
             restarts: Rests::default(),
@@ -274,6 +278,7 @@ impl Head {
             (Key::Next, Value::Next(next)) => self.next = next,
             (Key::Job(job), Value::Job(state)) => drop(self.jobs.insert(job, state)),
             (Key::Actor(actor), Value::Actor(state)) => drop(self.actors.insert(actor, state)),
+            (Key::Gang(gang), Value::Gang(state)) => drop(self.gangs.insert(gang, Gang::new(state))),
             (Key::Process(process), Value::Process(state)) => drop(self.processes.insert(process, state)),
             (Key::Node(name), Value::Node(state)) => {
                 if let Some(node) = self.nodes.get_mut(&name) {
@@ -289,12 +294,15 @@ impl Head {
     fn derive(&mut self) {
         for (actor, state) in &self.actors {
             if let Some(name) = Name::of(&state.request) {
-                self.names.insert(name, *actor);
+                self.names.insert(name, state.seat.map_or(*actor, |seat| seat.gang));
             }
-            if state.process.is_none() {
-                self.waiting.push_back(*actor);
+            match state.seat {
+                None if state.process.is_none() => self.waiting.push_back(*actor),
+                None => {}
+                Some(seat) => self.gangs.entry(seat.gang).or_default().members.push(*actor),
             }
         }
+        self.waiting.extend(self.idle_gangs());
         // Nobody is connected yet, so nobody is left of whom a bound job waited for.
         let bound: Vec<u64> =
             self.jobs.iter().filter(|(_, job)| job.bound_to.is_some()).map(|(id, _)| *id).collect();
@@ -356,6 +364,7 @@ impl Head {
             Key::Job(job) => self.jobs.get(job).cloned().map(Value::Job),
             Key::Actor(actor) => self.actors.get(actor).cloned().map(Value::Actor),
             Key::Process(process) => self.processes.get(process).cloned().map(Value::Process),
+            Key::Gang(gang) => self.gangs.get(gang).map(|gang| Value::Gang(gang.state.clone())),
             Key::Node(name) => self.nodes.get(name).map(|node| Value::Node(node.record())),
         }
     }

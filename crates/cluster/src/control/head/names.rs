@@ -1,5 +1,7 @@
 //! Names of actors, and where they are unique.
 
+use std::fmt;
+
 use lyceum_actor::{Lifetime, SpawnRequest};
 
 use super::super::vocabulary::{Answer, Origin};
@@ -33,6 +35,15 @@ impl Name {
     }
 }
 
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.space {
+            Space::Job(_) => f.write_str(&self.name),
+            Space::Shared(namespace) => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
 impl Head {
     /// That the names of a request are good ones.
     pub(super) fn check_names(request: &SpawnRequest) -> Result<(), String> {
@@ -57,8 +68,11 @@ impl Head {
 
     /// Answers a spawn of a name that is taken: with whom it names, once that has started, or with a refusal.
     pub(super) fn get(&mut self, asker: (Origin, u64), request: &SpawnRequest, actor: u64) {
-        let Some(state) = self.actors.get(&actor) else { return };
-        let (name, role) = (request.name.as_deref().unwrap_or_default(), &state.request.role);
+        let name = request.name.as_deref().unwrap_or_default();
+        let Some(state) = self.actors.get(&actor) else {
+            return self.refuse(asker, format!("the name `{name}` is taken by a gang: another name"));
+        };
+        let role = &state.request.role;
         let stopping = state.process.and_then(|process| self.processes.get(&process)?.stopped_by.as_ref());
         let refusal = if !request.or_get {
             Some(format!("the name `{name}` is taken by a {role}: another name, or `or_get`"))

@@ -1,5 +1,6 @@
 //! The state of everything, for people and for tests.
 
+use super::super::record::ActorState;
 use super::super::vocabulary::{ActorStatus, JobStatus, NodeStatus, Status};
 use super::Head;
 use super::nodes::{Node, Presence};
@@ -53,8 +54,7 @@ impl Head {
         let record = self.actors.get(&actor)?;
         let process = record.process.and_then(|process| Some((process, self.processes.get(&process)?)));
         let state = match process {
-            None if self.restarts.is_resting(actor) => "waiting to be started again",
-            None => &format!("waiting for room: {}", self.waits_for(&record.request)),
+            None => &self.idle_state(actor, record),
             Some((_, process)) if process.stopped_by.is_some() => "stopping",
             Some((_, process)) if process.ready.is_some() => "running",
             Some(_) => "starting",
@@ -63,6 +63,7 @@ impl Head {
             actor,
             job: record.request.job,
             role: record.request.role.clone(),
+            rank: record.seat.map(|seat| (seat.rank, seat.size)),
             name: record.request.name.clone(),
             namespace: record.request.namespace.clone(),
             state: state.to_owned(),
@@ -71,6 +72,19 @@ impl Head {
             pid: process.and_then(|(_, process)| process.ready).map_or(0, |(_, pid)| pid),
             allotment: process.map(|(_, process)| process.allotment.clone()).unwrap_or_default(),
         })
+    }
+
+    /// What is said of an actor that has no process.
+    fn idle_state(&self, actor: u64, record: &ActorState) -> String {
+        let gang = record.seat.map(|seat| seat.gang);
+        if self.restarts.is_resting(gang.unwrap_or(actor)) {
+            return "waiting to be started again".to_owned();
+        }
+        match gang {
+            None => format!("waiting for room: {}", self.waits_for(&record.request)),
+            Some(gang) if self.gang_is_ending(gang) => "waiting for the end of its gang".to_owned(),
+            Some(gang) => format!("waiting for room: {}", self.gang_waits_for(gang)),
+        }
     }
 
     /// The node of a process that is not known to have ended.

@@ -1,9 +1,12 @@
 //! Where a process goes: a pure function of the nodes' accounts and the request.
 
+mod gang;
+
 use std::fmt;
 
 use lyceum_actor::LabelRule;
 
+pub use self::gang::{gang_waits_for, place_gang};
 use super::resources::{Allotment, Ledger, Request, Strategy};
 
 /// A node as placement sees it.
@@ -33,22 +36,17 @@ pub enum Unplaced {
     Never(Impossible),
 }
 
-/// A request that no node can ever hold, with the reason of each.
+/// A request that the nodes can never hold, with the reason of each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impossible {
+    what: String,
     reasons: Vec<(String, String)>,
 }
 
 impl fmt::Display for Impossible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no node can ever hold this request")?;
-        for (index, (node, reason)) in self.reasons.iter().take(16).enumerate() {
-            write!(f, "{} node `{node}`: {reason}", if index == 0 { ":" } else { ";" })?;
-        }
-        match self.reasons.len() {
-            0..=16 => Ok(()),
-            more => write!(f, "; and {} more nodes", more - 16),
-        }
+        let reasons = self.reasons.iter().map(|(node, reason)| format!("node `{node}`: {reason}"));
+        write!(f, "{}: {}", self.what, listed(&reasons.collect::<Vec<_>>(), 16))
     }
 }
 
@@ -72,8 +70,8 @@ pub fn place<'a>(
         let fullness = node.ledger.fullness(&given);
         let better = best.as_ref().is_none_or(|(failures, other, _, _)| match request.strategy {
             _ if node.failures != *failures => node.failures < *failures,
-            Strategy::Spread => fullness < *other,
-            Strategy::Pack => fullness > *other,
+            Strategy::Spread | Strategy::StrictSpread => fullness < *other,
+            Strategy::Pack | Strategy::StrictPack => fullness > *other,
         });
         if better {
             best = Some((node.failures, fullness, node.name, given));
@@ -82,7 +80,10 @@ pub fn place<'a>(
     match best {
         Some((_, _, name, given)) => Ok((name.to_owned(), given)),
         None if later => Err(Unplaced::Later),
-        None => Err(Unplaced::Never(Impossible { reasons })),
+        None => {
+            let what = "no node can ever hold this request".to_owned();
+            Err(Unplaced::Never(Impossible { what, reasons }))
+        }
     }
 }
 
@@ -98,9 +99,14 @@ pub fn waits_for<'a>(nodes: impl Iterator<Item = Candidate<'a>>, request: &Reque
             Some(format!("{}: {why}", node.name))
         })
         .collect();
-    match reasons.len() {
-        0..=SHOWN => reasons.join("; "),
-        more => format!("{}; and {} more nodes", reasons[..SHOWN].join("; "), more - SHOWN),
+    listed(&reasons, SHOWN)
+}
+
+/// What is said of nodes, of the first `most`.
+fn listed(said: &[String], most: usize) -> String {
+    match said.len().saturating_sub(most) {
+        0 => said.join("; "),
+        more => format!("{}; and {more} more nodes", said[..most].join("; ")),
     }
 }
 
