@@ -1,14 +1,12 @@
 //! Calls under way: futures that send when they are first polled.
 
 use std::{
-    any::TypeId,
     fmt,
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -16,15 +14,8 @@ use lyceum_wire::AlignedBytes;
 
 use crate::{
     Accepts, ActorRef, CallError, Incoming, Message, ReplyOf,
-    cell::{Envelope, LOCAL, Offered},
-    clock,
-    credit::Credits,
-    large::{LARGE, Payload},
-    link::{Link, Request},
-    message::{encode, message_id},
-    reference::Route,
-    reply::ReplyTo,
-    slot::{Outcome, Slot},
+    slot::Outcome,
+    submission::{Letter, Submission},
 };
 
 /// A call that answers with the receiver's reply. Sent when it is first polled; dropping it takes the message
@@ -129,17 +120,8 @@ struct Outgoing<R, M> {
     deadline: Option<Duration>,
     patient: bool,
     trace: u64,
-    sent: Option<Sent>,
+    sent: Option<Submission>,
     kind: PhantomData<fn() -> M>,
-}
-
-/// A call that was submitted.
-struct Sent {
-    slot: Arc<Slot>,
-    remote: Option<(Arc<Link>, u64)>,
-    timer: Option<clock::Key>,
-    /// A large message on its way into the store.
-    storing: Option<BoxFuture<'static, Payload>>,
 }
 
 // Nothing in it is pinned: the stored futures are boxed.
@@ -166,98 +148,23 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
                 Err(outcome) => return Poll::Ready(outcome),
             }
         }
-        let Some(sent) = &mut self.sent else { return Poll::Pending };
-        if let Some(storing) = &mut sent.storing
-            && let Poll::Ready(payload) = storing.as_mut().poll(cx)
-        {
-            sent.storing = None;
-            if let Some((link, call)) = &sent.remote {
-                link.supply(*call, payload);
-            }
-        }
-        let polled = sent.slot.poll(cx);
-        if let Poll::Ready(outcome) = &polled
-            && let Some((link, call)) = sent.remote.take()
-            && matches!(outcome, Outcome::Deadline)
-        {
-            // Of any other end the link knows.
-            link.forget(call);
-        }
-        polled
+        self.sent.as_mut().map_or(Poll::Pending, |sent| sent.poll(cx))
     }
 
-    fn submit(&self, ask: bool) -> Result<Sent, Outcome> {
+    fn submit(&self, ask: bool) -> Result<Submission, Outcome> {
         let Some(message) = &self.message else { return Err(Outcome::Cancelled) };
-        let payload: AlignedBytes = match encode(message) {
-            Ok(bytes) => bytes.into(),
-            Err(error) => return Err(Outcome::NotSent(format!("the message cannot be archived: {error}"))),
+        let letter = Letter {
+            ask,
+            patient: self.patient,
+            deadline: self.deadline,
+            trace: self.trace,
+            ..Letter::of(message, self.target.fingerprint())?
         };
-        let system = self.target.system();
-        let slot = Arc::new(Slot::default());
-        let mut sent = Sent { slot: slot.clone(), remote: None, timer: None, storing: None };
-        let deadline = self.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
-        match self.target.route()? {
-            Route::Local(cell) => {
-                let envelope = Envelope {
-                    message: message_id::<M>(),
-                    paid: Some((LOCAL, Credits::of_message(payload.len()))),
-                    payload: Payload::Inline(payload),
-                    origin: Some(TypeId::of::<M>()),
-                    reply: if ask { ReplyTo::Local(slot.clone()) } else { ReplyTo::Nobody },
-                    deadline,
-                    trace: self.trace,
-                };
-                let (offered, untold) = cell.offer(envelope, (!ask).then(|| slot.clone()));
-                system.apply(&cell, untold);
-                match offered {
-                    Offered::Queued if !ask => return Err(Outcome::Sent),
-                    Offered::Queued | Offered::Held => {}
-                    Offered::Rejected(outcome) => return Err(outcome),
-                }
-            }
-            Route::Remote(link) => {
-                let large = payload.len() >= LARGE;
-                sent.storing = large.then(|| system.put_large(payload.clone(), &link.peer)).flatten();
-                let call = link.submit(Request {
-                    to: self.target.address(),
-                    fingerprint: self.target.fingerprint(),
-                    message: message_id::<M>(),
-                    payload: sent.storing.is_none().then_some(payload),
-                    ask,
-                    patient: self.patient,
-                    deadline,
-                    trace: self.trace,
-                    slot: slot.clone(),
-                })?;
-                sent.remote = Some((link, call));
-            }
-        }
-        sent.timer = self.deadline.map(|deadline| {
-            system.clock().after(deadline, move || {
-                slot.complete(Outcome::Deadline);
-            })
-        });
-        if let Some(timer) = sent.timer.filter(|_| !sent.slot.is_open()) {
-            system.clock().cancel(timer);
-        }
-        Ok(sent)
+        Submission::new(self.target.system(), self.target.address(), self.target.route()?, letter)
     }
 
     fn error(&mut self, outcome: Outcome) -> CallError<M> {
         self.target.name_the_dead(outcome).into_error(self.message.take())
-    }
-}
-
-impl<R, M> Drop for Outgoing<R, M> {
-    fn drop(&mut self) {
-        let Some(sent) = self.sent.take() else { return };
-        sent.slot.close();
-        if let Some(timer) = sent.timer {
-            self.target.system().clock().cancel(timer);
-        }
-        if let Some((link, call)) = sent.remote {
-            link.forget(call);
-        }
     }
 }
 

@@ -99,6 +99,10 @@ impl Network {
 }
 
 impl Peers {
+    pub(crate) fn connections(&self) -> usize {
+        self.links.len()
+    }
+
     /// The links to processes of `node`.
     pub(crate) fn links_to_node(&self, node: &str) -> Vec<Arc<Link>> {
         self.links.values().filter(|link| link.peer.node == node).cloned().collect()

@@ -28,6 +28,7 @@ use crate::{
     population::Actors,
     protocol::stored_payload,
     registry::start,
+    relay::{self, Relay},
     slot::{Outcome, Slot},
 };
 
@@ -159,6 +160,9 @@ impl System {
         let system = System { inner };
         let serving = io.spawn(system.clone().serve());
         system.executor().stand_by(io, serving)?;
+        if system.inner.network.is_some() {
+            Relay::start_in(&system);
+        }
         Ok(system)
     }
 
@@ -261,11 +265,19 @@ impl System {
         }
     }
 
-    /// The numbers of the actors that live in this process, sorted.
+    /// The numbers of the actors that live in this process, sorted; without the one that passes messages on to groups.
     pub fn actors(&self) -> Vec<ActorId> {
-        let mut actors: Vec<_> = self.inner.actors.all().iter().map(|cell| cell.address.actor).collect();
+        let relay = relay::number(self.inner.address.process);
+        let all = self.inner.actors.all();
+        let mut actors: Vec<_> =
+            all.iter().map(|cell| cell.address.actor).filter(|actor| *actor != relay).collect();
         actors.sort_unstable();
         actors
+    }
+
+    /// How many other processes this one is connected to.
+    pub fn connections(&self) -> usize {
+        self.inner.network.as_ref().map_or(0, |network| network.lock().connections())
     }
 
     /// The cluster, to spawn and find actors outside every job; see [`Cluster::for_job`].
@@ -288,9 +300,11 @@ impl System {
 
     /// Ends every actor, gracefully for as long as `grace`, then the connections and the threads. What was answered, or
     /// handed over to be sent, is with its receivers before its connection closes, where they acknowledge it within
-    /// two seconds.
+    /// two seconds. Only the first call does anything.
     pub async fn shut_down(&self, grace: Duration) {
-        self.inner.closed.store(true, Ordering::Release);
+        if self.inner.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let cells = self.inner.actors.all();
         let slot = Arc::new(Slot::default());
         let late = slot.clone();

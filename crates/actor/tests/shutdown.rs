@@ -76,3 +76,23 @@ fn what_is_sent_during_a_shutdown_comes_back() {
         }
     });
 }
+
+#[test]
+fn a_second_shutdown_returns_at_once() {
+    let pair = pair();
+    block_on(async {
+        let desk = pair.desk::<Clerk>("ada").await;
+        let other = pair.desk::<Clerk>("bob").await;
+        let ended = async {
+            // While ada computes, and hears of no end.
+            for _ in 0..100 {
+                other.ask(Count(1)).await.unwrap();
+            }
+            pair.there.shut_down(Duration::ZERO).await;
+            pair.there.shut_down(Duration::from_secs(600)).await;
+        };
+        let (spin, ()) = futures_util::future::join(desk.ask(Spin(1000)), ended).await;
+        assert!(spin.is_err());
+        pair.here.shut_down(Duration::ZERO).await;
+    });
+}

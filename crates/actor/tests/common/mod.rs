@@ -312,15 +312,26 @@ pub fn pair_with(here: Registry, there: Registry) -> Pair {
 /// A process of `kind` and registry `here`, and a worker with `there`, of another node.
 pub fn pair_of(kind: PeerRole, here: Registry, there: Registry) -> Pair {
     let authority = Authority::create("school").unwrap();
-    let start = |kind, node: &str, roles: Registry| {
-        let process = u64::from(PROCESSES.fetch_add(1, Ordering::Relaxed));
-        let identity = PeerIdentity::new("school", kind, node, process).unwrap();
-        let credentials = authority.issue(&identity, Duration::from_secs(3600)).unwrap();
-        let bind = "127.0.0.1:0".parse().unwrap();
-        let options = SystemOptions::networked(credentials, bind, roles);
-        System::start(SystemOptions { actor_threads: 2, ..options }).unwrap()
-    };
-    Pair { here: start(kind, "n1", here), there: start(PeerRole::Worker, "n2", there) }
+    Pair {
+        here: process_of(&authority, kind, "n1", here),
+        there: process_of(&authority, PeerRole::Worker, "n2", there),
+    }
+}
+
+/// So many processes' worth of systems, each of a node of its own.
+pub fn school(processes: usize) -> Vec<System> {
+    let authority = Authority::create("school").unwrap();
+    let start = |number| process_of(&authority, PeerRole::Worker, &format!("n{number}"), registry());
+    (0..processes).map(start).collect()
+}
+
+fn process_of(authority: &Authority, kind: PeerRole, node: &str, roles: Registry) -> System {
+    let process = u64::from(PROCESSES.fetch_add(1, Ordering::Relaxed));
+    let identity = PeerIdentity::new("school", kind, node, process).unwrap();
+    let credentials = authority.issue(&identity, Duration::from_secs(3600)).unwrap();
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let options = SystemOptions::networked(credentials, bind, roles);
+    System::start(SystemOptions { actor_threads: 2, ..options }).unwrap()
 }
 
 /// Sends a large message, a small one behind it that must not overtake it, and one whose large reply is given back.

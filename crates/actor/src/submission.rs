@@ -1,0 +1,168 @@
+//! One message under way, whatever its type: sent, waited for, given up.
+
+use std::{
+    any::TypeId,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use lyceum_wire::AlignedBytes;
+
+use crate::{
+    ActorAddress, Message, System,
+    cell::{Envelope, LOCAL, Offered},
+    clock,
+    credit::Credits,
+    large::{LARGE, Payload},
+    link::{Link, Request},
+    message::{encode, message_id},
+    reference::Route,
+    reply::ReplyTo,
+    slot::{Outcome, Slot},
+};
+
+/// A message as it is sent, and how.
+#[derive(Clone)]
+pub(crate) struct Letter {
+    /// The receiver's role as the sender knows it.
+    pub(crate) fingerprint: u64,
+    /// The number of the message's type.
+    pub(crate) message: u64,
+    pub(crate) payload: AlignedBytes,
+    /// The type that this process archived into the payload, if it did.
+    pub(crate) origin: Option<TypeId>,
+    pub(crate) ask: bool,
+    /// Waits on while the receiver's node is silent.
+    pub(crate) patient: bool,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) trace: u64,
+}
+
+impl Letter {
+    /// `message`, to be asked, without a deadline.
+    pub(crate) fn of<M: Message>(message: &M, fingerprint: u64) -> Result<Letter, Outcome> {
+        let payload = encode(message)
+            .map_err(|error| Outcome::NotSent(format!("the message cannot be archived: {error}")))?;
+        Ok(Letter {
+            fingerprint,
+            message: message_id::<M>(),
+            payload: payload.into(),
+            origin: Some(TypeId::of::<M>()),
+            ask: true,
+            patient: false,
+            deadline: None,
+            trace: 0,
+        })
+    }
+}
+
+/// A call that was submitted. Dropping it gives it up.
+pub(crate) struct Submission {
+    system: System,
+    slot: Arc<Slot>,
+    remote: Option<(Arc<Link>, u64)>,
+    timer: Option<clock::Key>,
+    /// A large message on its way into the store.
+    storing: Option<BoxFuture<'static, Payload>>,
+}
+
+impl Submission {
+    /// Sends. What has ended at once is the error.
+    pub(crate) fn new(
+        system: &System,
+        to: &ActorAddress,
+        route: Route,
+        letter: Letter,
+    ) -> Result<Submission, Outcome> {
+        let Letter { fingerprint, message, payload, origin, ask, patient, trace, .. } = letter;
+        let slot = Arc::new(Slot::default());
+        let deadline = letter.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        let mut sent = Submission {
+            system: system.clone(),
+            slot: slot.clone(),
+            remote: None,
+            timer: None,
+            storing: None,
+        };
+        match route {
+            Route::Local(cell) => {
+                let envelope = Envelope {
+                    message,
+                    paid: Some((LOCAL, Credits::of_message(payload.len()))),
+                    payload: Payload::Inline(payload),
+                    origin,
+                    reply: if ask { ReplyTo::Local(slot.clone()) } else { ReplyTo::Nobody },
+                    deadline,
+                    trace,
+                };
+                let (offered, untold) = cell.offer(envelope, (!ask).then(|| slot.clone()));
+                system.apply(&cell, untold);
+                match offered {
+                    Offered::Queued if !ask => return Err(Outcome::Sent),
+                    Offered::Queued | Offered::Held => {}
+                    Offered::Rejected(outcome) => return Err(outcome),
+                }
+            }
+            Route::Remote(link) => {
+                let large = payload.len() >= LARGE;
+                sent.storing = large.then(|| system.put_large(payload.clone(), &link.peer)).flatten();
+                let call = link.submit(Request {
+                    to,
+                    fingerprint,
+                    message,
+                    payload: sent.storing.is_none().then_some(payload),
+                    ask,
+                    patient,
+                    deadline,
+                    trace,
+                    slot: slot.clone(),
+                })?;
+                sent.remote = Some((link, call));
+            }
+        }
+        sent.timer = letter.deadline.map(|deadline| {
+            system.clock().after(deadline, move || {
+                slot.complete(Outcome::Deadline);
+            })
+        });
+        if let Some(timer) = sent.timer.filter(|_| !sent.slot.is_open()) {
+            system.clock().cancel(timer);
+        }
+        Ok(sent)
+    }
+
+    /// How it ended.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Some(storing) = &mut self.storing
+            && let Poll::Ready(payload) = storing.as_mut().poll(cx)
+        {
+            self.storing = None;
+            if let Some((link, call)) = &self.remote {
+                link.supply(*call, payload);
+            }
+        }
+        let polled = self.slot.poll(cx);
+        if let Poll::Ready(outcome) = &polled
+            && let Some((link, call)) = self.remote.take()
+            && matches!(outcome, Outcome::Deadline)
+        {
+            // Of any other end the link knows.
+            link.forget(call);
+        }
+        polled
+    }
+}
+
+impl Drop for Submission {
+    fn drop(&mut self) {
+        self.slot.close();
+        if let Some(timer) = self.timer {
+            self.system.clock().cancel(timer);
+        }
+        if let Some((link, call)) = self.remote.take() {
+            link.forget(call);
+        }
+    }
+}
