@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use lyceum_actor::LabelRule;
 pub use lyceum_actor::Strategy;
+use lyceum_actor::{LabelRule, SpawnRequest};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::units::{Bytes, Milli};
@@ -26,6 +26,21 @@ pub struct Request {
     pub labels: Vec<LabelRule>,
     /// Which of the nodes that fit.
     pub strategy: Strategy,
+}
+
+impl From<&SpawnRequest> for Request {
+    fn from(request: &SpawnRequest) -> Request {
+        let resources = &request.resources;
+        Request {
+            cpus: Milli(resources.milli_cpus),
+            gpus: Milli(resources.milli_gpus),
+            memory: resources.memory,
+            custom: resources.custom.iter().map(|(name, milli)| (name.clone(), Milli(*milli))).collect(),
+            node: request.node.clone(),
+            labels: request.labels.clone(),
+            strategy: request.strategy,
+        }
+    }
 }
 
 /// What a node has in all.
@@ -89,24 +104,33 @@ impl Ledger {
 
     /// What `request` would be given here now.
     pub fn fit(&self, request: &Request) -> Result<Allotment, Shortfall> {
+        self.fit_beside(&self.used, request)
+    }
+
+    /// What `request` would be given here if nobody had anything.
+    pub fn fit_alone(&self, request: &Request) -> Result<Allotment, Shortfall> {
+        self.fit_beside(&Allotment::default(), request)
+    }
+
+    fn fit_beside(&self, used: &Allotment, request: &Request) -> Result<Allotment, Shortfall> {
         let free = |total: u64, used: u64| total.saturating_sub(used);
-        short("cpus", request.cpus, Milli(free(self.capacity.cpus.0, self.used.cpus.0)))?;
-        short("memory", Bytes(request.memory), Bytes(free(self.capacity.memory, self.used.memory)))?;
+        short("cpus", request.cpus, Milli(free(self.capacity.cpus.0, used.cpus.0)))?;
+        short("memory", Bytes(request.memory), Bytes(free(self.capacity.memory, used.memory)))?;
         for (name, asked) in &request.custom {
             let total = self.capacity.custom.get(name).copied().unwrap_or_default();
-            let used = self.used.custom.get(name).copied().unwrap_or_default();
+            let used = used.custom.get(name).copied().unwrap_or_default();
             short(name, *asked, Milli(free(total.0, used.0)))?;
         }
         Ok(Allotment {
             cpus: request.cpus,
-            gpus: self.fit_gpus(request.gpus)?,
+            gpus: self.fit_gpus(used, request.gpus)?,
             memory: request.memory,
             custom: request.custom.clone(),
         })
     }
 
-    fn fit_gpus(&self, asked: Milli) -> Result<BTreeMap<u32, Milli>, Shortfall> {
-        let free = |gpu: &u32| 1000 - self.used.gpus.get(gpu).map_or(0, |used| used.0);
+    fn fit_gpus(&self, used: &Allotment, asked: Milli) -> Result<BTreeMap<u32, Milli>, Shortfall> {
+        let free = |gpu: &u32| 1000 - used.gpus.get(gpu).map_or(0, |used| used.0);
         let all = || 0..self.capacity.gpus;
         if asked.0 == 0 {
             return Ok(BTreeMap::new());

@@ -5,7 +5,7 @@ use super::*;
 impl World {
     /// One random thing happens.
     pub fn disturb(&mut self) {
-        let node = NODES[self.random.below(3) as usize].to_owned();
+        let node = self.nodes[self.random.below(self.nodes.len() as u64) as usize].clone();
         match self.random.below(100) {
             0..8 => self.ask(|_| Ask::BeginJob { name: "job".into(), bound: false }),
             8..38 => self.spawn(),
@@ -28,7 +28,7 @@ impl World {
     }
 
     pub(super) fn spawn(&mut self) {
-        let jobs = self.head.status().jobs.iter().map(|job| job.job).collect();
+        let jobs = self.jobs_on_disk();
         let Some(job) = pick(&mut self.random, &jobs) else { return };
         let named = self.random.below(2) == 0;
         let lifetime = match self.random.below(6) {
@@ -58,9 +58,14 @@ impl World {
             },
             ..SpawnRequest::default()
         };
-        let status = self.head.status();
-        let of_job = status.actors.iter().filter(|actor| actor.job == job && actor.pid != 0);
-        let spawner = pick(&mut self.random, &of_job.map(|actor| actor.process).collect());
+        let of_job = self.disk.iter().filter_map(|(key, value)| match (key, value) {
+            (Key::Process(process), Value::Process(state)) if state.job == job && state.ready.is_some() => {
+                Some(*process)
+            }
+            _ => None,
+        });
+        let of_job = of_job.collect();
+        let spawner = pick(&mut self.random, &of_job);
         let ask = match self.random.below(3) {
             0 => self.gang(request),
             _ => Ask::Spawn(request),
@@ -97,7 +102,11 @@ impl World {
     }
 
     pub(super) fn stop_some_actor(&mut self) {
-        let actors: BTreeSet<u64> = self.head.status().actors.iter().map(|actor| actor.actor).collect();
+        let actor = |key: &Key| match key {
+            Key::Actor(actor) => Some(*actor),
+            _ => None,
+        };
+        let actors = self.disk.keys().filter_map(actor).collect();
         if let Some(actor) = pick(&mut self.random, &actors) {
             let kill = self.random.below(2) == 0;
             self.ask(|_| Ask::StopActor { actor, kill });
@@ -120,11 +129,13 @@ impl World {
         let died: Vec<u64> = agent.processes.keys().copied().collect();
         agent.processes.clear();
         agent.link = Link::Dead { until };
+        agent.silent_since.get_or_insert(self.now);
         agent.connection += 1;
         let incarnation = agent.incarnation;
         self.watches.retain(|(watcher, _)| !died.contains(watcher));
         if self.random.below(2) == 0 {
             let term = self.term;
+            self.evidence.insert((node.to_owned(), incarnation));
             self.send(Message::Evidence { node: node.to_owned(), incarnation, term });
         }
     }
@@ -133,6 +144,7 @@ impl World {
         let until = self.now + self.random.below(20_000);
         if let Some(agent) = self.agents.get_mut(node).filter(|agent| agent.link == Link::Up) {
             agent.link = Link::Down { until };
+            agent.silent_since.get_or_insert(self.now);
             agent.connection += 1;
             let incarnation = agent.incarnation;
             if self.random.below(2) == 0 {
@@ -143,24 +155,55 @@ impl World {
 
     /// The head is killed and starts again from its records: all connections break, no answer comes any more.
     pub(super) fn restart_head(&mut self) {
-        self.head = Head::new(head_options(), self.disk.clone());
+        if self.random.below(2) == 0 {
+            // Between commit and effect.
+            let node = self.nodes[self.random.below(self.nodes.len() as u64) as usize].clone();
+            let lost = match self.random.below(3) {
+                0 => HeadEvent::Tick,
+                1 => self.some_report(&node),
+                _ => {
+                    self.questions += 1;
+                    let ask = Ask::BeginJob { name: "job".into(), bound: false };
+                    HeadEvent::Asked { origin: Origin::Client(CLIENT), request: self.questions, ask }
+                }
+            };
+            drop(self.commit(lost));
+        }
+        let records = self.records_found();
+        self.head = Head::new(head_options(&self.nodes, self.planted), records);
         self.term += 1;
         self.term_began = self.now;
         self.open_ends.clear();
         self.drains.clear();
+        let now = self.now;
         for agent in self.agents.values_mut().filter(|agent| agent.link == Link::Up) {
             agent.connection += 1;
-            agent.link = Link::Down { until: self.now + 500 };
+            agent.link = Link::Down { until: now + 500 };
+            agent.silent_since.get_or_insert(now);
             agent.joined = 0;
         }
-        self.jobs = self.head.status().jobs.iter().map(|job| job.job).collect();
+        self.jobs = self.jobs_on_disk();
+    }
+
+    /// The end of one of a node's processes, as its agent would report it.
+    fn some_report(&mut self, node: &str) -> HeadEvent {
+        let processes: BTreeSet<u64> = self.agents[node].processes.keys().copied().collect();
+        let (Some(process), Link::Up) = (pick(&mut self.random, &processes), self.agents[node].link) else {
+            return HeadEvent::Tick;
+        };
+        // It is told again on joining, because nobody says that it is written down.
+        self.process_ends(node, process, Cause::Signal(9));
+        let (node, incarnation) = (node.to_owned(), self.agents[node].incarnation);
+        let death =
+            ProcessDeath { process, node: node.clone(), cause: Cause::Signal(9), log_tail: Vec::new() };
+        HeadEvent::Reported { node, incarnation, report: Report::Ended(death) }
     }
 
     pub(super) fn heal_links(&mut self, all: bool) {
-        for node in NODES {
-            match self.agents[node].link {
-                Link::Down { until } if all || self.now >= until => self.join(node),
-                Link::Dead { until } if all || self.now >= until => self.start_agent(node),
+        for node in self.nodes.clone() {
+            match self.agents[&node].link {
+                Link::Down { until } if all || self.now >= until => self.join(&node),
+                Link::Dead { until } if all || self.now >= until => self.start_agent(&node),
                 _ => {}
             }
         }
@@ -192,7 +235,9 @@ impl World {
             cores: (0..4).collect(),
             ports: 0..0,
         };
-        let connection = self.agents.get(node).map_or(0, |agent| agent.connection + 1);
+        let before = self.agents.get(node);
+        let connection = before.map_or(0, |agent| agent.connection + 1);
+        let silent_since = before.and_then(|agent| agent.silent_since);
         self.agents.insert(
             node.to_owned(),
             SimAgent {
@@ -201,9 +246,12 @@ impl World {
                 began: self.now,
                 processes: BTreeMap::new(),
                 link: Link::Up,
+                suspects: BTreeSet::new(),
+                silent_since,
                 connection,
                 joined: 0,
                 lane: 0,
+                heads_lane: 0,
             },
         );
         self.join(node);
@@ -214,20 +262,35 @@ impl World {
         let Some(agent) = self.agents.get_mut(node) else { return };
         agent.link = Link::Up;
         agent.connection += 1;
-        let connection = agent.connection;
         let (running, ended) = agent.machine.inventory();
-        self.send(Message::Joined { node: node.to_owned(), connection, running, ended });
-        for other in NODES.iter().filter(|other| **other != node) {
-            self.agent_event(node, AgentEvent::PeerLinked { node: other.to_string() });
+        let (running, ended) = self.inventory_told(running, ended);
+        let from = self.speaker(node);
+        self.send(Message::Joined { from, running, ended });
+        if self.planted != Some(Planted::SuspicionsKept) {
+            self.agent_event(node, AgentEvent::HeadLinked);
+        }
+        if self.planted == Some(Planted::PeersNotToldAgain) {
+            return;
+        }
+        if self.watches.is_empty() {
+            // It would be news to nobody.
+            return;
+        }
+        for other in self.nodes.clone().iter().filter(|other| *other != node) {
+            self.agent_event(node, AgentEvent::PeerLinked { node: other.clone() });
             self.agent_event(other, AgentEvent::PeerLinked { node: node.to_owned() });
         }
     }
 
-    pub(super) fn heartbeat(&mut self, node: &str) {
+    pub(super) fn speaker(&self, node: &str) -> Speaker {
         let agent = &self.agents[node];
-        if agent.link == Link::Up {
-            let connection = agent.connection;
-            self.send(Message::Heartbeat { node: node.to_owned(), connection });
+        Speaker { node: node.to_owned(), incarnation: agent.incarnation, connection: agent.connection }
+    }
+
+    pub(super) fn heartbeat(&mut self, node: &str) {
+        if self.agents[node].link == Link::Up {
+            let from = self.speaker(node);
+            self.send(Message::Heartbeat { from });
         }
     }
 

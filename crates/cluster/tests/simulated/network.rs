@@ -9,62 +9,109 @@ impl World {
 
     pub(super) fn send_within(&mut self, longest: u64, message: Message) {
         let mut at = self.now + self.random.below(longest);
-        if let Message::Report { node, .. } | Message::Joined { node, .. } = &message
-            && let Some(agent) = self.agents.get_mut(node)
+        if let Message::Report { from, .. } | Message::Joined { from, .. } = &message
+            && let Some(agent) = self.agents.get_mut(&from.node)
         {
             at = at.max(agent.lane);
             agent.lane = at;
         }
-        self.sent += 1;
-        self.network.push((at, self.sent, message));
+        if let Message::Command { node, command, .. } = &message
+            && matches!(command, Command::Suspect { .. } | Command::NodeLost { .. })
+            && let Some(agent) = self.agents.get_mut(node)
+        {
+            at = at.max(agent.heads_lane);
+            agent.heads_lane = at;
+        }
+        self.post(at, message);
+    }
+
+    fn post(&mut self, at: u64, message: Message) {
+        self.network.entry(at).or_default().push_back(message);
     }
 
     pub(super) fn deliver_due(&mut self) {
-        loop {
-            let due = self.network.iter().enumerate().filter(|(_, (at, _, _))| *at <= self.now);
-            let Some(first) = due.min_by_key(|(_, (at, number, _))| (*at, *number)).map(|(index, _)| index)
-            else {
-                return;
-            };
-            let (_, _, message) = self.network.swap_remove(first);
-            self.deliver(message);
+        while let Some(mut entry) = self.network.first_entry().filter(|entry| *entry.key() <= self.now) {
+            match entry.get_mut().pop_front() {
+                Some(message) => self.deliver(message),
+                None => drop(entry.remove()),
+            }
         }
     }
 
-    pub(super) fn connected(&self, node: &str, connection: u64) -> Option<u64> {
+    /// Is nothing on its way but heartbeats?
+    pub(super) fn network_is_idle(&self) -> bool {
+        self.network.values().flatten().all(|message| matches!(message, Message::Heartbeat { .. }))
+    }
+
+    fn connected(&self, node: &str, connection: u64) -> bool {
         let agent = &self.agents[node];
-        (agent.link == Link::Up && agent.connection == connection).then_some(agent.incarnation)
+        agent.link == Link::Up && agent.connection == connection
+    }
+
+    /// As which incarnation a message is taken, if at all: what comes on a connection that is gone is lost, but for what an
+    /// agent said before it died.
+    fn heard(&self, from: &Speaker) -> Option<u64> {
+        if self.connected(&from.node, from.connection) {
+            return Some(from.incarnation);
+        }
+        let newest = self.agents[&from.node].incarnation;
+        (from.incarnation < newest).then_some(match self.planted {
+            Some(Planted::FencingOff) => newest,
+            _ => from.incarnation,
+        })
     }
 
     pub(super) fn reachable(&self, node: &str) -> bool {
         self.agents[node].link == Link::Up
     }
 
+    /// Some of what an agent said before it died comes when it has been started again.
+    fn comes_late(&mut self, message: &Message) -> Option<u64> {
+        let (Message::Report { from, .. } | Message::Joined { from, .. } | Message::Heartbeat { from }) =
+            message
+        else {
+            return None;
+        };
+        match self.agents[&from.node].link {
+            Link::Dead { until } if self.random.below(4) == 0 => Some(until + self.random.below(2000)),
+            _ => None,
+        }
+    }
+
     pub(super) fn deliver(&mut self, message: Message) {
+        if let Some(at) = self.comes_late(&message) {
+            return self.post(at, message);
+        }
         match message {
             Message::Command { node, connection, command } => {
-                if self.connected(&node, connection).is_some() {
+                if self.connected(&node, connection) {
+                    self.launch_again(&node, &command);
                     self.agent_event(&node, AgentEvent::Commanded(command));
                 }
             }
-            Message::Report { node, connection, report } => {
-                if let Some(incarnation) = self.connected(&node, connection) {
-                    self.head_event(HeadEvent::Reported { node, incarnation, report });
+            Message::Report { from, report } => {
+                if let Some(incarnation) = self.heard(&from) {
+                    self.head_event(HeadEvent::Reported { node: from.node, incarnation, report });
                 }
             }
-            Message::Joined { node, connection, running, ended } => {
-                if let Some(incarnation) = self.connected(&node, connection) {
-                    if let Some(agent) = self.agents.get_mut(&node) {
-                        agent.joined = connection;
+            Message::Joined { from, running, ended } => {
+                if let Some(incarnation) = self.heard(&from) {
+                    let newest = |agent: &&mut SimAgent| agent.connection == from.connection;
+                    if let Some(agent) = self.agents.get_mut(&from.node).filter(newest) {
+                        agent.joined = from.connection;
+                        agent.silent_since = None;
                     }
-                    let (address, pid) = (endpoint(), 1);
-                    self.head_event(HeadEvent::Joined { node, incarnation, address, pid, running, ended });
+                    let (node, address, pid) = (from.node, endpoint(), 1);
+                    let joined = HeadEvent::Joined { node, incarnation, address, pid, running, ended };
+                    self.joining = true;
+                    self.head_event(joined);
+                    self.joining = false;
                 }
             }
-            Message::Heartbeat { node, connection } => {
-                if let Some(incarnation) = self.connected(&node, connection) {
+            Message::Heartbeat { from } => {
+                if let Some(incarnation) = self.heard(&from) {
                     let store = Default::default();
-                    self.head_event(HeadEvent::Heartbeat { node, incarnation, store });
+                    self.head_event(HeadEvent::Heartbeat { node: from.node, incarnation, store });
                 }
             }
             Message::Probed { node, incarnation, term } if term == self.term => {

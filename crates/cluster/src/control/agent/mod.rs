@@ -42,7 +42,7 @@ pub enum AgentEvent {
     Commanded(Command),
     /// The head was heard.
     HeadHeard,
-    /// There is a new connection to the head: it is to be told again what is watched there.
+    /// There is a new connection to the head: it is to be told again what is watched there, and says again who is silent.
     HeadLinked,
     /// The head is certainly gone; the evidence in words.
     HeadEnded(String),
@@ -258,7 +258,10 @@ impl Agent {
                 self.commanded(command);
             }
             AgentEvent::HeadHeard => self.head_heard = self.now,
-            AgentEvent::HeadLinked => self.watch_at_head_again(),
+            AgentEvent::HeadLinked => {
+                self.watch_at_head_again();
+                self.forget_suspicions();
+            }
             AgentEvent::HeadEnded(evidence) if self.options.owned => {
                 self.end(self.options.stop_grace, format!("its agent, because the head is gone: {evidence}"));
             }
@@ -305,6 +308,12 @@ impl Agent {
             Command::Died(death) => self.tell_watchers(&death),
             Command::End { grace_ms, by } => self.end(Duration::from_millis(grace_ms), by),
         }
+    }
+
+    fn forget_suspicions(&mut self) {
+        let known = std::mem::take(&mut self.silent);
+        let over = known.into_iter().map(|node| AgentEffect::TellSuspicion { node, unreachable: false });
+        self.effects.extend(over);
     }
 
     fn launch(&mut self, launch: Launch) {

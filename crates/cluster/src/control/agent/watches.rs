@@ -90,7 +90,10 @@ impl Agent {
             let cause = Cause::NodeLost(reason.clone());
             self.tell_watchers(&ProcessDeath { process, node: node.clone(), cause, log_tail: Vec::new() });
         }
-        self.silent.remove(&node);
+        // There is a verdict: it is silent no longer.
+        if self.silent.remove(&node) {
+            self.effects.push(AgentEffect::TellSuspicion { node: node.clone(), unreachable: false });
+        }
         self.lost.insert(node, (before, reason));
     }
 }

@@ -13,7 +13,6 @@ use super::super::resources::{Allotment, Request};
 use super::super::vocabulary::{Answer, Command, JobEvent, Launch, Origin};
 use super::names::Name;
 use super::{Head, MAX_WAITING};
-use crate::units::Milli;
 
 /// Longest arguments of an actor, in bytes: they travel in one frame and are kept for restarts.
 pub(super) const MAX_ARGS: usize = 768 << 10;
@@ -49,7 +48,7 @@ impl Head {
         self.actors.insert(actor, state);
         self.dirty.insert(Key::Actor(actor));
         self.spawners.insert(actor, vec![asker]);
-        self.waiting.push_back(actor);
+        self.waiting.push(actor);
     }
 
     pub(super) fn check_spawn(&self, request: &SpawnRequest) -> Result<(), String> {
@@ -72,7 +71,7 @@ impl Head {
     /// That there is, or may come to be, room for it.
     fn check_room(&self, request: &SpawnRequest) -> Result<(), String> {
         self.check_queue()?;
-        match placement::place(self.candidates(&request.role), &requested(request)) {
+        match placement::place(self.candidates(&request.role), &Request::from(request)) {
             Err(Unplaced::Never(why)) => Err(format!("{}: {why}", request.role)),
             Ok(_) | Err(Unplaced::Later) => Ok(()),
         }
@@ -98,20 +97,19 @@ impl Head {
 
     /// What an actor that has no process waits for.
     pub(super) fn waits_for(&self, request: &SpawnRequest) -> String {
-        placement::waits_for(self.candidates(&request.role), &requested(request))
+        placement::waits_for(self.candidates(&request.role), &Request::from(request))
     }
 
     /// Gives those who wait what has become free, in the order in which they asked.
     pub(super) fn schedule(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
-        for actor in waiting {
+        for actor in self.waiting.take_untried() {
             let Some(state) = self.actors.get(&actor) else {
                 self.schedule_gang(actor);
                 continue;
             };
-            match placement::place(self.candidates(&state.request.role), &requested(&state.request)) {
+            match placement::place(self.candidates(&state.request.role), &Request::from(&state.request)) {
                 Ok((node, allotment)) => self.assign(actor, node, allotment),
-                Err(Unplaced::Later) => self.waiting.push_back(actor),
+                Err(Unplaced::Later) => self.waiting.put_back(actor),
                 Err(Unplaced::Never(why)) => {
                     let death = unplaced_death(Cause::Failed(vec![why.to_string()]));
                     self.actor_ended(actor, &death, false);
@@ -216,6 +214,7 @@ impl Head {
             && node.incarnation == state.node_incarnation
         {
             node.ledger.put_back(&state.allotment);
+            self.waiting.room_grew();
         }
         if let (Some(by), Cause::Exited(_) | Cause::Signal(_) | Cause::Finished) =
             (&state.stopped_by, &death.cause)
@@ -248,7 +247,7 @@ impl Head {
         };
         record.restarts_left = restarts_left;
         if state.moves {
-            self.waiting.push_back(actor);
+            self.waiting.push(actor);
         }
         let job = record.request.job;
         let report = death.report(&record.request.role, Some(ActorId(actor)));
@@ -314,7 +313,7 @@ impl Head {
             (Some(process), _) => self.stop_process(process, by, kill),
             (None, Some(seat)) => self.end_idle_member(actor, seat.gang, cause),
             (None, None) => {
-                self.waiting.retain(|waiting| *waiting != actor);
+                self.waiting.remove(actor);
                 self.actor_ended(actor, &unplaced_death(cause), true);
             }
         }
@@ -324,18 +323,4 @@ impl Head {
 /// The death of an actor that had no process.
 pub(super) fn unplaced_death(cause: Cause) -> ProcessDeath {
     ProcessDeath { process: 0, node: String::new(), cause, log_tail: Vec::new() }
-}
-
-/// What a spawn asks of placement.
-pub(super) fn requested(request: &SpawnRequest) -> Request {
-    let resources = &request.resources;
-    Request {
-        cpus: Milli(resources.milli_cpus),
-        gpus: Milli(resources.milli_gpus),
-        memory: resources.memory,
-        custom: resources.custom.iter().map(|(name, milli)| (name.clone(), Milli(*milli))).collect(),
-        node: request.node.clone(),
-        labels: request.labels.clone(),
-        strategy: request.strategy,
-    }
 }

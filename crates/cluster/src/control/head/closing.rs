@@ -107,6 +107,7 @@ impl Head {
         node.closure = None;
         node.empty_at = None;
         let drainers = std::mem::take(&mut node.drainers);
+        self.waiting.room_grew();
         self.failures.0.retain(|failure| failure.node != name);
         self.dirty.insert(Key::Node(name.to_owned()));
         for drainer in drainers {

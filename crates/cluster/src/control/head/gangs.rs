@@ -7,9 +7,10 @@ use lyceum_actor::{
 
 use super::super::placement::{self, Unplaced};
 use super::super::record::{ActorState, GangEnding, GangState, Key, Seat};
+use super::super::resources::Request;
 use super::super::vocabulary::{Answer, JobEvent, Origin};
 use super::Head;
-use super::actors::{MAX_ARGS, requested, unplaced_death};
+use super::actors::{MAX_ARGS, unplaced_death};
 use super::names::Name;
 
 /// Most members of one gang.
@@ -53,7 +54,7 @@ impl Head {
         self.gangs.insert(gang, Gang { state: GangState::default(), members });
         self.dirty.insert(Key::Gang(gang));
         self.spawners.insert(gang, vec![asker]);
-        self.waiting.push_back(gang);
+        self.waiting.push(gang);
     }
 
     fn check_gang(&self, GangRequest { member, args }: &GangRequest) -> Result<(), String> {
@@ -76,7 +77,7 @@ impl Head {
             ));
         }
         self.check_queue()?;
-        match placement::place_gang(self.candidates(role), &requested(member), args.len()) {
+        match placement::place_gang(self.candidates(role), &Request::from(member), args.len()) {
             Err(Unplaced::Never(why)) => Err(format!("{role}: {why}")),
             Ok(_) | Err(Unplaced::Later) => Ok(()),
         }
@@ -107,13 +108,13 @@ impl Head {
     pub(super) fn schedule_gang(&mut self, gang: u64) {
         let Some(request) = self.member_request(gang) else { return };
         let members = self.gangs.get(&gang).map(|state| state.members.clone()).unwrap_or_default();
-        match placement::place_gang(self.candidates(&request.role), &requested(request), members.len()) {
+        match placement::place_gang(self.candidates(&request.role), &Request::from(request), members.len()) {
             Ok(places) => {
                 for (member, (node, allotment)) in members.into_iter().zip(places) {
                     self.assign(member, node, allotment);
                 }
             }
-            Err(Unplaced::Later) => self.waiting.push_back(gang),
+            Err(Unplaced::Later) => self.waiting.put_back(gang),
             Err(Unplaced::Never(why)) => {
                 self.end_all_of(gang, Cause::Failed(vec![why.to_string()]), false);
             }
@@ -124,7 +125,7 @@ impl Head {
     pub(super) fn gang_waits_for(&self, gang: u64) -> String {
         let Some(request) = self.member_request(gang) else { return String::new() };
         let size = self.gangs.get(&gang).map_or(0, |state| state.members.len());
-        placement::gang_waits_for(self.candidates(&request.role), &requested(request), size)
+        placement::gang_waits_for(self.candidates(&request.role), &Request::from(request), size)
     }
 
     /// Where the members of a gang are, by rank, if all of it has started.
@@ -217,7 +218,7 @@ impl Head {
                     self.notify_job(job, JobEvent::Restarting { report, restarts_left });
                 }
                 if ending.first.is_none() {
-                    self.waiting.push_back(gang);
+                    self.waiting.push(gang);
                 }
             }
             None => {
@@ -234,7 +235,7 @@ impl Head {
 
     /// Ends a gang of which nothing runs.
     pub(super) fn end_all_of(&mut self, gang: u64, cause: Cause, expected: bool) {
-        self.waiting.retain(|waiting| *waiting != gang);
+        self.waiting.remove(gang);
         let members = self.gangs.get(&gang).map(|state| state.members.clone()).unwrap_or_default();
         for member in members {
             self.actor_ended(member, &unplaced_death(cause.clone()), expected);

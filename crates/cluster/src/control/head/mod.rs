@@ -6,6 +6,7 @@ mod closing;
 mod gangs;
 mod names;
 mod nodes;
+mod queue;
 mod restarts;
 mod status;
 
@@ -20,6 +21,7 @@ use self::closing::Failures;
 use self::gangs::Gang;
 use self::names::Name;
 use self::nodes::Node;
+use self::queue::Queue;
 use self::restarts::Rests;
 use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
 use super::resources::Capacity;
@@ -208,7 +210,7 @@ pub struct Head {
     /// Whose names are whose: of actors, and of gangs. Derived from `actors`.
     names: BTreeMap<Name, u64>,
     /// Actors and gangs that wait for room, in order of asking.
-    waiting: VecDeque<u64>,
+    waiting: Queue,
     /// What is to be remembered of restarts.
     restarts: Rests,
     /// Failures that may speak against nodes.
@@ -254,7 +256,7 @@ impl Head {
             processes: BTreeMap::new(),
             gangs: BTreeMap::new(),
             names: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             restarts: Rests::default(),
             failures: Failures::default(),
             spawners: BTreeMap::new(),
@@ -297,7 +299,7 @@ impl Head {
                 self.names.insert(name, state.seat.map_or(*actor, |seat| seat.gang));
             }
             match state.seat {
-                None if state.process.is_none() => self.waiting.push_back(*actor),
+                None if state.process.is_none() => self.waiting.push(*actor),
                 None => {}
                 Some(seat) => self.gangs.entry(seat.gang).or_default().members.push(*actor),
             }

@@ -127,8 +127,10 @@ impl Head {
         }
         self.bury_older(name, incarnation);
         let now = self.now;
+        let mut was_silent = false;
         if let Some(node) = self.nodes.get_mut(name) {
             node.incarnation = incarnation;
+            was_silent = node.presence == Presence::Unreachable;
             node.presence = Presence::Joined;
             node.address = Some(address);
             node.pid = pid;
@@ -138,7 +140,11 @@ impl Head {
         }
         self.dirty.insert(Key::Node(name.to_owned()));
         self.adopt(name, incarnation, running, ended);
+        self.waiting.room_grew();
         self.introduce(name, incarnation, address);
+        if was_silent {
+            self.tell_suspicion(name, false);
+        }
     }
 
     /// Processes of an earlier incarnation died with their agent.
@@ -241,17 +247,18 @@ impl Head {
         }
     }
 
-    /// Tells the new one of the others, and the others of the new one.
+    /// Tells the new one of the others, and which of these are silent; and the others of the new one.
     fn introduce(&mut self, name: &str, incarnation: u64, address: SocketAddr) {
         self.command_all(name, &Command::Peer { node: name.to_owned(), incarnation, address });
-        self.tell_suspicion(name, false);
         let mut others = Vec::new();
         for (other, node) in self.nodes.iter().filter(|(other, node)| node.present() && *other != name) {
             let (incarnation, unreachable) = (node.incarnation, node.presence == Presence::Unreachable);
             let peer =
                 node.address.map(|address| Command::Peer { node: other.clone(), incarnation, address });
             others.extend(peer);
-            others.push(Command::Suspect { node: other.clone(), unreachable });
+            if unreachable {
+                others.push(Command::Suspect { node: other.clone(), unreachable });
+            }
         }
         for command in others {
             self.command(name, command);
@@ -268,6 +275,7 @@ impl Head {
         }
         if node.presence == Presence::Unreachable {
             node.presence = Presence::Joined;
+            self.waiting.room_grew();
             self.tell_suspicion(name, false);
         }
     }
@@ -339,8 +347,12 @@ impl Head {
     }
 
     fn tell_suspicion(&mut self, name: &str, unreachable: bool) {
+        self.command_all(name, &Command::Suspect { node: name.to_owned(), unreachable });
+        self.tell_clients_suspicion(name, unreachable);
+    }
+
+    fn tell_clients_suspicion(&mut self, name: &str, unreachable: bool) {
         let node = name.to_owned();
-        self.command_all(name, &Command::Suspect { node: node.clone(), unreachable });
         for client in self.clients.keys() {
             let notice = Notice::Suspect { node: node.clone(), unreachable };
             self.effects.push(HeadEffect::Notify { client: *client, notice });
@@ -360,6 +372,7 @@ impl Head {
         if !gone {
             return;
         }
+        let was_silent = node.presence == Presence::Unreachable;
         node.presence = Presence::Lost(evidence.clone());
         node.ledger = Ledger::new(node.options.capacity.clone());
         node.store = StoreUse::default();
@@ -376,6 +389,10 @@ impl Head {
             let cause = Cause::NodeLost(evidence.clone());
             let log_tail = log_tail.clone();
             self.process_gone(ProcessDeath { process, node: name.to_owned(), cause, log_tail });
+        }
+        // Agents learn it from the verdict.
+        if was_silent {
+            self.tell_clients_suspicion(name, false);
         }
     }
 

@@ -121,8 +121,7 @@ fn never_on(node: &Candidate<'_>, request: &Request) -> Option<String> {
             return Some(mismatch(rule, found));
         }
     }
-    let empty = Ledger::new(node.ledger.capacity().clone());
-    empty.fit(request).err().map(|shortfall| shortfall.to_string().replace(" free", " in all"))
+    node.ledger.fit_alone(request).err().map(|shortfall| shortfall.to_string().replace(" free", " in all"))
 }
 
 fn mismatch(rule: &LabelRule, found: Option<&str>) -> String {
