@@ -5,8 +5,9 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
@@ -14,9 +15,16 @@ use lyceum_wire::AlignedBytes;
 
 use crate::{
     Accepts, ActorRef, CallError, Incoming, Message, ReplyOf,
-    slot::Outcome,
+    kept::OpenKey,
+    reference::Route,
+    slot::{Outcome, Slot},
     submission::{Letter, Submission},
 };
+
+/// Before a call is sent again the first time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Before any further one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A call that answers with the receiver's reply. Sent when it is first polled; dropping it takes the message
 /// back if it has not left, and else tells the receiver that nobody waits.
@@ -44,6 +52,16 @@ impl<R: Accepts<M>, M: Message> Ask<R, M> {
     /// nature and that a node which comes back shall still answer.
     pub fn through_silence(mut self) -> Self {
         self.outgoing.patient = true;
+        self
+    }
+
+    /// Sends the message again, so many times at most, when nothing is known of it, or it could not be sent: on another
+    /// connection, or after a silence; with a pause of 0.1 s before the first, twice as long before each further one, 5 s at
+    /// most. The receiver executes it once, however often it comes, and gives the same answer again.
+    ///
+    /// It stays a call to one incarnation: the death of that ends it. What is within one process is never sent twice.
+    pub fn retries(mut self, times: u32) -> Self {
+        self.outgoing.retries = times;
         self
     }
 
@@ -120,6 +138,14 @@ struct Outgoing<R, M> {
     deadline: Option<Duration>,
     patient: bool,
     trace: u64,
+    /// How often it may be sent again, and has been.
+    retries: u32,
+    retried: u32,
+    key: Option<OpenKey>,
+    /// When it was sent first.
+    began: Option<Instant>,
+    /// It is sent again when this is completed.
+    pause: Option<Arc<Slot>>,
     sent: Option<Submission>,
     kind: PhantomData<fn() -> M>,
 }
@@ -136,31 +162,81 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
             deadline: None,
             patient: false,
             trace: 0,
+            retries: 0,
+            retried: 0,
+            key: None,
+            began: None,
+            pause: None,
             sent: None,
             kind: PhantomData,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, ask: bool) -> Poll<Outcome> {
-        if self.sent.is_none() {
-            match self.submit(ask) {
-                Ok(sent) => self.sent = Some(sent),
-                Err(outcome) => return Poll::Ready(outcome),
+        loop {
+            if let Some(pause) = &self.pause {
+                ready!(pause.poll(cx));
+                self.pause = None;
+            }
+            if self.sent.is_none() {
+                match self.submit(ask) {
+                    Ok(sent) => self.sent = Some(sent),
+                    Err(outcome) if self.goes_again(&outcome) => continue,
+                    Err(outcome) => return Poll::Ready(outcome),
+                }
+            }
+            let Some(sent) = &mut self.sent else { return Poll::Pending };
+            let outcome = ready!(sent.poll(cx));
+            if !self.goes_again(&outcome) {
+                return Poll::Ready(outcome);
             }
         }
-        self.sent.as_mut().map_or(Poll::Pending, |sent| sent.poll(cx))
     }
 
-    fn submit(&self, ask: bool) -> Result<Submission, Outcome> {
+    fn submit(&mut self, ask: bool) -> Result<Submission, Outcome> {
         let Some(message) = &self.message else { return Err(Outcome::Cancelled) };
+        let system = self.target.system();
+        let route = self.target.route();
+        if self.retries > 0 && self.key.is_none() && !matches!(route, Ok(Route::Local(_))) {
+            let to = self.target.address();
+            self.key = Some(system.inner().keys.begin((to.actor.0, to.incarnation)));
+        }
+        let began = *self.began.get_or_insert_with(Instant::now);
         let letter = Letter {
             ask,
             patient: self.patient,
-            deadline: self.deadline,
+            deadline: self.deadline.map(|deadline| deadline.saturating_sub(began.elapsed())),
             trace: self.trace,
+            key: self.key.as_ref().map(OpenKey::now),
+            again: self.retried < self.retries,
             ..Letter::of(message, self.target.fingerprint())?
         };
-        Submission::new(self.target.system(), self.target.address(), self.target.route()?, letter)
+        Submission::new(system, self.target.address(), route?, letter)
+    }
+
+    /// Whether it is sent again after it came to this; then the pause before that has begun.
+    fn goes_again(&mut self, outcome: &Outcome) -> bool {
+        let nothing_known =
+            matches!(outcome, Outcome::Unknown(_) | Outcome::Unreachable(_) | Outcome::NotSent(_));
+        if !nothing_known || self.retried >= self.retries || self.key.is_none() {
+            return false;
+        }
+        let pause = (FIRST_PAUSE * (1 << self.retried.min(16))).min(LONGEST_PAUSE);
+        let left = match (self.deadline, self.began) {
+            (Some(deadline), Some(began)) => deadline.saturating_sub(began.elapsed()),
+            _ => Duration::MAX,
+        };
+        if pause >= left {
+            return false;
+        }
+        self.retried += 1;
+        self.sent = None;
+        let over = Arc::new(Slot::default());
+        self.pause = Some(over.clone());
+        self.target.system().clock().after(pause, move || {
+            over.complete(Outcome::Sent);
+        });
+        true
     }
 
     fn error(&mut self, outcome: Outcome) -> CallError<M> {

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     ActorAddress, Cause, DeathReport,
     credit::{CreditFault, Credits, Effect, Ledger},
+    kept::KeptCalls,
     large::Payload,
     reply::ReplyTo,
     slot::{Outcome, Slot},
@@ -52,6 +53,8 @@ pub(crate) struct Cell {
     pub(crate) address: ActorAddress,
     pub(crate) fingerprint: u64,
     inbox: Mutex<Inbox>,
+    /// Calls that may come again.
+    pub(crate) kept: KeptCalls,
     /// Held by whoever tells peers what the ledger decided: see [`Cell::tell`].
     telling: Mutex<()>,
     /// Wakes the actor: for mail or for its end.
@@ -111,6 +114,7 @@ impl Cell {
                 watchers: Vec::new(),
                 remote_watchers: Vec::new(),
             }),
+            kept: KeptCalls::default(),
             telling: Mutex::new(()),
             waker: AtomicWaker::new(),
             death: OnceLock::new(),
@@ -171,6 +175,16 @@ impl Cell {
         drop(inbox);
         self.waker.wake();
         Ok(())
+    }
+
+    /// A message from the peer behind link `peer` that has come before, and is done as it comes.
+    pub(crate) fn passed_by(&self, peer: u64, cost: Credits) -> Result<Untold, CreditFault> {
+        let mut inbox = self.lock();
+        if !inbox.dead {
+            inbox.ledger.received(peer, cost)?;
+        }
+        drop(inbox);
+        Ok(self.consumed(&[(peer, cost)]))
     }
 
     /// A timer's message: outside the budget, with a bound of its own. Returns whether it was taken.

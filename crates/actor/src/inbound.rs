@@ -12,6 +12,7 @@ use crate::{
     ActorId, System,
     cell::{Cell, Envelope},
     credit::{CreditFault, Credits},
+    kept::Found,
     large::Payload,
     link::Link,
     protocol::{ANSWER, Extension, Kind, STORED, decode_death, decode_outcome, status},
@@ -154,6 +155,7 @@ fn call(
             ReplyTo::Remote(link.clone(), call)
         }
     };
+    let cost = Credits::of_message(payload.len());
     let payload = match extension.flags & STORED {
         0 => Payload::Inline(payload),
         _ => Payload::Stored(system.received(payload)),
@@ -168,9 +170,23 @@ fn call(
     let deadline = (extension.amount > 0)
         .then(|| Instant::now().checked_add(Duration::from_micros(extension.amount)))
         .flatten();
+    let reply = match (extension.key, reply) {
+        (Some(key), ReplyTo::Remote(link, call)) => match cell.kept.find(&link, call, key) {
+            Found::New(kept) => ReplyTo::Kept(kept),
+            not_new => {
+                if let Found::Refused(outcome) = not_new {
+                    link.reply(call, outcome);
+                }
+                let untold = cell.passed_by(link.key, cost).map_err(|fault| fault.to_string())?;
+                system.apply(&cell, untold);
+                return Ok(());
+            }
+        },
+        (_, reply) => reply,
+    };
     let envelope = Envelope {
         message: extension.message,
-        paid: Some((link.key, Credits::of_message(payload.len()))),
+        paid: Some((link.key, cost)),
         payload,
         origin: None,
         reply,

@@ -72,6 +72,7 @@ mod executor;
 mod group;
 mod inbound;
 mod incoming;
+mod kept;
 mod large;
 mod life;
 mod link;

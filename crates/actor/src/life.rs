@@ -165,11 +165,11 @@ pub(crate) fn refuse_bytes<A: Actor>(ctx: &mut Context<A>, why: &str) {
 /// The message, if it is to be handled still; its answer is owed from here on.
 pub(crate) async fn begin<A: Actor>(ctx: &mut Context<A>, envelope: Envelope) -> Option<Body> {
     if envelope.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-        envelope.reply.finish(Outcome::Deadline);
+        envelope.reply.pass_by(Outcome::Deadline);
         return None;
     }
     if !envelope.reply.is_wanted() {
-        envelope.reply.finish(Outcome::Cancelled);
+        envelope.reply.pass_by(Outcome::Cancelled);
         return None;
     }
     ctx.begin(envelope.reply, envelope.trace, envelope.deadline);

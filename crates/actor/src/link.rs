@@ -29,6 +29,7 @@ use outlet::Outlet;
 use crate::{
     ActorAddress, DeathReport, ProcessAddress,
     credit::{Credits, Effect, Purse},
+    kept::CallKey,
     large::{Parcel, Payload},
     pending::{Call, Pending, Queued},
     protocol::{ANSWER, Extension, Kind, encode_death, encode_outcome, frame},
@@ -107,6 +108,10 @@ pub(crate) struct Request<'a> {
     pub(crate) patient: bool,
     pub(crate) deadline: Option<Instant>,
     pub(crate) trace: u64,
+    /// Of a call that may be sent again.
+    pub(crate) key: Option<CallKey>,
+    /// It will be: it need not wait for a verdict when the connection is lost.
+    pub(crate) again: bool,
     pub(crate) slot: Arc<Slot>,
 }
 
@@ -169,12 +174,14 @@ impl Link {
             life,
             ask: request.ask,
             patient: request.patient,
+            again: request.again,
             parcel: None,
             queued: Some(Queued {
                 payload: request.payload.map(Payload::Inline),
                 message: request.message,
                 deadline: request.deadline,
                 trace: request.trace,
+                key: request.key,
                 job: request.to.job,
             }),
         });

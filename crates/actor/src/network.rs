@@ -129,6 +129,9 @@ impl System {
         let links: Vec<_> =
             peers.links.values().filter(|link| link.peer.process == death.process).cloned().collect();
         drop(peers);
+        for cell in self.inner().actors.all() {
+            cell.kept.forget(death.process);
+        }
         for link in links {
             if death.cause.is_by_itself() && link.is_open() {
                 // The end of the lane comes first, as a rule, and with it `lost`.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use crate::{
+    kept::CallKey,
     large::{Parcel, Payload},
     slot::Slot,
 };
@@ -15,6 +16,8 @@ pub(crate) struct Call {
     pub(crate) ask: bool,
     /// Its caller waits on while the peer's node is silent.
     pub(crate) patient: bool,
+    /// Its caller sends it again when the connection is lost.
+    pub(crate) again: bool,
     /// The message, sent, where it lies in the store. It is taken back when the call ends without a reply.
     pub(crate) parcel: Option<Parcel>,
     /// What is still to be sent; `None` once it has been.
@@ -28,6 +31,7 @@ pub(crate) struct Queued {
     pub(crate) message: u64,
     pub(crate) deadline: Option<Instant>,
     pub(crate) trace: u64,
+    pub(crate) key: Option<CallKey>,
     pub(crate) job: u64,
 }
 

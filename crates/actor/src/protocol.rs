@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lyceum_wire::{AlignedBytes, Frame, FrameHeader, access_checked};
 use rkyv::{Archive, Archived, Deserialize, Serialize, rancor};
 
-use crate::{DeathReport, message::encode, slot::Outcome};
+use crate::{DeathReport, kept::CallKey, message::encode, slot::Outcome};
 
 /// What a frame is. On the lane: [`FrameHeader::kind`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +61,8 @@ impl Kind {
     }
 }
 
-/// Actors' own header, in a frame's extension: 48 bytes, little-endian; what a kind does not use is 0.
+/// Actors' own header, in a frame's extension: 48 bytes, little-endian; what a kind does not use is 0. A call with a key has 16
+/// more, for that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Extension {
     /// The actor that is called or talked about.
@@ -79,6 +80,8 @@ pub(crate) struct Extension {
     /// `Call`, `Reply`: bytes of all pieces together. `Request`: bytes of the message that waits.
     /// `Refuse`: bytes of the one message that is refused; 0 is all.
     pub(crate) total: u64,
+    /// `Call`: what makes it the same call when it comes again.
+    pub(crate) key: Option<CallKey>,
 }
 
 /// In [`Extension::flags`] of a call: the payload describes where in the store the message is.
@@ -87,10 +90,11 @@ pub(crate) const STORED: u32 = 1;
 pub(crate) const ANSWER: u32 = 1;
 
 const EXTENSION: usize = 48;
+const KEYED_EXTENSION: usize = 64;
 
 impl Extension {
     fn encode(&self) -> Bytes {
-        let mut bytes = Vec::with_capacity(EXTENSION);
+        let mut bytes = Vec::with_capacity(if self.key.is_some() { KEYED_EXTENSION } else { EXTENSION });
         bytes.extend(self.actor.to_le_bytes());
         bytes.extend(self.call.to_le_bytes());
         bytes.extend(self.message.to_le_bytes());
@@ -98,13 +102,20 @@ impl Extension {
         bytes.extend(self.flags.to_le_bytes());
         bytes.extend(self.amount.to_le_bytes());
         bytes.extend(self.total.to_le_bytes());
+        if let Some(CallKey { key, lowest }) = self.key {
+            bytes.extend(key.to_le_bytes());
+            bytes.extend(lowest.to_le_bytes());
+        }
         bytes.into()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let bytes: &[u8; EXTENSION] = bytes.try_into().map_err(|_| {
-            format!("an actor frame's extension has {} bytes instead of {EXTENSION}", bytes.len())
-        })?;
+        if ![EXTENSION, KEYED_EXTENSION].contains(&bytes.len()) {
+            return Err(format!(
+                "an actor frame's extension has {} bytes instead of {EXTENSION}",
+                bytes.len()
+            ));
+        }
         let word = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&bytes[at..at + 8]);
@@ -118,6 +129,7 @@ impl Extension {
             flags: (word(24) >> 32) as u32,
             amount: word(32),
             total: word(40),
+            key: (bytes.len() == KEYED_EXTENSION).then(|| CallKey { key: word(48), lowest: word(56) }),
         })
     }
 }

@@ -87,7 +87,18 @@ impl Reader<PassOn> for Relay {
             left - MARGIN.min(left / 10)
         });
         let trace = ctx.trace();
-        let letter = Letter { fingerprint, message, payload, origin: None, ask, patient, deadline, trace };
+        let letter = Letter {
+            fingerprint,
+            message,
+            payload,
+            origin: None,
+            ask,
+            patient,
+            deadline,
+            trace,
+            key: None,
+            again: false,
+        };
         let outcomes = spread(ctx.system().clone(), letter, to).await;
         let end = |outcome: Outcome| {
             let (status, payload) = match outcome {

@@ -18,6 +18,7 @@ use lyceum_wire::AlignedBytes;
 use crate::{
     Message, Result,
     cell::Cell,
+    kept::Kept,
     link::Link,
     message::encode,
     slot::{Outcome, Slot},
@@ -32,6 +33,8 @@ pub(crate) enum ReplyTo {
     Local(Arc<Slot>),
     /// A caller behind a link, and its number for the call.
     Remote(Arc<Link>, u64),
+    /// The same, of a call that may come again.
+    Kept(Arc<Kept>),
 }
 
 impl ReplyTo {
@@ -42,6 +45,15 @@ impl ReplyTo {
                 slot.complete(outcome);
             }
             ReplyTo::Remote(link, call) => link.reply(call, outcome),
+            ReplyTo::Kept(kept) => kept.finish(outcome),
+        }
+    }
+
+    /// The message is not handled, for this reason; one that may come again is handled then.
+    pub(crate) fn pass_by(self, outcome: Outcome) {
+        match self {
+            ReplyTo::Kept(kept) => kept.pass_by(&outcome),
+            other => other.finish(outcome),
         }
     }
 
@@ -52,13 +64,14 @@ impl ReplyTo {
             ReplyTo::Nobody => true,
             ReplyTo::Local(slot) => slot.is_open(),
             ReplyTo::Remote(link, call) => link.is_wanted(*call),
+            ReplyTo::Kept(kept) => kept.is_wanted(),
         }
     }
 
-    /// Ready once the caller no longer waits; never for a `tell`.
+    /// Ready once the caller no longer waits; never for a `tell`, nor for a call that may come again.
     fn poll_unwanted(&self, giver: u64, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            ReplyTo::Nobody => Poll::Pending,
+            ReplyTo::Nobody | ReplyTo::Kept(_) => Poll::Pending,
             ReplyTo::Local(slot) => slot.poll_unwanted(giver, cx),
             ReplyTo::Remote(link, call) => link.poll_unwanted(*call, giver, cx),
         }
@@ -66,7 +79,7 @@ impl ReplyTo {
 
     fn forget_giver(&self, giver: u64) {
         match self {
-            ReplyTo::Nobody => {}
+            ReplyTo::Nobody | ReplyTo::Kept(_) => {}
             ReplyTo::Local(slot) => slot.forget_giver(giver),
             ReplyTo::Remote(link, call) => link.forget_giver(*call, giver),
         }
@@ -75,7 +88,7 @@ impl ReplyTo {
     pub(crate) fn local(self) -> Option<Arc<Slot>> {
         match self {
             ReplyTo::Local(slot) => Some(slot),
-            ReplyTo::Nobody | ReplyTo::Remote(..) => None,
+            ReplyTo::Nobody | ReplyTo::Remote(..) | ReplyTo::Kept(_) => None,
         }
     }
 }
@@ -171,6 +184,7 @@ impl<T: Message> Responder<T> {
     pub(crate) fn room(&self) -> impl Future<Output = ()> + Send + use<T> {
         let link = match &self.owed.to {
             Some(ReplyTo::Remote(link, _)) => Some(link.clone()),
+            Some(ReplyTo::Kept(kept)) => kept.link(),
             _ => None,
         };
         async move {

@@ -15,6 +15,7 @@ use crate::{
     cell::{Envelope, LOCAL, Offered},
     clock,
     credit::Credits,
+    kept::CallKey,
     large::{LARGE, Payload},
     link::{Link, Request},
     message::{encode, message_id},
@@ -38,6 +39,10 @@ pub(crate) struct Letter {
     pub(crate) patient: bool,
     pub(crate) deadline: Option<Duration>,
     pub(crate) trace: u64,
+    /// Of a call that may be sent again; of no use within a process.
+    pub(crate) key: Option<CallKey>,
+    /// It will be, if this time it has no answer.
+    pub(crate) again: bool,
 }
 
 impl Letter {
@@ -54,6 +59,8 @@ impl Letter {
             patient: false,
             deadline: None,
             trace: 0,
+            key: None,
+            again: false,
         })
     }
 }
@@ -76,7 +83,7 @@ impl Submission {
         route: Route,
         letter: Letter,
     ) -> Result<Submission, Outcome> {
-        let Letter { fingerprint, message, payload, origin, ask, patient, trace, .. } = letter;
+        let Letter { fingerprint, message, payload, origin, ask, patient, trace, key, again, .. } = letter;
         let slot = Arc::new(Slot::default());
         let deadline = letter.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
         let mut sent = Submission {
@@ -117,6 +124,8 @@ impl Submission {
                     patient,
                     deadline,
                     trace,
+                    key,
+                    again,
                     slot: slot.clone(),
                 })?;
                 sent.remote = Some((link, call));

@@ -22,6 +22,7 @@ use crate::{
     credit::Effect,
     executor::Executor,
     fingerprint,
+    kept::Keys,
     large::{Parcel, Payload},
     life::{self, Args},
     network::Network,
@@ -111,6 +112,7 @@ pub(crate) struct SystemInner {
     pub(crate) verdict_grace: Duration,
     pub(crate) stream_grace: Duration,
     next_local: AtomicU32,
+    pub(crate) keys: Arc<Keys>,
     closed: AtomicBool,
     /// Ends what the I/O runtime serves.
     over: Notify,
@@ -153,6 +155,7 @@ impl System {
             verdict_grace: options.verdict_grace,
             stream_grace: options.stream_grace,
             next_local: AtomicU32::new(1),
+            keys: Arc::default(),
             closed: AtomicBool::new(false),
             over: Notify::new(),
             tokio: Mutex::new(Some(tokio)),

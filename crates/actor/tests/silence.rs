@@ -10,14 +10,9 @@ use common::*;
 use lyceum_actor::*;
 use lyceum_wire::testing::Faults;
 
-/// A network that can be cut and does nothing else to its packets.
-fn sound() -> Faults {
-    Faults { loss: 0.0, duplication: 0.0, jitter: Duration::ZERO, ..Faults::bad(1) }
-}
-
 #[test]
 fn l3_a_caller_of_a_silent_node_is_told_so_unless_it_waits_through_the_silence() {
-    let distant = distant(sound());
+    let distant = distant(Faults::none());
     let (here, relay) = (&distant.pair.here, &distant.relay);
     block_on(async {
         let (theirs, desk) = distant.desk::<Clerk>("ada").await;
@@ -51,7 +46,7 @@ fn l3_a_caller_of_a_silent_node_is_told_so_unless_it_waits_through_the_silence()
 
 #[test]
 fn a_suspicion_ends_no_call_whose_connection_answers() {
-    let distant = distant(sound());
+    let distant = distant(Faults::none());
     block_on(async {
         let (_, desk) = distant.desk::<Clerk>("ada").await;
         let waits = desk.ask(WaitForOpen(1));
@@ -69,7 +64,7 @@ fn a_suspicion_ends_no_call_whose_connection_answers() {
 
 #[test]
 fn a_call_that_its_caller_was_told_is_unreachable_is_not_executed_when_the_node_comes_back() {
-    let distant = distant(sound());
+    let distant = distant(Faults::none());
     let (here, relay) = (&distant.pair.here, &distant.relay);
     block_on(async {
         let (theirs, desk) = distant.desk::<Clerk>("ada").await;

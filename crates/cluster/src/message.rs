@@ -17,6 +17,7 @@ use crate::control::vocabulary::{Answer, Ask, Command, Notice, Report, Running, 
 
 /// An agent to the head.
 #[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "messages go one by one into a frame")]
 pub(crate) enum AgentToHead {
     /// The first message of a connection.
     Join {

@@ -7,6 +7,7 @@ use lyceum_wire::CloseCode;
 use super::{Finished, Life, Link, Phase};
 use crate::{
     ActorId, ProcessDeath, System,
+    pending::Call,
     slot::{Givers, Outcome, Slot},
 };
 
@@ -48,6 +49,10 @@ impl Link {
         let why = format!("no connection to {}: {why}", self.peer);
         let unsent = state.pending.take_queued();
         done.extend(unsent.iter().map(|(_, call)| (call.slot.clone(), Outcome::NotSent(why.clone()))));
+        // Whoever sends again need not know how the peer ended.
+        let again = state.pending.take_if(|call| call.again);
+        let lost = |call: &Call| (call.slot.clone(), Outcome::Unknown(format!("{why}, after it was sent")));
+        done.extend(again.iter().map(|(_, call)| lost(call)));
         if let Some(parting) = state.parting.take() {
             // The peer may have heard the last word and closed, and still have to open what it was lent.
             state.lent.drain(..).for_each(|parcel| parcel.hand_over());
@@ -72,7 +77,7 @@ impl Link {
             system.revoke_unsent(calls.iter().chain(&control));
         }
         // They take what they stand for out of the store.
-        drop((unsent, lent));
+        drop((unsent, again, lent));
     }
 
     /// The peer broke a rule: the connection ends, with the reason for it.

@@ -71,7 +71,8 @@ impl State {
                 return;
             }
             outlet.queue.pop_front();
-            let Some(Queued { payload: Some(payload), message, deadline, trace, job }) = entry.queued.take()
+            let Some(Queued { payload: Some(payload), message, deadline, trace, key, job }) =
+                entry.queued.take()
             else {
                 continue;
             };
@@ -86,6 +87,7 @@ impl State {
                 flags: if matches!(payload, Payload::Stored(_)) { STORED } else { 0 },
                 amount: left,
                 total: payload.len() as u64,
+                key,
                 ..Extension::default()
             };
             let bytes = payload.bytes().clone();

@@ -1,6 +1,7 @@
 //! The works, by subject.
 
 pub mod actor;
+pub mod control;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -161,6 +161,8 @@ fn environment(config: &AgentConfig, launch: &Launch) -> Vec<(&'static str, Stri
         ("TOKIO_WORKER_THREADS", threads),
         // A thread that waits must not spin: another worker may share its core.
         ("OMP_WAIT_POLICY", "passive".into()),
+        // The numbers are those of the bus: CUDA's own order puts the fastest first.
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()),
         ("CUDA_VISIBLE_DEVICES", gpus.join(",")),
         ("LYCEUM_CLUSTER", config.cluster.clone()),
         ("LYCEUM_NODE", config.node.clone()),

@@ -69,13 +69,67 @@ pub struct Allotment {
     pub custom: BTreeMap<String, Milli>,
 }
 
-/// Why a request does not fit on a node.
+/// Why a request does not fit on a node. Put into words only when somebody reads it: placement asks thousands of nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shortfall(String);
+pub enum Shortfall {
+    /// Too few cores are free.
+    Cpus {
+        /// Asked for.
+        asked: Milli,
+        /// Free.
+        free: Milli,
+    },
+    /// Too little memory is free.
+    Memory {
+        /// Asked for.
+        asked: Bytes,
+        /// Free.
+        free: Bytes,
+    },
+    /// Too little of something else is free.
+    Custom {
+        /// What.
+        name: String,
+        /// Asked for.
+        asked: Milli,
+        /// Free.
+        free: Milli,
+    },
+    /// Too few whole GPUs are free.
+    Gpus {
+        /// Asked for.
+        asked: Milli,
+        /// Whole ones that are free.
+        free: u64,
+    },
+    /// No GPU has such a share free.
+    GpuShare {
+        /// Asked for.
+        asked: Milli,
+        /// GPUs of the node.
+        devices: u32,
+    },
+    /// More than one GPU, and no whole number of them.
+    GpuFraction {
+        /// Asked for.
+        asked: Milli,
+    },
+}
 
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Shortfall::Cpus { asked, free } => write!(f, "cpus: {asked} asked, {free} free"),
+            Shortfall::Memory { asked, free } => write!(f, "memory: {asked} asked, {free} free"),
+            Shortfall::Custom { name, asked, free } => write!(f, "{name}: {asked} asked, {free} free"),
+            Shortfall::Gpus { asked, free } => write!(f, "gpus: {asked} asked, {free} free"),
+            Shortfall::GpuShare { asked, devices } => {
+                write!(f, "gpus: {asked} asked, no device of {devices} has it free")
+            }
+            Shortfall::GpuFraction { asked } => {
+                write!(f, "gpus: {asked} asked, expected whole GPUs or a share of one")
+            }
+        }
     }
 }
 
@@ -84,12 +138,14 @@ impl fmt::Display for Shortfall {
 pub struct Ledger {
     capacity: Capacity,
     used: Allotment,
+    /// Of all GPUs together.
+    gpus_used: Milli,
 }
 
 impl Ledger {
     /// An account of which nothing was given yet.
     pub fn new(capacity: Capacity) -> Ledger {
-        Ledger { capacity, used: Allotment::default() }
+        Ledger { capacity, used: Allotment::default(), gpus_used: Milli(0) }
     }
 
     /// What the node has in all.
@@ -104,58 +160,79 @@ impl Ledger {
 
     /// What `request` would be given here now.
     pub fn fit(&self, request: &Request) -> Result<Allotment, Shortfall> {
-        self.fit_beside(&self.used, request)
-    }
-
-    /// What `request` would be given here if nobody had anything.
-    pub fn fit_alone(&self, request: &Request) -> Result<Allotment, Shortfall> {
-        self.fit_beside(&Allotment::default(), request)
-    }
-
-    fn fit_beside(&self, used: &Allotment, request: &Request) -> Result<Allotment, Shortfall> {
-        let free = |total: u64, used: u64| total.saturating_sub(used);
-        short("cpus", request.cpus, Milli(free(self.capacity.cpus.0, used.cpus.0)))?;
-        short("memory", Bytes(request.memory), Bytes(free(self.capacity.memory, used.memory)))?;
-        for (name, asked) in &request.custom {
-            let total = self.capacity.custom.get(name).copied().unwrap_or_default();
-            let used = used.custom.get(name).copied().unwrap_or_default();
-            short(name, *asked, Milli(free(total.0, used.0)))?;
-        }
+        self.check(request)?;
         Ok(Allotment {
             cpus: request.cpus,
-            gpus: self.fit_gpus(used, request.gpus)?,
+            gpus: self.choose_gpus(request.gpus),
             memory: request.memory,
             custom: request.custom.clone(),
         })
     }
 
-    fn fit_gpus(&self, used: &Allotment, asked: Milli) -> Result<BTreeMap<u32, Milli>, Shortfall> {
-        let free = |gpu: &u32| 1000 - used.gpus.get(gpu).map_or(0, |used| used.0);
-        let all = || 0..self.capacity.gpus;
-        if asked.0 == 0 {
-            return Ok(BTreeMap::new());
+    /// Whether `request` fits here now.
+    pub fn check(&self, request: &Request) -> Result<(), Shortfall> {
+        self.check_beside(&self.used, request)
+    }
+
+    /// Whether `request` would fit here if nobody had anything.
+    pub fn check_alone(&self, request: &Request) -> Result<(), Shortfall> {
+        self.check_beside(&Allotment::default(), request)
+    }
+
+    fn check_beside(&self, used: &Allotment, request: &Request) -> Result<(), Shortfall> {
+        let free = Milli(self.capacity.cpus.0.saturating_sub(used.cpus.0));
+        if request.cpus > free {
+            return Err(Shortfall::Cpus { asked: request.cpus, free });
         }
-        let Some(whole) = asked.as_whole() else {
-            if asked.0 > 1000 {
-                return Err(Shortfall(format!("gpus: {asked} asked, expected whole GPUs or a share of one")));
+        let free = self.capacity.memory.saturating_sub(used.memory);
+        if request.memory > free {
+            return Err(Shortfall::Memory { asked: Bytes(request.memory), free: Bytes(free) });
+        }
+        for (name, asked) in &request.custom {
+            let amount = |of: &BTreeMap<String, Milli>| of.get(name).map_or(0, |amount| amount.0);
+            let free = Milli(amount(&self.capacity.custom).saturating_sub(amount(&used.custom)));
+            if *asked > free {
+                return Err(Shortfall::Custom { name: name.clone(), asked: *asked, free });
             }
+        }
+        self.check_gpus(used, request.gpus)
+    }
+
+    fn check_gpus(&self, used: &Allotment, asked: Milli) -> Result<(), Shortfall> {
+        let free = |gpu: u32| 1000 - used.gpus.get(&gpu).map_or(0, |used| used.0);
+        let devices = self.capacity.gpus;
+        match asked.as_whole() {
+            _ if asked.0 == 0 => Ok(()),
+            None if asked.0 > 1000 => Err(Shortfall::GpuFraction { asked }),
+            None if (0..devices).any(|gpu| free(gpu) >= asked.0) => Ok(()),
+            None => Err(Shortfall::GpuShare { asked, devices }),
+            Some(whole) => match (0..devices).filter(|gpu| free(*gpu) == 1000).count() as u64 {
+                free if free < whole => Err(Shortfall::Gpus { asked, free }),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The GPUs for a request that fits.
+    fn choose_gpus(&self, asked: Milli) -> BTreeMap<u32, Milli> {
+        if asked.0 == 0 {
+            return BTreeMap::new();
+        }
+        let free = |gpu: &u32| 1000 - self.used.gpus.get(gpu).map_or(0, |used| used.0);
+        let all = 0..self.capacity.gpus;
+        match asked.as_whole() {
+            Some(whole) => all
+                .filter(|gpu| free(gpu) == 1000)
+                .take(usize::try_from(whole).unwrap_or(usize::MAX))
+                .map(|gpu| (gpu, Milli(1000)))
+                .collect(),
             // The fullest device that still has room: whole ones stay free for those who need them.
-            let gpu = all().filter(|gpu| free(gpu) >= asked.0).min_by_key(|gpu| (free(gpu), *gpu));
-            return match gpu {
-                Some(gpu) => Ok(BTreeMap::from([(gpu, asked)])),
-                None => {
-                    Err(Shortfall(format!("gpus: {asked} asked, no device of {} has it free", all().len())))
-                }
-            };
-        };
-        let chosen: BTreeMap<u32, Milli> = all()
-            .filter(|gpu| free(gpu) == 1000)
-            .take(usize::try_from(whole).unwrap_or(usize::MAX))
-            .map(|gpu| (gpu, Milli(1000)))
-            .collect();
-        match chosen.len() as u64 == whole {
-            true => Ok(chosen),
-            false => Err(Shortfall(format!("gpus: {asked} asked, {} free", chosen.len()))),
+            None => all
+                .filter(|gpu| free(gpu) >= asked.0)
+                .min_by_key(|gpu| (free(gpu), *gpu))
+                .map(|gpu| (gpu, asked))
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -165,6 +242,7 @@ impl Ledger {
         self.used.memory += given.memory;
         for (gpu, share) in &given.gpus {
             self.used.gpus.entry(*gpu).or_default().0 += share.0;
+            self.gpus_used.0 += share.0;
         }
         for (name, amount) in &given.custom {
             self.used.custom.entry(name.clone()).or_default().0 += amount.0;
@@ -177,6 +255,7 @@ impl Ledger {
         self.used.memory = self.used.memory.saturating_sub(given.memory);
         for (gpu, share) in &given.gpus {
             lessen(&mut self.used.gpus, gpu, *share);
+            self.gpus_used.0 = self.gpus_used.0.saturating_sub(share.0);
         }
         for (name, amount) in &given.custom {
             lessen(&mut self.used.custom, name, *amount);
@@ -198,28 +277,21 @@ impl Ledger {
         self.used == Allotment::default()
     }
 
-    /// How full the account would be with `given` more, in thousandths of its fullest resource.
-    pub fn fullness(&self, given: &Allotment) -> u64 {
-        let share = |used: u64, total: u64| match total {
-            0 => 0,
-            total => (u128::from(used) * 1000 / u128::from(total)) as u64,
+    /// How full the account would be with `request` in it, in thousandths of its fullest resource.
+    pub fn fullness(&self, request: &Request) -> u64 {
+        let share = |used: u64, total: u64| match (total, used.checked_mul(1000)) {
+            (0, _) => 0,
+            (total, Some(thousandfold)) => thousandfold / total,
+            (total, None) => used / (total / 1000).max(1),
         };
-        let gpus: u64 = self.used.gpus.values().chain(given.gpus.values()).map(|share| share.0).sum();
-        let mut fullest = share(self.used.cpus.0 + given.cpus.0, self.capacity.cpus.0)
-            .max(share(self.used.memory + given.memory, self.capacity.memory))
-            .max(share(gpus, u64::from(self.capacity.gpus) * 1000));
+        let mut fullest = share(self.used.cpus.0 + request.cpus.0, self.capacity.cpus.0)
+            .max(share(self.used.memory + request.memory, self.capacity.memory))
+            .max(share(self.gpus_used.0 + request.gpus.0, u64::from(self.capacity.gpus) * 1000));
         for (name, total) in &self.capacity.custom {
             let of = |amounts: &BTreeMap<String, Milli>| amounts.get(name).map_or(0, |amount| amount.0);
-            fullest = fullest.max(share(of(&self.used.custom) + of(&given.custom), total.0));
+            fullest = fullest.max(share(of(&self.used.custom) + of(&request.custom), total.0));
         }
         fullest
-    }
-}
-
-fn short<T: PartialOrd + fmt::Display>(name: &str, asked: T, free: T) -> Result<(), Shortfall> {
-    match asked <= free {
-        true => Ok(()),
-        false => Err(Shortfall(format!("{name}: {asked} asked, {free} free"))),
     }
 }
 

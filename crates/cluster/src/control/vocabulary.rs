@@ -113,7 +113,6 @@ pub struct Running {
 
 /// What a client, or a worker through its agent, asks of the head.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "questions go one by one into a frame")]
 pub enum Ask {
     /// Begin a job. Answered by [`Answer::Job`]. Clients only.
     BeginJob {

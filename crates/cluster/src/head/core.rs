@@ -2,24 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lyceum_actor::{ControlError, ProcessDeath};
 use lyceum_wire::{Authority, CloseCode, Connection, Endpoint, Expect, LaneSender, PeerIdentity, PeerRole};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::VALIDITY;
-use super::database::Records;
+use super::decide::Decider;
+use super::{MAX_BATCH, VALIDITY};
 use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
-use crate::control::{Head, HeadEffect, HeadEvent};
+use crate::control::{HeadEffect, HeadEvent};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
 use crate::message::{self, HeadToAgent, HeadToClient};
 use crate::state::{StateDir, log_tail};
 
-/// Events that are committed together at most.
-const MAX_BATCH: usize = 256;
 /// Longest wait for a second path to an agent.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lines of an agent's log that go into the death reports of its processes.
@@ -70,13 +68,11 @@ pub(super) struct Joining {
 
 pub(super) struct Core {
     state: StateDir,
-    head: Head,
-    records: Records,
+    decider: Decider,
     authority: Authority,
     endpoint: Endpoint,
     events: Sender<Input>,
     runtime: Handle,
-    began: Instant,
     host: String,
     agents: BTreeMap<String, AgentLink>,
     clients: BTreeMap<u64, LaneSender>,
@@ -88,11 +84,6 @@ struct AgentLink {
     incarnation: u64,
     lane: LaneSender,
     connection: Connection,
-}
-
-/// Tells an effect of what was seen, and of nothing that was decided?
-fn is_news(effect: &HeadEffect) -> bool {
-    matches!(effect, HeadEffect::Notify { notice: Notice::Died(_) | Notice::Suspect { .. }, .. })
 }
 
 /// Verdicts are logged when they are found, for who wants to know how long what follows from them took.
@@ -111,8 +102,7 @@ fn log_verdict(effect: &HeadEffect) {
 impl Core {
     pub(super) fn new(
         state: StateDir,
-        head: Head,
-        records: Records,
+        decider: Decider,
         authority: Authority,
         endpoint: Endpoint,
         events: Sender<Input>,
@@ -120,13 +110,11 @@ impl Core {
     ) -> Core {
         Core {
             state,
-            head,
-            records,
+            decider,
             authority,
             endpoint,
             events,
             runtime,
-            began: Instant::now(),
             host: host_identity(),
             agents: BTreeMap::new(),
             clients: BTreeMap::new(),
@@ -138,27 +126,15 @@ impl Core {
     pub(super) fn run(mut self, mut inbox: Receiver<Input>) -> Result<(), ClusterError> {
         let mut batch = Vec::new();
         while !self.exit && inbox.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
-            let mut records = Vec::new();
-            let mut effects = Vec::new();
             for input in batch.drain(..) {
                 if let Some(event) = self.take_in(input) {
-                    let (written, wanted) = self.head.apply(event, self.began.elapsed());
-                    records.extend(written);
-                    effects.extend(wanted);
+                    self.decider.take(event);
                 }
             }
-            effects.iter().for_each(log_verdict);
-            // What has happened to others is a fact, not a decision: whoever waits on the dead hears of it at once (L3).
-            let (news, effects): (Vec<_>, Vec<_>) = effects.into_iter().partition(is_news);
-            for effect in news {
-                self.release(effect);
-            }
-            if !records.is_empty() {
-                self.records.commit(&records)?;
-            }
-            for effect in effects {
-                self.release(effect);
-            }
+            let news = self.decider.news();
+            self.carry_out(news);
+            let decided = self.decider.commit()?;
+            self.carry_out(decided);
         }
         tracing::info!("the head ends");
         std::thread::sleep(FAREWELL);
@@ -167,6 +143,13 @@ impl Core {
             let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
         });
         Ok(())
+    }
+
+    fn carry_out(&mut self, effects: Vec<HeadEffect>) {
+        for effect in effects {
+            log_verdict(&effect);
+            self.release(effect);
+        }
     }
 
     /// Keeps the connections; what is left is for the state machine.
@@ -217,7 +200,7 @@ impl Core {
 
     /// An agent speaks for the workers of its own node only.
     fn worker_asked(&self, node: &str, process: u64, request: u64, ask: Ask) -> Option<HeadEvent> {
-        if self.head.node_of(process).as_deref() == Some(node) {
+        if self.decider.head().node_of(process).as_deref() == Some(node) {
             return Some(HeadEvent::Asked { origin: Origin::Worker(process), request, ask });
         }
         let why = format!("process {process} is not one of node `{node}`, or was given up");
@@ -282,7 +265,7 @@ impl Core {
     fn reply(&self, origin: Origin, request: u64, answer: Answer) {
         match origin {
             Origin::Worker(process) => {
-                let status = self.head.node_of(process);
+                let status = self.decider.head().node_of(process);
                 let Some(link) = status.and_then(|node| self.agents.get(&node)) else { return };
                 self.tell_agent(link, &HeadToAgent::Answer { process, request, answer });
             }

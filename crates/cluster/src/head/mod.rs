@@ -5,6 +5,7 @@
 
 mod core;
 mod database;
+mod decide;
 mod sessions;
 
 use std::net::SocketAddr;
@@ -15,11 +16,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use self::core::{Core, Input};
-use self::database::Records;
-use crate::control::record::{Key, Value};
+pub use self::decide::Decider;
 use crate::control::resources::Capacity;
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
-use crate::control::{CordonRule, Head, HeadEvent, HeadOptions, NodeOptions};
+use crate::control::{CordonRule, HeadEvent, HeadOptions, NodeOptions};
 use crate::daemon;
 use crate::error::ClusterError;
 use crate::manifest::{Manifest, NodeSection};
@@ -27,6 +27,8 @@ use crate::state::{StateDir, read_json, write_json};
 
 /// Certificates of daemons and workers are valid this long.
 pub(crate) const VALIDITY: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Events that are committed together at most.
+pub const MAX_BATCH: usize = 256;
 /// Events that may wait for the head; those who bring more wait.
 const MAX_EVENTS: usize = 4096;
 
@@ -74,10 +76,8 @@ pub fn run(state: &StateDir) -> Result<(), ClusterError> {
         .build()
         .map_err(ClusterError::system("start the head's threads"))?;
     let authority = authority(state, &config.manifest.name)?;
-    let records = Records::open(&state.head().join("records.redb"))?;
-    let written = records.read()?;
-    let term = next_number(&written);
-    let head = Head::new(options(&config), written);
+    let decider = Decider::open(&state.head().join("records.redb"), options(&config))?;
+    let term = decider.term();
 
     let identity = PeerIdentity::new(&config.manifest.name, PeerRole::Head, HEAD_NODE, term)?;
     let credentials = authority.issue(&identity, VALIDITY)?;
@@ -95,7 +95,7 @@ pub fn run(state: &StateDir) -> Result<(), ClusterError> {
     runtime.spawn(crate::logs::keep_capped(state.head_log()));
     runtime.spawn(end_when_told(state.clone(), events.clone()));
     tracing::info!(cluster = %config.manifest.name, address = %endpoint.local_addr(), "the head is up");
-    let core = Core::new(state.clone(), head, records, authority, endpoint, events, runtime.handle().clone());
+    let core = Core::new(state.clone(), decider, authority, endpoint, events, runtime.handle().clone());
     let ended = core.run(inbox);
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
@@ -109,14 +109,6 @@ fn authority(state: &StateDir, cluster: &str) -> Result<Authority, ClusterError>
     let authority = Authority::create(cluster)?;
     authority.save(&dir)?;
     Ok(authority)
-}
-
-fn next_number(written: &[(Key, Value)]) -> u64 {
-    let next = written.iter().find_map(|(_, value)| match value {
-        Value::Next(next) => Some(*next),
-        _ => None,
-    });
-    next.unwrap_or(1)
 }
 
 /// Binds where an earlier term was reached, so that agents and clients find this one; else where the manifest says.

@@ -48,13 +48,14 @@ async fn an_actor_finds_the_resources_that_were_asked_for() {
         "OMP_NUM_THREADS",
         "RAYON_NUM_THREADS",
         "OMP_WAIT_POLICY",
+        "CUDA_DEVICE_ORDER",
         "CUDA_VISIBLE_DEVICES",
         "COLOUR",
         "LYCEUM_TRUSTED_INTERFACE",
     ];
     let sight = look(&probe, &variables).await;
     let seen: Vec<&str> = sight.variables.iter().flatten().map(String::as_str).collect();
-    assert_eq!(seen, ["1", "1", "passive", "0", "red", ""]);
+    assert_eq!(seen, ["1", "1", "passive", "PCI_BUS_ID", "0", "red", ""]);
     assert_eq!(sight.cores.len(), 1, "one core of its own: {:?}", sight.cores);
     assert_eq!(sight.group, sight.pid, "it leads a process group of its own");
     assert_eq!(sight.store_holder, probe.address().process.process, "its store knows it");

@@ -34,6 +34,8 @@ pub struct Bench {
 enum Subject {
     /// Calls between processes, and the creation of actors
     Actor,
+    /// The head's decisions, written down, over nodes that are simulated; no other system is measured beside it
+    Control,
 }
 
 #[derive(Debug, Args)]
@@ -53,6 +55,7 @@ impl Bench {
         let rows = block_on(async {
             match self.subject {
                 Subject::Actor => work::actor::measure(&options).await,
+                Subject::Control => work::control::measure(&options),
             }
         })?;
         if let Some(path) = &self.json {

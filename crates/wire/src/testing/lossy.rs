@@ -34,6 +34,11 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// A network that can be cut and does nothing else to its packets.
+    pub fn none() -> Self {
+        Faults { loss: 0.0, duplication: 0.0, jitter: Duration::ZERO, ..Faults::bad(1) }
+    }
+
     /// Five percent lost, five duplicated, 1 to 4 ms on the way.
     pub fn bad(seed: u64) -> Self {
         Self {

@@ -71,10 +71,8 @@ impl Head {
     /// That there is, or may come to be, room for it.
     fn check_room(&self, request: &SpawnRequest) -> Result<(), String> {
         self.check_queue()?;
-        match placement::place(self.candidates(&request.role), &Request::from(request)) {
-            Err(Unplaced::Never(why)) => Err(format!("{}: {why}", request.role)),
-            Ok(_) | Err(Unplaced::Later) => Ok(()),
-        }
+        let possible = placement::possible(self.candidates(&request.role), &Request::from(request));
+        possible.map_err(|why| format!("{}: {why}", request.role))
     }
 
     /// That one more may wait.
@@ -85,12 +83,16 @@ impl Head {
         }
     }
 
-    pub(super) fn candidates<'a>(&'a self, role: &'a str) -> impl Iterator<Item = Candidate<'a>> {
-        self.nodes.iter().map(|(name, node)| Candidate {
+    pub(super) fn candidates<'a>(
+        &'a self,
+        role: &str,
+    ) -> impl Iterator<Item = Candidate<'a>> + Clone + use<'a> {
+        let failures = self.failures.of_role(role);
+        self.nodes.iter().map(move |(name, node)| Candidate {
             name,
             labels: &node.options.labels,
             ledger: &node.ledger,
-            failures: self.failures.of_role(role, name),
+            failures: failures.get(&**name).copied().unwrap_or(0),
             closed: node.closed(),
         })
     }

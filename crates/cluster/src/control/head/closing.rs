@@ -1,6 +1,6 @@
 //! Nodes that take nothing new: cordoned by a person or for their failures, or drained.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use lyceum_actor::Cause;
@@ -36,9 +36,13 @@ impl Failures {
         self.0.retain(|failure| now.saturating_sub(failure.at) < within);
     }
 
-    /// How often actors of `role` failed on `node` of late: they go elsewhere first.
-    pub(super) fn of_role(&self, role: &str, node: &str) -> usize {
-        self.0.iter().filter(|failure| failure.node == node && failure.role == role).count()
+    /// How often actors of `role` failed of late, by node: they go elsewhere first.
+    pub(super) fn of_role(&self, role: &str) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for failure in self.0.iter().filter(|failure| failure.role == role) {
+            *counts.entry(&*failure.node).or_default() += 1;
+        }
+        counts
     }
 
     /// The actors whose failures speak against `node`: a role that fails on others too has itself to blame.

@@ -50,12 +50,12 @@ pub fn place_gang<'a>(
         let open = free.iter_mut().filter(|node| node.room > 0);
         let chosen = match request.strategy {
             Strategy::Spread | Strategy::StrictSpread => {
-                open.min_by_key(|node| (node.given.len(), node.failures, node.fullness()))
+                open.min_by_key(|node| (node.given.len(), node.failures, node.ledger.fullness(request)))
             }
             // One that is begun is filled first; else one that takes all that is left, the fullest of these; else the roomiest.
             Strategy::Pack | Strategy::StrictPack => open.min_by_key(|node| {
                 let roomier = usize::MAX - node.room.min(left);
-                (node.given.is_empty(), roomier, node.failures, u64::MAX - node.fullness())
+                (node.given.is_empty(), roomier, node.failures, u64::MAX - node.ledger.fullness(request))
             }),
         };
         match chosen {
@@ -98,10 +98,6 @@ struct Free<'a> {
 }
 
 impl Free<'_> {
-    fn fullness(&self) -> u64 {
-        self.ledger.fullness(&Allotment::default())
-    }
-
     fn give(&mut self, request: &Request) {
         if let Ok(given) = self.ledger.fit(request) {
             self.ledger.take(&given);

@@ -53,38 +53,39 @@ impl fmt::Display for Impossible {
 /// The node that `request` is given, and what it is given there: one on which its role failed least of late. Ties go to the
 /// name that comes first.
 pub fn place<'a>(
-    nodes: impl Iterator<Item = Candidate<'a>>,
+    nodes: impl Iterator<Item = Candidate<'a>> + Clone,
     request: &Request,
 ) -> Result<(String, Allotment), Unplaced> {
-    let mut best: Option<(usize, u64, &str, Allotment)> = None;
-    let mut reasons = Vec::new();
-    let mut later = false;
-    for node in nodes {
-        if let Some(reason) = never_on(&node, request) {
-            reasons.push((node.name.to_owned(), reason));
-            continue;
+    let fits = |node: &Candidate<'_>| {
+        node.closed.is_none() && refusal(node, request).is_none() && node.ledger.check(request).is_ok()
+    };
+    let preference = |node: &Candidate<'_>| {
+        let fullness = node.ledger.fullness(request);
+        let fullness = match request.strategy {
+            Strategy::Spread | Strategy::StrictSpread => fullness,
+            Strategy::Pack | Strategy::StrictPack => u64::MAX - fullness,
+        };
+        (node.failures, fullness)
+    };
+    match nodes.clone().filter(fits).min_by_key(preference) {
+        Some(node) => {
+            node.ledger.fit(request).map(|given| (node.name.to_owned(), given)).map_err(|_| Unplaced::Later)
         }
-        later = true;
-        let fit = || node.ledger.fit(request).ok();
-        let Some(given) = node.closed.is_none().then(fit).flatten() else { continue };
-        let fullness = node.ledger.fullness(&given);
-        let better = best.as_ref().is_none_or(|(failures, other, _, _)| match request.strategy {
-            _ if node.failures != *failures => node.failures < *failures,
-            Strategy::Spread | Strategy::StrictSpread => fullness < *other,
-            Strategy::Pack | Strategy::StrictPack => fullness > *other,
-        });
-        if better {
-            best = Some((node.failures, fullness, node.name, given));
-        }
+        None => Err(possible(nodes, request).map_or_else(Unplaced::Never, |()| Unplaced::Later)),
     }
-    match best {
-        Some((_, _, name, given)) => Ok((name.to_owned(), given)),
-        None if later => Err(Unplaced::Later),
-        None => {
-            let what = "no node can ever hold this request".to_owned();
-            Err(Unplaced::Never(Impossible { what, reasons }))
-        }
+}
+
+/// Whether some node can hold `request` when it has nothing else.
+pub fn possible<'a>(
+    nodes: impl Iterator<Item = Candidate<'a>> + Clone,
+    request: &Request,
+) -> Result<(), Impossible> {
+    if nodes.clone().any(|node| never_on(&node, request).is_none()) {
+        return Ok(());
     }
+    let reason = |node: Candidate<'a>| Some((node.name.to_owned(), never_on(&node, request)?));
+    let what = "no node can ever hold this request".to_owned();
+    Err(Impossible { what, reasons: nodes.filter_map(reason).collect() })
 }
 
 /// Why `request` has no place now, of each of the nodes that may come to hold it.
@@ -94,7 +95,7 @@ pub fn waits_for<'a>(nodes: impl Iterator<Item = Candidate<'a>>, request: &Reque
         .filter_map(|node| {
             let why = match node.closed {
                 Some(why) => why.to_owned(),
-                None => node.ledger.fit(request).err()?.to_string(),
+                None => node.ledger.check(request).err()?.to_string(),
             };
             Some(format!("{}: {why}", node.name))
         })
@@ -112,6 +113,12 @@ fn listed(said: &[String], most: usize) -> String {
 
 /// Why `request` could not be held by this node even if it were empty.
 fn never_on(node: &Candidate<'_>, request: &Request) -> Option<String> {
+    let alone = || node.ledger.check_alone(request).err();
+    refusal(node, request).or_else(|| Some(alone()?.to_string().replace(" free", " in all")))
+}
+
+/// Why `request` is not for this node, whatever the node has.
+fn refusal(node: &Candidate<'_>, request: &Request) -> Option<String> {
     if request.node.as_deref().is_some_and(|name| name != node.name) {
         return Some(format!("is not the node asked for, `{}`", request.node.as_deref().unwrap_or_default()));
     }
@@ -121,7 +128,7 @@ fn never_on(node: &Candidate<'_>, request: &Request) -> Option<String> {
             return Some(mismatch(rule, found));
         }
     }
-    node.ledger.fit_alone(request).err().map(|shortfall| shortfall.to_string().replace(" free", " in all"))
+    None
 }
 
 fn mismatch(rule: &LabelRule, found: Option<&str>) -> String {
