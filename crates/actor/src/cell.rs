@@ -53,8 +53,8 @@ pub(crate) struct Cell {
     pub(crate) address: ActorAddress,
     pub(crate) fingerprint: u64,
     inbox: Mutex<Inbox>,
-    /// Calls that may come again.
-    pub(crate) kept: KeptCalls,
+    /// Calls that may come again; made with the first, because most actors never have one.
+    kept: OnceLock<Box<KeptCalls>>,
     /// Held by whoever tells peers what the ledger decided: see [`Cell::tell`].
     telling: Mutex<()>,
     /// Wakes the actor: for mail or for its end.
@@ -114,7 +114,7 @@ impl Cell {
                 watchers: Vec::new(),
                 remote_watchers: Vec::new(),
             }),
-            kept: KeptCalls::default(),
+            kept: OnceLock::new(),
             telling: Mutex::new(()),
             waker: AtomicWaker::new(),
             death: OnceLock::new(),
@@ -175,6 +175,18 @@ impl Cell {
         drop(inbox);
         self.waker.wake();
         Ok(())
+    }
+
+    /// Calls that may come again.
+    pub(crate) fn kept(&self) -> &KeptCalls {
+        self.kept.get_or_init(Box::default)
+    }
+
+    /// A process is gone: none of its calls comes again.
+    pub(crate) fn forget_kept(&self, process: u64) {
+        if let Some(kept) = self.kept.get() {
+            kept.forget(process);
+        }
     }
 
     /// A message from the peer behind link `peer` that has come before, and is done as it comes.

@@ -171,7 +171,7 @@ fn call(
         .then(|| Instant::now().checked_add(Duration::from_micros(extension.amount)))
         .flatten();
     let reply = match (extension.key, reply) {
-        (Some(key), ReplyTo::Remote(link, call)) => match cell.kept.find(&link, call, key) {
+        (Some(key), ReplyTo::Remote(link, call)) => match cell.kept().find(&link, call, key) {
             Found::New(kept) => ReplyTo::Kept(kept),
             not_new => {
                 if let Found::Refused(outcome) = not_new {

@@ -130,7 +130,7 @@ impl System {
             peers.links.values().filter(|link| link.peer.process == death.process).cloned().collect();
         drop(peers);
         for cell in self.inner().actors.all() {
-            cell.kept.forget(death.process);
+            cell.forget_kept(death.process);
         }
         for link in links {
             if death.cause.is_by_itself() && link.is_open() {
