@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
-use futures_util::future::try_join_all;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{Stream, StreamExt as _};
-use lyceum_actor::{ActorRef, CallError, Cluster};
+use lyceum_actor::{ActorRef, CallError, Cluster, Group};
 use lyceum_collective::Token;
 
 use crate::ask::ask;
@@ -29,7 +28,7 @@ pub struct Beginning {
 
 /// The trainers, in rank order.
 pub struct Gang {
-    trainers: Vec<ActorRef<Trainer>>,
+    trainers: Group<Trainer>,
 }
 
 impl Gang {
@@ -40,20 +39,17 @@ impl Gang {
         cluster: &Cluster,
         controller: ActorRef<Controller>,
     ) -> Result<Self, Failure> {
-        let trainers = (0..run.trainer.world_size).map(|number| {
-            let args = TrainerArgs { settings: settings.clone(), controller: controller.clone() };
-            let spawn = cluster
-                .spawn::<Trainer>(args)
-                .program(TORCH_PROGRAM)
-                .cpus(run.trainer.cpus)
-                .gpus(run.trainer.gpus)
-                .named(&format!("trainer-{number}"));
-            async move { spawn.await.map_err(|error| Failure::of_start(&format!("trainer {number}"), error)) }
-        });
-        let mut trainers = try_join_all(trainers).await?;
-        // Ranks of one node follow one another, so that they reduce in its memory first.
-        trainers.sort_by_key(|trainer| trainer.address().process.node.clone());
-        Ok(Self { trainers })
+        let args = TrainerArgs { settings: settings.clone(), controller };
+        // All are placed at once or none is, so that two runs never wait for each other's half; and ranks of one node
+        // follow one another, so that they reduce in its memory first.
+        let trainers = cluster
+            .spawn_gang::<Trainer>((0..run.trainer.world_size).map(|_| args.clone()))
+            .program(TORCH_PROGRAM)
+            .cpus(run.trainer.cpus)
+            .gpus(run.trainer.gpus)
+            .named("trainers")
+            .await;
+        Ok(Self { trainers: trainers.map_err(|error| Failure::of_start("the trainers", error))? })
     }
 
     /// Makes the ranks known to each other and has them load what they go on from.
@@ -100,7 +96,7 @@ impl Gang {
         F: Future<Output = Result<T, E>>,
         E: Into<Fault>,
     {
-        let asks = (0..).zip(&self.trainers).map(|(rank, trainer)| {
+        let asks = (0..).zip(self.trainers.members()).map(|(rank, trainer)| {
             let answer = ask(rank, trainer);
             let failed = move |error| Failure::new(format!("trainer {rank}, {doing}"), error);
             async move { answer.await.map(|answer| (rank, answer)).map_err(failed) }
@@ -122,7 +118,7 @@ impl Gang {
     /// The deaths of ranks, as they are told. One that fails with its node has often said so before its process is gone:
     /// that its node is lost is the nearer cause.
     fn deaths(&self, doing: &str) -> impl Stream<Item = Failure> {
-        let deaths = (0..).zip(&self.trainers).map(|(rank, trainer)| {
+        let deaths = (0..).zip(self.trainers.members()).map(|(rank, trainer)| {
             let who = format!("trainer {rank}, {doing}");
             async move { Failure::new(who, CallError::Dead(Box::new(trainer.died().await))) }
         });

@@ -34,10 +34,7 @@ pub fn actors(status: &Status) -> String {
         vec![
             actor.actor.to_string(),
             actor.role.clone(),
-            match (&actor.namespace, actor.name.as_deref().unwrap_or_default()) {
-                (Some(namespace), name) => format!("{namespace}/{name}"),
-                (None, name) => name.to_owned(),
-            },
+            name_of(actor),
             actor.job.to_string(),
             actor.state.clone(),
             actor.node.clone(),
@@ -46,6 +43,14 @@ pub fn actors(status: &Status) -> String {
         ]
     });
     table(&["ACTOR", "ROLE", "NAME", "JOB", "STATE", "NODE", "PID", "HOLDS"], rows)
+}
+
+/// Its name with its namespace, and its rank if it is one of a gang.
+fn name_of(actor: &ActorStatus) -> String {
+    let namespace = actor.namespace.as_ref().map(|namespace| format!("{namespace}/"));
+    let rank = actor.rank.map(|(rank, size)| format!("[{rank} of {size}]"));
+    let name = actor.name.as_deref().unwrap_or_default();
+    format!("{}{name}{}", namespace.unwrap_or_default(), rank.unwrap_or_default())
 }
 
 fn used_of(used: &Allotment, capacity: &Capacity) -> String {
