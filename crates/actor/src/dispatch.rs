@@ -107,7 +107,7 @@ where
                     Ok(())
                 })
             },
-            session: |actor, ctx, first| Box::pin(reading::session(actor, ctx, first)),
+            session: |actor, ctx| Box::pin(reading::session(actor, ctx)),
         })
     }
 }

@@ -154,6 +154,12 @@ struct State {
     bytes: usize,
 }
 
+impl State {
+    fn is_wanted(&self) -> bool {
+        self.waits.iter().any(|(link, call)| link.is_closed() || link.is_wanted(*call))
+    }
+}
+
 #[derive(Default)]
 enum Fate {
     #[default]
@@ -226,9 +232,25 @@ impl Kept {
         }
     }
 
+    /// The same, if nobody waits, nor may come again; returns whether that is so. Who comes again at the same time either waits
+    /// with the others, or finds that it was passed by.
+    pub(crate) fn pass_by_if_unwanted(&self) -> bool {
+        let mut state = self.lock();
+        if state.is_wanted() {
+            return false;
+        }
+        state.fate = Fate::PassedBy;
+        let waits = std::mem::take(&mut state.waits);
+        drop(state);
+        for (link, call) in waits {
+            link.reply(call, Outcome::Cancelled);
+        }
+        true
+    }
+
     /// Whether somebody waits, or may come again.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.lock().waits.iter().any(|(link, call)| link.is_closed() || link.is_wanted(*call))
+        self.lock().is_wanted()
     }
 
     /// The link that the answer goes over now.

@@ -1,6 +1,14 @@
 //! The life of an actor: start, one message after the other, end.
 
-use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, thread, time::Instant};
+use std::{
+    any::{Any, TypeId},
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    thread,
+    time::Instant,
+};
 
 use futures_util::FutureExt;
 
@@ -102,18 +110,15 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
         }
         ctx.batch = batch;
         let mut done: Vec<(u64, Credits)> = Vec::new();
-        while let Some(envelope) = ctx.batch.pop_front() {
-            let way = way_of::<A>(&envelope);
+        while let Some(next) = ctx.batch.front() {
+            let way = way_of::<A>(next);
             if let Some(Way::Beside { session, .. }) = way {
                 settle(ctx, &mut done).await;
-                let Some(whole) = actor.take() else { continue };
-                let (whole, next) = session(whole, ctx, envelope).await;
-                *actor = Some(whole);
-                if let Some(next) = next {
-                    ctx.batch.push_front(next);
-                }
+                let Some(whole) = actor.take() else { break };
+                *actor = Some(session(whole, ctx).await);
                 continue;
             }
+            let Some(envelope) = ctx.batch.pop_front() else { break };
             if let Some((peer, cost)) = envelope.paid {
                 match done.iter_mut().find(|(known, _)| *known == peer) {
                     Some((_, sum)) => *sum = sum.plus(cost),
@@ -149,7 +154,8 @@ async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, way: Option<Way<A
         )));
         return;
     };
-    let Some(body) = begin(ctx, envelope).await else { return };
+    let Some(accepted) = accept(ctx, envelope) else { return };
+    let Some(body) = open(ctx, accepted).await else { return };
     if let Err(why) = handler(actor, ctx, body).await {
         refuse_bytes(ctx, &why);
     }
@@ -162,30 +168,40 @@ pub(crate) fn refuse_bytes<A: Actor>(ctx: &mut Context<A>, why: &str) {
     }
 }
 
+/// A message that is to be handled, and whose answer is owed.
+pub(crate) struct Accepted {
+    payload: Payload,
+    origin: Option<TypeId>,
+}
+
 /// The message, if it is to be handled still; its answer is owed from here on.
-pub(crate) async fn begin<A: Actor>(ctx: &mut Context<A>, envelope: Envelope) -> Option<Body> {
+pub(crate) fn accept<A: Actor>(ctx: &mut Context<A>, envelope: Envelope) -> Option<Accepted> {
     if envelope.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         envelope.reply.pass_by(Outcome::Deadline);
         return None;
     }
-    if !envelope.reply.is_wanted() {
-        envelope.reply.pass_by(Outcome::Cancelled);
+    if envelope.reply.pass_by_if_unwanted() {
         return None;
     }
     ctx.begin(envelope.reply, envelope.trace, envelope.deadline);
-    let bytes = match envelope.payload {
+    Some(Accepted { payload: envelope.payload, origin: envelope.origin })
+}
+
+/// Its bytes, taken out of the store where they lie there.
+pub(crate) async fn open<A: Actor>(ctx: &mut Context<A>, accepted: Accepted) -> Option<Body> {
+    let bytes = match accepted.payload {
         Payload::Inline(bytes) => bytes,
         Payload::Stored(parcel) => match parcel.open().await {
             Ok(bytes) => bytes,
             Err(why) => {
-                if let Some(mut owed) = ctx.take_owed() {
-                    owed.finish(Outcome::Failed(vec!["the message could not be opened".to_owned(), why]));
+                if let Some(owed) = ctx.take_owed() {
+                    owed.not_opened(why);
                 }
                 return None;
             }
         },
     };
-    Some(Body { bytes, origin: envelope.origin })
+    Some(Body { bytes, origin: accepted.origin })
 }
 
 /// Gives the credits of done messages back, and waits while a caller's share of the network is full of replies.

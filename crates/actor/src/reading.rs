@@ -22,47 +22,43 @@ use futures_util::{
 
 use crate::{
     Actor, Cause, Context,
-    cell::{Cell, Ending, Envelope, Taken},
+    cell::{Cell, Ending, Taken},
+    credit::Credits,
     dispatch::{ReadOne, Way},
-    life::{self, panic_text},
+    life::{self, Accepted, panic_text},
 };
 
-/// Reads for as long as only readers follow: takes the actor and gives it back, with the message that is no reader's.
-pub(crate) type Session<A> = for<'a> fn(
-    A,
-    &'a mut Context<A>,
-    Envelope,
-) -> Pin<Box<dyn Future<Output = (A, Option<Envelope>)> + Send + 'a>>;
+/// Reads for as long as only readers follow in `ctx.batch`: takes the actor and gives it back. What is next stays there, where
+/// the actor's end finds it.
+pub(crate) type Session<A> =
+    for<'a> fn(A, &'a mut Context<A>) -> Pin<Box<dyn Future<Output = A> + Send + 'a>>;
 
 /// See [`Session`].
-pub(crate) async fn session<A: Actor + Sync>(
-    actor: A,
-    ctx: &mut Context<A>,
-    first: Envelope,
-) -> (A, Option<Envelope>) {
+pub(crate) async fn session<A: Actor + Sync>(actor: A, ctx: &mut Context<A>) -> A {
     let actor = Arc::new(actor);
     let at_work = Arc::new(AtomicUsize::new(0));
-    let mut next = Some(first);
-    while let Some(envelope) = next.take() {
-        let Some(Way::Beside { one, .. }) = life::way_of::<A>(&envelope) else {
-            next = Some(envelope);
-            break;
-        };
+    while let Some(Way::Beside { one, .. }) = ctx.batch.front().and_then(life::way_of::<A>) {
+        let Some(envelope) = ctx.batch.pop_front() else { break };
         at_work.fetch_add(1, Ordering::Relaxed);
-        let reader = ctx.of_reader();
+        let mut reader = ctx.of_reader();
         let done = Done { cell: ctx.cell().clone(), at_work: at_work.clone() };
-        ctx.spawn_task(read(actor.clone(), reader, one, envelope, done));
-        next = following(ctx, &at_work, A::READERS.max(1)).await;
+        let paid = envelope.paid;
+        // Its answer is owed from here on, however early the task is ended.
+        let accepted = life::accept(&mut reader, envelope);
+        ctx.spawn_task(read(actor.clone(), reader, one, accepted, paid, done));
+        if !following(ctx, &at_work, A::READERS.max(1)).await {
+            break;
+        }
     }
     wait(&at_work, |readers| readers == 0).await;
     match Arc::into_inner(actor) {
-        Some(actor) => (actor, next),
+        Some(actor) => actor,
         None => unreachable!("a reader gives the actor back before it is counted out"),
     }
 }
 
-/// The next message, once fewer than `limit` readers are at work; `None` when all are done and there is none.
-async fn following<A: Actor>(ctx: &mut Context<A>, at_work: &AtomicUsize, limit: usize) -> Option<Envelope> {
+/// Whether there is a next message, once fewer than `limit` readers are at work; not when all are done and there is none.
+async fn following<A: Actor>(ctx: &mut Context<A>, at_work: &AtomicUsize, limit: usize) -> bool {
     wait(at_work, |readers| readers < limit).await;
     let cell = ctx.cell().clone();
     std::future::poll_fn(|_| {
@@ -71,11 +67,11 @@ async fn following<A: Actor>(ctx: &mut Context<A>, at_work: &AtomicUsize, limit:
             match cell.take_batch(&mut ctx.batch) {
                 Taken::Some => {}
                 // Whoever has the actor looks again, and sees an end.
-                Taken::Nothing | Taken::Ended(_) if idle => return Poll::Ready(None),
+                Taken::Nothing | Taken::Ended(_) if idle => return Poll::Ready(false),
                 Taken::Nothing | Taken::Ended(_) => return Poll::Pending,
             }
         }
-        Poll::Ready(ctx.batch.pop_front())
+        Poll::Ready(true)
     })
     .await
 }
@@ -107,12 +103,13 @@ async fn read<A: Actor + Sync>(
     actor: Arc<A>,
     mut ctx: Context<A>,
     one: ReadOne<A>,
-    envelope: Envelope,
+    accepted: Option<Accepted>,
+    paid: Option<(u64, Credits)>,
     done: Done,
 ) {
-    let paid = envelope.paid;
     let reading = async {
-        let Some(body) = life::begin(&mut ctx, envelope).await else { return };
+        let Some(accepted) = accepted else { return };
+        let Some(body) = life::open(&mut ctx, accepted).await else { return };
         let given_up = ctx.cancelled();
         let ended = match select(one(&actor, &mut ctx, body), given_up).await {
             Either::Left((ended, _)) => ended,

@@ -57,6 +57,18 @@ impl ReplyTo {
         }
     }
 
+    /// Passes a message by that nobody waits for any more; returns whether it did.
+    pub(crate) fn pass_by_if_unwanted(&self) -> bool {
+        if let ReplyTo::Kept(kept) = self {
+            return kept.pass_by_if_unwanted();
+        }
+        let unwanted = !self.is_wanted();
+        if unwanted {
+            self.clone().finish(Outcome::Cancelled);
+        }
+        unwanted
+    }
+
     /// Whether the caller still waits, as far as is known here. Nobody waits for a `tell`, which is done all the
     /// same.
     pub(crate) fn is_wanted(&self) -> bool {
@@ -215,6 +227,20 @@ impl Owed {
     pub(crate) fn finish(&mut self, outcome: Outcome) {
         if let Some(to) = self.to.take() {
             to.finish(outcome);
+        }
+    }
+
+    /// The message could not be taken out of the store, and so was not handled. One that may come again had its first copy
+    /// there, which went with the connection.
+    pub(crate) fn not_opened(mut self, why: String) {
+        match self.to.take() {
+            Some(ReplyTo::Kept(kept)) => {
+                kept.pass_by(&Outcome::Unknown(format!("the message could not be opened: {why}")));
+            }
+            Some(to) => {
+                to.finish(Outcome::Failed(vec!["the message could not be opened".to_owned(), why]));
+            }
+            None => {}
         }
     }
 }

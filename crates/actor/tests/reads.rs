@@ -6,15 +6,17 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
+    pin::pin,
     sync::{
-        Barrier,
+        Arc, Barrier, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use common::*;
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use lyceum_actor::*;
 use rkyv::{Archive, Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -69,12 +71,33 @@ impl Accepts<OpenGate> for Board {
 
 struct Blackboard {
     value: u32,
+    outside: Arc<Outside>,
+    together: Barrier,
+}
+
+/// What a test sees and does beside the mailbox, which may be held up, or closed.
+struct Outside {
     gate: Semaphore,
     looking: AtomicUsize,
     most: AtomicUsize,
     begun: AtomicUsize,
     left: AtomicUsize,
-    together: Barrier,
+}
+
+/// Of each board, by its number.
+static OUTSIDES: Mutex<BTreeMap<ActorId, Arc<Outside>>> = Mutex::new(BTreeMap::new());
+
+fn outside(board: &ActorRef<Board>) -> Arc<Outside> {
+    OUTSIDES.lock().unwrap()[&board.address().actor].clone()
+}
+
+/// Has another actor of the same process do something, often: whatever could have happened beside it has.
+async fn meanwhile(system: &System) {
+    let other = system.spawn::<Blackboard>(()).await.unwrap();
+    for _ in 0..200 {
+        other.ask(Put(1)).await.unwrap();
+        other.ask(Most).await.unwrap();
+    }
 }
 
 const READERS: usize = 4;
@@ -83,16 +106,16 @@ impl Actor for Blackboard {
     type Role = Board;
     const READERS: usize = READERS;
 
-    async fn start((): (), _: &mut Context<Self>) -> Result<Self> {
-        Ok(Blackboard {
-            value: 0,
+    async fn start((): (), ctx: &mut Context<Self>) -> Result<Self> {
+        let outside = Arc::new(Outside {
             gate: Semaphore::new(0),
             looking: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
-            together: Barrier::new(READERS),
-        })
+        });
+        OUTSIDES.lock().unwrap().insert(ctx.address().actor, outside.clone());
+        Ok(Blackboard { value: 0, outside, together: Barrier::new(READERS) })
     }
 }
 
@@ -104,7 +127,7 @@ impl Handler<Put> for Blackboard {
 }
 
 /// Counts a look, however it ends.
-struct Looking<'a>(&'a Blackboard, bool);
+struct Looking<'a>(&'a Outside, bool);
 
 impl Drop for Looking<'_> {
     fn drop(&mut self) {
@@ -115,11 +138,12 @@ impl Drop for Looking<'_> {
 
 impl Reader<Look> for Blackboard {
     async fn read(&self, _: Incoming<Look>, _: &mut Context<Self>) -> Result<u32> {
-        let now = self.looking.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(now, Ordering::SeqCst);
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        let mut looking = Looking(self, false);
-        self.gate.acquire().await?.forget();
+        let outside = &*self.outside;
+        let now = outside.looking.fetch_add(1, Ordering::SeqCst) + 1;
+        outside.most.fetch_max(now, Ordering::SeqCst);
+        outside.begun.fetch_add(1, Ordering::SeqCst);
+        let mut looking = Looking(outside, false);
+        outside.gate.acquire().await?.forget();
         looking.1 = true;
         Ok(self.value)
     }
@@ -141,13 +165,14 @@ impl Reader<Stumble> for Blackboard {
 
 impl Reader<Most> for Blackboard {
     async fn read(&self, _: Incoming<Most>, _: &mut Context<Self>) -> Result<[u32; 3]> {
-        Ok([&self.most, &self.begun, &self.left].map(|count| count.load(Ordering::SeqCst) as u32))
+        let outside = &self.outside;
+        Ok([&outside.most, &outside.begun, &outside.left].map(|count| count.load(Ordering::SeqCst) as u32))
     }
 }
 
 impl Reader<OpenGate> for Blackboard {
     async fn read(&self, open: Incoming<OpenGate>, _: &mut Context<Self>) -> Result<()> {
-        self.gate.add_permits(open.0.to_native() as usize);
+        self.outside.gate.add_permits(open.0.to_native() as usize);
         Ok(())
     }
 }
@@ -179,23 +204,26 @@ async fn begun(board: &ActorRef<Board>, looks: u32) {
 
 #[test]
 fn readers_are_at_work_at_once_up_to_their_limit() {
-    local_and_remote(async |_, board| {
-        // One place is left for those who ask and open the gate.
-        let some = READERS as u32 - 1;
-        let looks = join_all((0..some).map(|_| board.ask(Look)));
-        let open = async {
-            begun(&board, some).await;
-            board.ask(OpenGate(some)).await.unwrap();
+    local_and_remote(async |system, board| {
+        let outside = outside(&board);
+        let looks = join_all((0..2 * READERS).map(|_| board.ask(Look)));
+        let scene = async {
+            while outside.begun.load(Ordering::SeqCst) < READERS {
+                meanwhile(system).await;
+            }
+            meanwhile(system).await;
+            assert_eq!(outside.begun.load(Ordering::SeqCst), READERS, "the others wait");
+            outside.gate.add_permits(2 * READERS);
         };
-        let (values, ()) = tokio::join!(looks, open);
+        let (values, ()) = tokio::join!(looks, scene);
         assert!(values.into_iter().all(|value| value.unwrap().to_native() == 0));
-        assert_eq!(board.ask(Most).await.unwrap()[0].to_native(), some);
+        assert_eq!(outside.most.load(Ordering::SeqCst), READERS);
 
-        // More than the limit, and more than the mailbox: all of them are done, and never more than it at a time.
-        board.tell(OpenGate(5000)).await.unwrap();
+        // More than the mailbox: all of them are done, and never more than the limit at a time.
+        outside.gate.add_permits(5000);
         let values = join_all((0..5000).map(|_| board.ask(Look))).await;
         assert!(values.into_iter().all(|value| value.unwrap().to_native() == 0));
-        assert!(board.ask(Most).await.unwrap()[0].to_native() <= READERS as u32);
+        assert_eq!(outside.most.load(Ordering::SeqCst), READERS);
     });
 }
 
@@ -232,8 +260,8 @@ fn a_change_waits_for_the_readers_before_it_and_holds_up_those_behind_it() {
             assert!(matches!(put, Err(CallError::Deadline)), "{put:?}");
             assert!(matches!(behind, Err(CallError::Deadline)), "{behind:?}");
         };
-        let waited = futures_util::future::select(look, Box::pin(rest)).await;
-        assert!(matches!(waited, futures_util::future::Either::Right(_)), "the look ended early");
+        let waited = select(look, Box::pin(rest)).await;
+        assert!(matches!(waited, Either::Right(_)), "the look ended early");
     });
 }
 
@@ -241,7 +269,7 @@ fn a_change_waits_for_the_readers_before_it_and_holds_up_those_behind_it() {
 fn a_reader_that_is_given_up_is_dropped() {
     local_and_remote(async |_, board| {
         let look = board.ask(Look);
-        let look = futures_util::future::select(look, Box::pin(begun(&board, 1))).await;
+        let look = select(look, Box::pin(begun(&board, 1))).await;
         drop(look);
         while board.ask(Most).await.unwrap()[2].to_native() == 0 {
             std::thread::yield_now();
@@ -282,13 +310,39 @@ fn l3_who_waits_for_a_reader_is_told_when_its_actor_is_killed() {
 }
 
 #[test]
+fn l3_who_waits_behind_readers_is_told_when_their_actor_is_killed() {
+    local_and_remote(async |system, board| {
+        let look = board.ask(Look);
+        let kill = async {
+            begun(&board, 1).await;
+            let put = board.ask(Put(1));
+            let kill = async {
+                meanwhile(system).await;
+                system.kill_actor(board.address().actor, Cause::OrderedBy("the test".into()));
+            };
+            tokio::join!(put, kill).0
+        };
+        let (look, put) = tokio::join!(look, kill);
+        for error in [look.unwrap_err().erase(), put.unwrap_err().erase()] {
+            assert_eq!(error.death().unwrap().cause, Cause::OrderedBy("the test".into()));
+        }
+    });
+}
+
+#[test]
 fn a_graceful_stop_waits_for_the_readers() {
     local_and_remote(async |system, board| {
+        let outside = outside(&board);
         let look = board.ask(Look);
         let stop = async {
             begun(&board, 1).await;
-            board.ask(OpenGate(1)).await.unwrap();
             system.stop_actor(board.address().actor, "the test");
+            let (ended, waited) = (pin!(board.died()), pin!(meanwhile(system)));
+            assert!(
+                matches!(select(ended, waited).await, Either::Right(_)),
+                "it did not wait for its reader"
+            );
+            outside.gate.add_permits(1);
             board.died().await
         };
         let (look, report) = tokio::join!(look, stop);

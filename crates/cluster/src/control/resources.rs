@@ -199,7 +199,7 @@ impl Ledger {
     }
 
     fn check_gpus(&self, used: &Allotment, asked: Milli) -> Result<(), Shortfall> {
-        let free = |gpu: u32| 1000 - used.gpus.get(&gpu).map_or(0, |used| used.0);
+        let free = |gpu: u32| 1000_u64.saturating_sub(used.gpus.get(&gpu).map_or(0, |used| used.0));
         let devices = self.capacity.gpus;
         match asked.as_whole() {
             _ if asked.0 == 0 => Ok(()),
@@ -218,7 +218,7 @@ impl Ledger {
         if asked.0 == 0 {
             return BTreeMap::new();
         }
-        let free = |gpu: &u32| 1000 - self.used.gpus.get(gpu).map_or(0, |used| used.0);
+        let free = |gpu: &u32| 1000_u64.saturating_sub(self.used.gpus.get(gpu).map_or(0, |used| used.0));
         let all = 0..self.capacity.gpus;
         match asked.as_whole() {
             Some(whole) => all
@@ -238,14 +238,14 @@ impl Ledger {
 
     /// Takes `given` off the account.
     pub fn take(&mut self, given: &Allotment) {
-        self.used.cpus.0 += given.cpus.0;
-        self.used.memory += given.memory;
+        add(&mut self.used.cpus.0, given.cpus.0);
+        add(&mut self.used.memory, given.memory);
         for (gpu, share) in &given.gpus {
-            self.used.gpus.entry(*gpu).or_default().0 += share.0;
-            self.gpus_used.0 += share.0;
+            add(&mut self.used.gpus.entry(*gpu).or_default().0, share.0);
+            add(&mut self.gpus_used.0, share.0);
         }
         for (name, amount) in &given.custom {
-            self.used.custom.entry(name.clone()).or_default().0 += amount.0;
+            add(&mut self.used.custom.entry(name.clone()).or_default().0, amount.0);
         }
     }
 
@@ -284,15 +284,23 @@ impl Ledger {
             (total, Some(thousandfold)) => thousandfold / total,
             (total, None) => used / (total / 1000).max(1),
         };
-        let mut fullest = share(self.used.cpus.0 + request.cpus.0, self.capacity.cpus.0)
-            .max(share(self.used.memory + request.memory, self.capacity.memory))
-            .max(share(self.gpus_used.0 + request.gpus.0, u64::from(self.capacity.gpus) * 1000));
+        let mut fullest = share(self.used.cpus.0.saturating_add(request.cpus.0), self.capacity.cpus.0)
+            .max(share(self.used.memory.saturating_add(request.memory), self.capacity.memory))
+            .max(share(
+                self.gpus_used.0.saturating_add(request.gpus.0),
+                u64::from(self.capacity.gpus) * 1000,
+            ));
         for (name, total) in &self.capacity.custom {
             let of = |amounts: &BTreeMap<String, Milli>| amounts.get(name).map_or(0, |amount| amount.0);
-            fullest = fullest.max(share(of(&self.used.custom) + of(&request.custom), total.0));
+            fullest = fullest.max(share(of(&self.used.custom).saturating_add(of(&request.custom)), total.0));
         }
         fullest
     }
+}
+
+/// An agent's word on what its processes hold may be senseless.
+fn add(amount: &mut u64, more: u64) {
+    *amount = amount.saturating_add(more);
 }
 
 fn lessen<K: Ord + Clone>(amounts: &mut BTreeMap<K, Milli>, key: &K, by: Milli) {
@@ -326,6 +334,23 @@ mod tests {
         }
         assert_eq!(ledger.fit(&gpus(1000)).unwrap_err().to_string(), "gpus: 1 asked, 0 free");
         assert!(ledger.fit(&gpus(1500)).unwrap_err().to_string().contains("whole GPUs or a share of one"));
+    }
+
+    #[test]
+    fn senseless_amounts_of_an_agent_leave_no_room_and_do_no_harm() {
+        let mut ledger = ledger(1);
+        let most = Milli(u64::MAX);
+        let gpus_held = BTreeMap::from([(0, Milli(1500)), (7, most)]);
+        let senseless = Allotment { cpus: most, gpus: gpus_held, memory: u64::MAX, custom: BTreeMap::new() };
+        ledger.take(&senseless);
+        ledger.take(&senseless);
+        assert_eq!(
+            ledger.fit(&gpus(500)).unwrap_err().to_string(),
+            "gpus: 0.5 asked, no device of 1 has it free"
+        );
+        assert_eq!(ledger.fit(&gpus(1000)).unwrap_err().to_string(), "gpus: 1 asked, 0 free");
+        assert!(ledger.fullness(&gpus(500)) > 1000);
+        ledger.put_back(&senseless);
     }
 
     #[test]

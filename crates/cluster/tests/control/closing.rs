@@ -28,9 +28,9 @@ fn what_waits_says_for_what() {
 fn c7_a_node_on_which_too_many_actors_fail_takes_nothing_new() {
     let mut cluster = Cluster::new();
     let job = cluster.job();
-    for number in 0..3 {
-        assert_eq!(cluster.state_of("a"), "joined", "after {number} failures");
-        let process = cluster.on_a(job, "gpu-user");
+    let processes = [(); 3].map(|()| cluster.lands_on_a(job, "gpu-user"));
+    for process in processes {
+        assert_eq!(cluster.state_of("a"), "joined");
         cluster.dies(process);
     }
     let said = "joined, closed: 3 actors failed on it within 60 s, the last, a gpu-user: ended by signal 9";
@@ -46,7 +46,7 @@ fn c7_a_node_on_which_too_many_actors_fail_takes_nothing_new() {
     assert_eq!(cluster.state_of("b"), "joined");
     cluster.ask(CLIENT, Ask::Uncordon { node: "a".into() });
     assert_eq!(cluster.state_of("a"), "joined");
-    let process = cluster.on_a(job, "gpu-user");
+    let process = cluster.lands_on_a(job, "gpu-user");
     cluster.dies(process);
     assert_eq!(cluster.state_of("a"), "joined", "what was is forgotten");
 }
@@ -83,17 +83,29 @@ fn goes_to(cluster: &mut Cluster, job: u64) -> String {
 fn failures_that_are_long_past_and_ordered_ends_close_no_node() {
     let mut cluster = Cluster::new();
     let job = cluster.job();
-    for _ in 0..2 {
-        let process = cluster.on_a(job, "role");
+    for process in [(); 2].map(|()| cluster.lands_on_a(job, "role")) {
         cluster.dies(process);
     }
     cluster.now += Duration::from_secs(61);
-    let process = cluster.on_a(job, "role");
+    cluster.heard("a");
+    cluster.half_a_second();
+    let process = cluster.lands_on_a(job, "role");
     cluster.dies(process);
     for _ in 0..5 {
         let process = cluster.on_a(job, "role");
         let actor = cluster.head.status().actors.iter().find(|actor| actor.process == process).unwrap().actor;
         cluster.ask(CLIENT, Ask::StopActor { actor, kill: true });
+        cluster.dies(process);
+    }
+    assert_eq!(cluster.state_of("a"), "joined");
+}
+
+#[test]
+fn the_failures_of_what_can_be_nowhere_else_close_no_node() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    for _ in 0..9 {
+        let process = cluster.on_a(job, "pinned");
         cluster.dies(process);
     }
     assert_eq!(cluster.state_of("a"), "joined");

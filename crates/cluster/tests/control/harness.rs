@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lyceum_actor::{Cause, ProcessDeath, Resources, SpawnRequest};
-use lyceum_cluster::control::record::Record;
+use lyceum_cluster::control::record::{Key, Record, Value};
 use lyceum_cluster::control::resources::Capacity;
 use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Labels, Origin, Report, Running, StoreUse};
 use lyceum_cluster::control::{CordonRule, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions};
@@ -21,6 +21,15 @@ pub struct Cluster {
 impl Cluster {
     /// Two nodes, `a` and `b`, of two cores each, joined as incarnation 1.
     pub fn new() -> Cluster {
+        let mut cluster = Cluster::after([]);
+        for node in ["a", "b"] {
+            cluster.joins(node, Vec::new());
+        }
+        cluster
+    }
+
+    /// A head of two nodes that goes on from these records; no agent has joined.
+    pub fn after(records: impl IntoIterator<Item = (Key, Value)>) -> Cluster {
         let node = || NodeOptions {
             capacity: Capacity { cpus: Milli::whole(2), ..Capacity::default() },
             labels: Labels::new(),
@@ -34,11 +43,7 @@ impl Cluster {
             cordon: CordonRule { failures: 3, within: Duration::from_secs(60) },
             nodes: BTreeMap::from([("a".to_owned(), node()), ("b".to_owned(), node())]),
         };
-        let mut cluster = Cluster { head: Head::new(options, []), now: Duration::ZERO };
-        for node in ["a", "b"] {
-            cluster.joins(node, Vec::new());
-        }
-        cluster
+        Cluster { head: Head::new(options, records), now: Duration::ZERO }
     }
 
     /// An agent joins, again or for the first time, and says what runs on its node.
@@ -177,7 +182,14 @@ impl Cluster {
         status.nodes.iter().find(|found| found.name == node).unwrap().state.clone()
     }
 
-    /// An actor of `role` on node `a`, which has started.
+    /// An actor of `role` that goes to node `a`, which comes first of two that are alike, and has started there.
+    pub fn lands_on_a(&mut self, job: u64, role: &str) -> u64 {
+        let process = self.started(CLIENT, SpawnRequest { role: role.into(), ..spawn(job, 0) });
+        assert_eq!(self.head.node_of(process).as_deref(), Some("a"));
+        process
+    }
+
+    /// An actor of `role` that may be on node `a` only, and has started there.
     pub fn on_a(&mut self, job: u64, role: &str) -> u64 {
         self.started(CLIENT, SpawnRequest { role: role.into(), node: Some("a".into()), ..spawn(job, 0) })
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lyceum_cluster::control::record::{Key, NodeState, Value};
 use lyceum_cluster::control::resources::Allotment;
 use lyceum_cluster::control::vocabulary::{Ask, Command, Launch, Notice};
 use lyceum_cluster::control::{Agent, AgentEffect, AgentEvent, AgentOptions, HeadEffect, HeadEvent};
@@ -87,4 +88,25 @@ fn whoever_comes_late_hears_which_nodes_are_silent() {
     let suspicion = AgentEffect::TellSuspicion { node: "a".into(), unreachable: true };
     assert!(matches!(effects[..], [AgentEffect::Start { .. }, _]), "{effects:?}");
     assert_eq!(effects[1], suspicion, "a process that starts");
+}
+
+#[test]
+fn l3_after_a_restart_of_the_head_a_node_that_does_not_come_back_is_silent_within_3_s() {
+    let node = |name: &str| {
+        let state = NodeState { incarnation: 1, closure: None };
+        (Key::Node(name.into()), Value::Node(state))
+    };
+    let mut cluster = Cluster::after([node("a"), node("b")]);
+    cluster.joins("b", Vec::new());
+    let mut suspected = None;
+    while suspected.is_none() && cluster.now < Duration::from_secs(9) {
+        let tells = cluster.half_a_second().iter().any(tells_suspicion);
+        suspected = tells.then_some(cluster.now);
+    }
+    assert!(suspected.is_some_and(|at| at <= Duration::from_secs(3)), "suspected after {suspected:?}");
+    let effects = cluster.joins("a", Vec::new());
+    let cleared = |effect: &HeadEffect| {
+        matches!(effect, HeadEffect::ToAgent { command: Command::Suspect { unreachable: false, .. }, .. })
+    };
+    assert!(effects.iter().any(cleared), "{effects:?}");
 }

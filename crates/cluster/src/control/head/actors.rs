@@ -16,6 +16,10 @@ use super::{Head, MAX_WAITING};
 
 /// Longest arguments of an actor, in bytes: they travel in one frame and are kept for restarts.
 pub(super) const MAX_ARGS: usize = 768 << 10;
+/// Longest of all else that a request says, in bytes: it is kept, and sent, for each member of a gang.
+const MAX_WORDS: usize = 64 << 10;
+/// The same for all members of a gang together.
+pub(super) const MAX_GANG_WORDS: usize = 4 << 20;
 
 impl Head {
     pub(super) fn spawn(&mut self, asker: (Origin, u64), mut request: SpawnRequest) {
@@ -59,13 +63,18 @@ impl Head {
             Some(_) => {}
         }
         Self::check_names(request)?;
-        if request.args.len() > MAX_ARGS {
-            let len = request.args.len();
+        let len = request.args.len();
+        if len > MAX_ARGS {
             return Err(format!(
                 "the arguments of {role} have {len} bytes, expected at most {MAX_ARGS}: send the rest as a message"
             ));
         }
-        Ok(())
+        match words_of(request) {
+            words if words > MAX_WORDS => Err(format!(
+                "the environment, labels and resources of {role} have {words} bytes, expected at most {MAX_WORDS}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// That there is, or may come to be, room for it.
@@ -320,6 +329,16 @@ impl Head {
             }
         }
     }
+}
+
+/// Bytes of what a request says beside its arguments.
+pub(super) fn words_of(request: &SpawnRequest) -> usize {
+    let SpawnRequest { role, labels, program, env, resources, .. } = request;
+    let env = env.iter().map(|(name, value)| name.len() + value.len());
+    let labels =
+        labels.iter().map(|rule| rule.label.len() + rule.values.iter().map(String::len).sum::<usize>());
+    let custom = resources.custom.keys().map(String::len);
+    role.len() + program.as_ref().map_or(0, String::len) + env.chain(labels).chain(custom).sum::<usize>()
 }
 
 /// The death of an actor that had no process.

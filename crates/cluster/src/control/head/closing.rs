@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use lyceum_actor::Cause;
 
+use super::super::placement;
 use super::super::record::{Closure, GangEnding, Key};
+use super::super::resources::Request;
 use super::super::vocabulary::{Answer, Origin};
 use super::Head;
 
@@ -17,6 +19,9 @@ pub struct CordonRule {
     /// Within this time.
     pub within: Duration,
 }
+
+/// Failures that are remembered.
+const MAX_FAILURES: usize = 4096;
 
 /// The failures of actors of late, oldest first. Of one term only.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +36,13 @@ struct Failure {
 }
 
 impl Failures {
+    fn push(&mut self, failure: Failure) {
+        if self.0.len() == MAX_FAILURES {
+            self.0.pop_front();
+        }
+        self.0.push_back(failure);
+    }
+
     /// Forgets those that are `within` past.
     fn expire(&mut self, within: Duration, now: Duration) {
         self.0.retain(|failure| now.saturating_sub(failure.at) < within);
@@ -61,7 +73,7 @@ impl Head {
     }
 
     /// An actor has failed on `name`. Where it is one too many, the node takes nothing new until a person says so, unless
-    /// no other takes anything either.
+    /// no other that takes anything could hold the actor: then its failures say nothing of the node.
     pub(super) fn note_failure(&mut self, name: &str, actor: u64, cause: &Cause) {
         let CordonRule { failures, within } = self.options.cordon;
         // Of a lost node there is a verdict already.
@@ -71,10 +83,9 @@ impl Head {
         let Some(role) = self.actors.get(&actor).map(|state| state.request.role.clone()) else { return };
         self.forget_old_failures();
         let failure = Failure { at: self.now, node: name.to_owned(), actor, role: role.clone() };
-        self.failures.0.push_back(failure);
+        self.failures.push(failure);
         let count = self.failures.against(name);
-        let others_open = self.nodes.iter().any(|(other, node)| other != name && node.open());
-        if failures == 0 || count < failures as usize || !others_open {
+        if failures == 0 || count < failures as usize || !self.goes_elsewhere(actor, name) {
             return;
         }
         if let Some(node) = self.nodes.get_mut(name).filter(|node| node.closure.is_none()) {
@@ -84,6 +95,14 @@ impl Head {
             node.closure = Some(Closure { why, empty_within_ms: None });
             self.dirty.insert(Key::Node(name.to_owned()));
         }
+    }
+
+    /// Whether an actor could be on another node than `name` that takes anything now.
+    fn goes_elsewhere(&self, actor: u64, name: &str) -> bool {
+        let Some(state) = self.actors.get(&actor) else { return false };
+        let others =
+            self.candidates(&state.request.role).filter(|node| node.name != name && node.closed.is_none());
+        placement::possible(others, &Request::from(&state.request)).is_ok()
     }
 
     /// A person orders that `name` takes nothing new. If it is being drained, that goes on.

@@ -10,7 +10,7 @@ use super::super::record::{ActorState, GangEnding, GangState, Key, Seat};
 use super::super::resources::Request;
 use super::super::vocabulary::{Answer, JobEvent, Origin};
 use super::Head;
-use super::actors::{MAX_ARGS, unplaced_death};
+use super::actors::{MAX_ARGS, MAX_GANG_WORDS, unplaced_death, words_of};
 use super::names::Name;
 
 /// Most members of one gang.
@@ -76,6 +76,13 @@ impl Head {
                 args.len()
             ));
         }
+        let words = words_of(member).saturating_mul(args.len());
+        if words > MAX_GANG_WORDS {
+            return Err(format!(
+                "the environment, labels and resources of {} {role}s have {words} bytes, expected at most {MAX_GANG_WORDS}",
+                args.len()
+            ));
+        }
         self.check_queue()?;
         match placement::place_gang(self.candidates(role), &Request::from(member), args.len()) {
             Err(Unplaced::Never(why)) => Err(format!("{role}: {why}")),
@@ -96,6 +103,11 @@ impl Head {
 
     pub(super) fn gang_is_ending(&self, gang: u64) -> bool {
         self.gangs.get(&gang).is_some_and(|gang| gang.state.ending.is_some())
+    }
+
+    /// Is it the first of its gang?
+    pub(super) fn leads(&self, actor: u64, gang: u64) -> bool {
+        self.gangs.get(&gang).is_some_and(|gang| gang.members.first() == Some(&actor))
     }
 
     /// What a member of a gang that waits for room may ask for: all of them the same.

@@ -34,6 +34,8 @@ pub(super) struct Node {
     heard: Duration,
     probed: Option<Duration>,
     probe_failed: bool,
+    /// Its agent was there in an earlier term, and has not come back for so long that it is called silent.
+    missed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +66,13 @@ impl Node {
             heard: Duration::ZERO,
             probed: None,
             probe_failed: false,
+            missed: false,
         }
+    }
+
+    /// Is nothing heard of it, and no verdict found yet?
+    fn silent(&self) -> bool {
+        self.presence == Presence::Unreachable || self.missed
     }
 
     /// Do its processes hold resources in this term's account?
@@ -130,8 +138,9 @@ impl Head {
         let mut was_silent = false;
         if let Some(node) = self.nodes.get_mut(name) {
             node.incarnation = incarnation;
-            was_silent = node.presence == Presence::Unreachable;
+            was_silent = node.silent();
             node.presence = Presence::Joined;
+            node.missed = false;
             node.address = Some(address);
             node.pid = pid;
             node.heard = now;
@@ -251,13 +260,12 @@ impl Head {
     fn introduce(&mut self, name: &str, incarnation: u64, address: SocketAddr) {
         self.command_all(name, &Command::Peer { node: name.to_owned(), incarnation, address });
         let mut others = Vec::new();
-        for (other, node) in self.nodes.iter().filter(|(other, node)| node.present() && *other != name) {
-            let (incarnation, unreachable) = (node.incarnation, node.presence == Presence::Unreachable);
-            let peer =
-                node.address.map(|address| Command::Peer { node: other.clone(), incarnation, address });
-            others.extend(peer);
-            if unreachable {
-                others.push(Command::Suspect { node: other.clone(), unreachable });
+        for (other, node) in self.nodes.iter().filter(|(other, _)| *other != name) {
+            if let Some(address) = node.address.filter(|_| node.present()) {
+                others.push(Command::Peer { node: other.clone(), incarnation: node.incarnation, address });
+            }
+            if node.silent() {
+                others.push(Command::Suspect { node: other.clone(), unreachable: true });
             }
         }
         for command in others {
@@ -319,7 +327,17 @@ impl Head {
                 self.agent_lost(&name, incarnation, evidence, Vec::new());
             } else if node.present() && silent >= unreachable {
                 self.suspect(&name);
+            } else if awaited && silent >= unreachable && !node.missed {
+                self.miss(&name);
             }
+        }
+    }
+
+    /// An agent of an earlier term is called silent until it comes back.
+    fn miss(&mut self, name: &str) {
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.missed = true;
+            self.tell_suspicion(name, true);
         }
     }
 
@@ -342,7 +360,7 @@ impl Head {
 
     /// The nodes of which nothing is heard and that are not given up yet.
     pub(super) fn silent_nodes(&self) -> Vec<String> {
-        let silent = self.nodes.iter().filter(|(_, node)| node.presence == Presence::Unreachable);
+        let silent = self.nodes.iter().filter(|(_, node)| node.silent());
         silent.map(|(name, _)| name.clone()).collect()
     }
 
@@ -372,8 +390,9 @@ impl Head {
         if !gone {
             return;
         }
-        let was_silent = node.presence == Presence::Unreachable;
+        let was_silent = node.silent();
         node.presence = Presence::Lost(evidence.clone());
+        node.missed = false;
         node.ledger = Ledger::new(node.options.capacity.clone());
         node.store = StoreUse::default();
         let before = self.next;

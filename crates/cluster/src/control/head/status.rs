@@ -83,6 +83,8 @@ impl Head {
         match gang {
             None => format!("waiting for room: {}", self.waits_for(&record.request)),
             Some(gang) if self.gang_is_ending(gang) => "waiting for the end of its gang".to_owned(),
+            // Said once: it takes a look at every node.
+            Some(gang) if !self.leads(actor, gang) => "waiting for room with its gang".to_owned(),
             Some(gang) => format!("waiting for room: {}", self.gang_waits_for(gang)),
         }
     }

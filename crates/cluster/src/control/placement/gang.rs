@@ -103,15 +103,16 @@ impl Free<'_> {
             self.ledger.take(&given);
             self.given.push(given);
         }
-        self.room = match request.strategy {
-            Strategy::StrictSpread => 0,
-            Strategy::Spread | Strategy::Pack | Strategy::StrictPack => self.room - 1,
-        };
+        self.room -= 1;
     }
 }
 
-/// How many of `request` fit into an account, as far as `most`.
+/// How many of `request` are given room in an account, as far as `most`.
 fn room(mut ledger: Ledger, request: &Request, most: usize) -> usize {
+    let most = match request.strategy {
+        Strategy::StrictSpread => most.min(1),
+        Strategy::Spread | Strategy::Pack | Strategy::StrictPack => most,
+    };
     let take = |ledger: &mut Ledger| ledger.fit(request).ok().map(|given| ledger.take(&given));
     (0..most).take_while(|_| take(&mut ledger).is_some()).count()
 }
