@@ -6,7 +6,6 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
     pin::pin,
     sync::{
         Arc, Barrier, Mutex,
@@ -37,7 +36,8 @@ struct Compute;
 #[derive(Archive, Serialize, Deserialize)]
 struct Stumble;
 
-/// How many readers were ever at work at the same time, and how many looks were begun, and how many of them ended early.
+/// How many readers were ever at work at the same time, how many looks were begun, how many of them ended early, and the
+/// board's number.
 #[derive(Archive, Serialize, Deserialize)]
 struct Most;
 
@@ -63,7 +63,7 @@ impl Accepts<Stumble> for Board {
     type Reply = ();
 }
 impl Accepts<Most> for Board {
-    type Reply = [u32; 3];
+    type Reply = [u32; 4];
 }
 impl Accepts<OpenGate> for Board {
     type Reply = ();
@@ -77,6 +77,7 @@ struct Blackboard {
 
 /// What a test sees and does beside the mailbox, which may be held up, or closed.
 struct Outside {
+    number: u32,
     gate: Semaphore,
     looking: AtomicUsize,
     most: AtomicUsize,
@@ -84,11 +85,12 @@ struct Outside {
     left: AtomicUsize,
 }
 
-/// Of each board, by its number.
-static OUTSIDES: Mutex<BTreeMap<ActorId, Arc<Outside>>> = Mutex::new(BTreeMap::new());
+/// Of all boards of this test program, by their numbers. (Actors' numbers are alike in systems that are alone.)
+static OUTSIDES: Mutex<Vec<Arc<Outside>>> = Mutex::new(Vec::new());
 
-fn outside(board: &ActorRef<Board>) -> Arc<Outside> {
-    OUTSIDES.lock().unwrap()[&board.address().actor].clone()
+async fn outside(board: &ActorRef<Board>) -> Arc<Outside> {
+    let number = board.ask(Most).await.unwrap()[3].to_native() as usize;
+    OUTSIDES.lock().unwrap()[number].clone()
 }
 
 /// Has another actor of the same process do something, often: whatever could have happened beside it has.
@@ -106,15 +108,17 @@ impl Actor for Blackboard {
     type Role = Board;
     const READERS: usize = READERS;
 
-    async fn start((): (), ctx: &mut Context<Self>) -> Result<Self> {
+    async fn start((): (), _: &mut Context<Self>) -> Result<Self> {
+        let mut outsides = OUTSIDES.lock().unwrap();
         let outside = Arc::new(Outside {
+            number: outsides.len() as u32,
             gate: Semaphore::new(0),
             looking: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
         });
-        OUTSIDES.lock().unwrap().insert(ctx.address().actor, outside.clone());
+        outsides.push(outside.clone());
         Ok(Blackboard { value: 0, outside, together: Barrier::new(READERS) })
     }
 }
@@ -164,9 +168,11 @@ impl Reader<Stumble> for Blackboard {
 }
 
 impl Reader<Most> for Blackboard {
-    async fn read(&self, _: Incoming<Most>, _: &mut Context<Self>) -> Result<[u32; 3]> {
+    async fn read(&self, _: Incoming<Most>, _: &mut Context<Self>) -> Result<[u32; 4]> {
         let outside = &self.outside;
-        Ok([&outside.most, &outside.begun, &outside.left].map(|count| count.load(Ordering::SeqCst) as u32))
+        let [most, begun, left] =
+            [&outside.most, &outside.begun, &outside.left].map(|count| count.load(Ordering::SeqCst) as u32);
+        Ok([most, begun, left, outside.number])
     }
 }
 
@@ -205,7 +211,7 @@ async fn begun(board: &ActorRef<Board>, looks: u32) {
 #[test]
 fn readers_are_at_work_at_once_up_to_their_limit() {
     local_and_remote(async |system, board| {
-        let outside = outside(&board);
+        let outside = outside(&board).await;
         let looks = join_all((0..2 * READERS).map(|_| board.ask(Look)));
         let scene = async {
             while outside.begun.load(Ordering::SeqCst) < READERS {
@@ -332,7 +338,7 @@ fn l3_who_waits_behind_readers_is_told_when_their_actor_is_killed() {
 #[test]
 fn a_graceful_stop_waits_for_the_readers() {
     local_and_remote(async |system, board| {
-        let outside = outside(&board);
+        let outside = outside(&board).await;
         let look = board.ask(Look);
         let stop = async {
             begun(&board, 1).await;
