@@ -209,6 +209,7 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
             trace: self.trace,
             key: self.key.as_ref().map(OpenKey::now),
             again: self.retried < self.retries,
+            first: self.retried == 0,
             ..Letter::of(message, self.target.fingerprint())?
         };
         Submission::new(system, self.target.address(), route?, letter)

@@ -9,10 +9,11 @@ use std::{
 };
 
 use crate::{
-    ActorAddress, Cause, DeathReport,
+    ActorAddress, Cause, DeathReport, ProcessDeath,
     credit::{CreditFault, Credits, Effect, Ledger},
     kept::KeptCalls,
     large::Payload,
+    link::Link,
     reply::ReplyTo,
     slot::{Outcome, Slot},
 };
@@ -182,10 +183,17 @@ impl Cell {
         self.kept.get_or_init(Box::default)
     }
 
-    /// A process is gone: none of its calls comes again.
-    pub(crate) fn forget_kept(&self, process: u64) {
+    /// A call that was sent over `link` alone does not come again.
+    pub(crate) fn settle_kept(&self, link: &Link, key: u64) {
         if let Some(kept) = self.kept.get() {
-            kept.forget(process);
+            kept.settle(link, key);
+        }
+    }
+
+    /// A process is gone: none of its calls comes again.
+    pub(crate) fn forget_kept(&self, death: &ProcessDeath) {
+        if let Some(kept) = self.kept.get() {
+            kept.forget(death);
         }
     }
 

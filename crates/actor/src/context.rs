@@ -1,7 +1,7 @@
 //! What an actor sees of the world while it runs.
 
 use std::{
-    any::TypeId,
+    any::{Any, TypeId},
     collections::VecDeque,
     fmt,
     future::Future,
@@ -34,6 +34,8 @@ pub struct Context<A: Actor> {
     deadline: Option<Instant>,
     /// Messages taken out of the mailbox and not yet handled.
     pub(crate) batch: VecDeque<Envelope>,
+    /// The actor, while readers are at work on it: the last to let it go is whoever has this.
+    pub(crate) shared: Option<Arc<dyn Any + Send + Sync>>,
     belongings: Arc<Mutex<Belongings>>,
 }
 
@@ -66,7 +68,7 @@ impl<A: Actor> Context<A> {
     fn with(system: System, cell: Arc<Cell>, belongings: Arc<Mutex<Belongings>>) -> Self {
         let me = ActorRef::to_cell(&system, cell.clone());
         let batch = VecDeque::new();
-        Context { system, cell, me, owed: None, trace: 0, deadline: None, batch, belongings }
+        Context { system, cell, me, owed: None, trace: 0, deadline: None, batch, shared: None, belongings }
     }
 
     fn belongings(&self) -> MutexGuard<'_, Belongings> {
@@ -286,12 +288,12 @@ impl<A: Actor> Context<A> {
         let (tasks, children) =
             (std::mem::take(&mut belongings.tasks), std::mem::take(&mut belongings.children));
         drop(belongings);
-        for task in tasks {
-            task.abort();
-        }
         let parent = &self.cell.address;
         for child in children {
             child.end(Ending::Kill(Cause::OrderedBy(format!("the end of its parent, {parent}"))));
+        }
+        for task in tasks {
+            task.abort();
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     ActorId, System,
     cell::{Cell, Envelope},
     credit::{CreditFault, Credits},
-    kept::Found,
+    kept::{CallKey, Found},
     large::Payload,
     link::Link,
     protocol::{ANSWER, Extension, Kind, STORED, decode_death, decode_outcome, status},
@@ -58,7 +58,12 @@ fn take(
                 call(system, link, life, frame.header.trace, &extension, payload)?;
             }
         }
-        Kind::Cancel => link.on_cancel(extension.call),
+        Kind::Cancel => {
+            link.on_cancel(extension.call);
+            if let (Some(CallKey { key, .. }), Ok(cell)) = (extension.key, find(system, life)) {
+                cell.settle_kept(link, key);
+            }
+        }
         Kind::Reply | Kind::ReplyPiece => {
             if let Some(payload) = replies.add(kind == Kind::Reply, extension.total, frame.payload)? {
                 let outcome = match extension.flags {

@@ -2,8 +2,8 @@
 //!
 //! A caller that may send a call again gives it a key, a number that its process uses for no other call, and says with each
 //! which of its keys for the same actor is the lowest without an answer. The receiver keeps what it did under a key until it
-//! hears of a higher lowest one, or that the caller's process is gone: a call that comes again is not executed again, but
-//! has the same answer, or waits for it.
+//! hears that the call does not come again, or of a higher lowest key, or that the caller's process is gone: a call that comes
+//! again is not executed again, but has the same answer, or waits for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use crate::{link::Link, slot::Outcome};
+use crate::{ProcessDeath, System, link::Link, slot::Outcome};
 
 /// Calls of one process, of which an actor keeps the answers.
 const MAX_KEPT: usize = 4096;
@@ -89,6 +89,7 @@ pub(crate) struct KeptCalls {
 
 #[derive(Default)]
 struct Caller {
+    node: String,
     /// Lower keys have had their answers.
     lowest: u64,
     kept: BTreeMap<u64, Arc<Kept>>,
@@ -107,8 +108,18 @@ pub(crate) enum Found {
 impl KeptCalls {
     /// A call has come over `link`, as its number `call`.
     pub(crate) fn find(&self, link: &Arc<Link>, call: u64, CallKey { key, lowest }: CallKey) -> Found {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Caller { lowest: known_lowest, kept } = callers.entry(link.peer.process).or_default();
+        let mut callers = self.lock();
+        if !callers.contains_key(&link.peer.process) {
+            let caller = Caller { node: link.peer.node.clone(), ..Caller::default() };
+            callers.insert(link.peer.process, caller);
+            drop(callers);
+            // So that its end is told here, and what is kept for it goes.
+            if let Some(system) = link.system.upgrade().map(System::of) {
+                system.watch_process(&link.peer);
+            }
+            callers = self.lock();
+        }
+        let Caller { lowest: known_lowest, kept, .. } = callers.entry(link.peer.process).or_default();
         if lowest > *known_lowest {
             *known_lowest = lowest;
             *kept = kept.split_off(&lowest);
@@ -133,9 +144,23 @@ impl KeptCalls {
         Found::New(new)
     }
 
+    /// A call that was sent over `link` alone does not come again: what could come over this link has come.
+    pub(crate) fn settle(&self, link: &Link, key: u64) {
+        if let Some(caller) = self.lock().get_mut(&link.peer.process) {
+            caller.kept.remove(&key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Caller>> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A caller's process is gone: nothing comes again.
-    pub(crate) fn forget(&self, process: u64) {
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner).remove(&process);
+    pub(crate) fn forget(&self, death: &ProcessDeath) {
+        let mut callers = self.lock();
+        if callers.get(&death.process).is_some_and(|caller| caller.node == death.node) {
+            callers.remove(&death.process);
+        }
     }
 }
 
@@ -199,10 +224,7 @@ impl Kept {
 
     /// The call has its answer.
     pub(crate) fn finish(&self, outcome: Outcome) {
-        let size = match &outcome {
-            Outcome::Reply { bytes, .. } => bytes.len(),
-            _ => 0,
-        };
+        let size = outcome.size();
         let fits = self.total.fetch_add(size, Ordering::Relaxed) + size <= MAX_BYTES;
         let mut state = self.lock();
         let waits = std::mem::take(&mut state.waits);
@@ -342,8 +364,39 @@ mod tests {
         drop(large);
         new(&kept, &link, full, 2);
         assert_eq!(kept.bytes.load(Ordering::Relaxed), 0, "the first has its answer");
-        kept.forget(9);
-        assert!(kept.callers.lock().unwrap().is_empty());
+        let death = |node: &str| ProcessDeath {
+            process: 9,
+            node: node.to_owned(),
+            cause: crate::Cause::Signal(9),
+            log_tail: Vec::new(),
+        };
+        kept.forget(&death("elsewhere"));
+        assert!(!kept.lock().is_empty(), "another process was meant");
+        kept.forget(&death("n"));
+        assert!(kept.lock().is_empty());
+    }
+
+    #[test]
+    fn l2_a_call_that_is_long_at_work_keeps_no_answers_of_others() {
+        let (kept, link) = (KeptCalls::default(), caller());
+        let long = new(&kept, &link, 1, 1);
+        for key in 2..3 * MAX_KEPT as u64 {
+            new(&kept, &link, key, 1).finish(reply(1 << 20));
+            kept.settle(&link, key);
+        }
+        assert_eq!(kept.bytes.load(Ordering::Relaxed), 0);
+        assert!(matches!(kept.find(&link, 9, CallKey { key: 1, lowest: 1 }), Found::Known));
+        kept.settle(&link, 1);
+        long.finish(reply(5));
+        drop(long);
+        assert_eq!(kept.bytes.load(Ordering::Relaxed), 0, "it was given up before it had its answer");
+    }
+
+    #[test]
+    fn l2_errors_count_as_well() {
+        let (kept, link) = (KeptCalls::default(), caller());
+        new(&kept, &link, 1, 1).finish(Outcome::Failed(vec!["x".repeat(1000)]));
+        assert!(kept.bytes.load(Ordering::Relaxed) >= 1000);
     }
 
     #[test]

@@ -74,6 +74,15 @@ async fn live<A: Actor>(system: System, cell: Arc<Cell>, args: Args<A>, started:
     }
     started.complete(Outcome::Dead(Box::new(report)));
     ctx.close();
+    // Readers may be at work on other threads still, and none of them is to be the last that has the state.
+    std::future::poll_fn(|cx| {
+        cell.register(cx.waker());
+        match ctx.shared.as_ref().is_some_and(|shared| Arc::strong_count(shared) > 1) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    })
+    .await;
     if std::panic::catch_unwind(AssertUnwindSafe(move || drop((actor, ctx)))).is_err() {
         tracing::warn!(actor = %cell.address, "the state of a dead actor panicked while it was dropped");
     }

@@ -212,8 +212,8 @@ impl Link {
         self.unlock(state, done);
     }
 
-    /// The caller no longer waits.
-    pub(crate) fn forget(&self, call: u64) {
+    /// The caller no longer waits, and its call, if it has this key, does not come again.
+    pub(crate) fn forget(&self, call: u64, key: Option<u64>) {
         let mut done = Vec::new();
         let mut state = self.lock();
         let Some(entry) = state.pending.remove(call) else { return };
@@ -221,13 +221,20 @@ impl Link {
             // Whoever stands behind it in the queue may go on.
             state.release(entry.life, &mut done);
         } else if entry.ask && matches!(state.phase, Phase::Open { .. }) {
-            let extension = Extension { actor: entry.life.0, call, ..Extension::default() };
-            // In the calls' queue, so that it cannot overtake what it cancels.
-            state.push_call(frame(Kind::Cancel, entry.life.1, 0, 0, &extension, AlignedBytes::default()));
+            state.push_cancel(entry.life, call, key);
         }
         self.unlock(state, done);
         // What it holds may say goodbye to the store, which is none of this lock's business.
         drop(entry);
+    }
+
+    /// A call has its answer, and does not come again.
+    pub(crate) fn settled(&self, life: Life, call: u64, key: Option<u64>) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Open { .. }) {
+            state.push_cancel(life, call, key);
+        }
+        self.unlock(state, Vec::new());
     }
 
     /// Carries out what an actor's ledger decided about this peer.
@@ -359,6 +366,15 @@ impl Link {
             system.executor.call_for_io();
         }
         finish_all(done);
+    }
+}
+
+impl State {
+    /// Nobody waits for a call any more. In the calls' queue, so that it cannot overtake what it cancels.
+    fn push_cancel(&mut self, life: Life, call: u64, key: Option<u64>) {
+        let key = key.map(|key| CallKey { key, lowest: 0 });
+        let extension = Extension { actor: life.0, call, key, ..Extension::default() };
+        self.push_call(frame(Kind::Cancel, life.1, 0, 0, &extension, AlignedBytes::default()));
     }
 }
 

@@ -41,17 +41,23 @@ pub(crate) struct Network {
 
 #[derive(Default)]
 pub(crate) struct Peers {
-    /// The link that calls to a process go over.
+    /// The link that calls to a process go over: its certificate says who it is.
     calls: HashMap<u64, Arc<Link>>,
+    /// Links that are being made, each for an address that may be wrong: one of these hinders no other.
+    connecting: HashMap<ProcessAddress, Arc<Link>>,
     /// Every link, by its key; lost ones for as long as somebody waits for a verdict.
     links: HashMap<u64, Arc<Link>>,
     /// Processes that the control plane was asked to watch.
-    watched: HashSet<u64>,
+    watched: HashSet<ProcessAddress>,
     /// Silent nodes, and a number for each suspicion.
     pub(crate) suspects: HashMap<String, u64>,
-    dead: HashMap<u64, ProcessDeath>,
-    dead_order: VecDeque<u64>,
+    dead: HashMap<Claim, ProcessDeath>,
+    dead_order: VecDeque<Claim>,
 }
+
+/// A process by its number and the node that it is said to be on. What is said of a process that is not there (an address may
+/// be wrong) is so kept apart from what is said of the one that has its number.
+type Claim = (u64, String);
 
 impl Network {
     pub(crate) fn open(
@@ -103,6 +109,19 @@ impl Peers {
         self.links.len()
     }
 
+    /// `link` is not being made any more; returns whether it was.
+    fn take_connecting(&mut self, link: &Arc<Link>) -> bool {
+        let is_it = self.connecting.get(&link.peer).is_some_and(|connecting| Arc::ptr_eq(connecting, link));
+        is_it && self.connecting.remove(&link.peer).is_some()
+    }
+
+    /// `link` leads to whom it was to lead to; calls go over it, unless it was given up meanwhile.
+    fn connected(&mut self, link: &Arc<Link>) {
+        if self.take_connecting(link) {
+            self.calls.insert(link.peer.process, link.clone());
+        }
+    }
+
     /// The links to processes of `node`.
     pub(crate) fn links_to_node(&self, node: &str) -> Vec<Arc<Link>> {
         self.links.values().filter(|link| link.peer.node == node).cloned().collect()
@@ -115,22 +134,24 @@ impl System {
     /// them here: its waiters are told when its lane has been read to the end.
     pub fn process_died(&self, death: ProcessDeath) {
         let Some(network) = &self.inner().network else { return };
+        let claim = (death.process, death.node.clone());
+        let is_meant = |peer: &ProcessAddress| peer.process == death.process && peer.node == death.node;
         let mut peers = network.lock();
-        if peers.dead.insert(death.process, death.clone()).is_none() {
-            peers.dead_order.push_back(death.process);
+        if peers.dead.insert(claim.clone(), death.clone()).is_none() {
+            peers.dead_order.push_back(claim);
         }
         if peers.dead_order.len() > REMEMBERED
             && let Some(oldest) = peers.dead_order.pop_front()
         {
             peers.dead.remove(&oldest);
         }
-        peers.watched.remove(&death.process);
-        peers.calls.remove(&death.process);
-        let links: Vec<_> =
-            peers.links.values().filter(|link| link.peer.process == death.process).cloned().collect();
+        peers.watched.retain(|watched| !is_meant(watched));
+        peers.calls.retain(|_, link| !is_meant(&link.peer));
+        peers.connecting.retain(|process, _| !is_meant(process));
+        let links: Vec<_> = peers.links.values().filter(|link| is_meant(&link.peer)).cloned().collect();
         drop(peers);
         for cell in self.inner().actors.all() {
-            cell.forget_kept(death.process);
+            cell.forget_kept(&death);
         }
         for link in links {
             if death.cause.is_by_itself() && link.is_open() {
@@ -156,14 +177,22 @@ impl System {
             )));
         };
         let mut peers = network.lock();
-        if let Some(death) = peers.dead.get(&process.process) {
+        if let Some(death) = peers.dead.get(&(process.process, process.node.clone())) {
             return Err(Outcome::Dead(Box::new(death.report("", None))));
         }
-        let link = match peers.calls.get(&process.process).filter(|link| !link.is_closed()) {
+        // The one that is being made comes first: calls wait on it already, and those that follow stay behind them.
+        let made = peers.connecting.get(process).or_else(|| peers.calls.get(&process.process));
+        let link = match made.filter(|link| !link.is_closed()) {
+            Some(link) if link.peer.node != process.node || link.peer.kind != process.kind => {
+                return Err(Outcome::NotSent(format!(
+                    "{process} is not there: {} has its number",
+                    link.peer
+                )));
+            }
             Some(link) => link.clone(),
             None => {
                 let link = Link::new(network.key(), process.clone(), Arc::downgrade(self.inner()));
-                peers.calls.insert(process.process, link.clone());
+                peers.connecting.insert(process.clone(), link.clone());
                 peers.links.insert(link.key, link.clone());
                 network.io.spawn(connect(self.clone(), link.clone()));
                 link
@@ -177,7 +206,7 @@ impl System {
     /// Has the control plane tell when `process` is gone; once.
     pub(crate) fn watch_process(&self, process: &ProcessAddress) {
         let Some(network) = &self.inner().network else { return };
-        let first = network.lock().watched.insert(process.process);
+        let first = network.lock().watched.insert(process.clone());
         if first && let Some(control) = self.inner().control.get() {
             control.watch(process);
         }
@@ -199,7 +228,10 @@ impl System {
         let (Some(network), Some(control)) = (&self.inner().network, self.inner().control.get()) else {
             return;
         };
-        let met: Vec<ProcessAddress> = network.lock().calls.values().map(|link| link.peer.clone()).collect();
+        let peers = network.lock();
+        let links = peers.calls.values().chain(peers.connecting.values());
+        let met: Vec<ProcessAddress> = links.map(|link| link.peer.clone()).collect();
+        drop(peers);
         for process in met {
             control.watch(&process);
         }
@@ -270,10 +302,11 @@ impl System {
         }
         let Some(network) = &self.inner().network else { return };
         let mut peers = network.lock();
+        peers.take_connecting(link);
         if peers.calls.get(&link.peer.process).is_some_and(|calls| Arc::ptr_eq(calls, link)) {
             peers.calls.remove(&link.peer.process);
         }
-        let death = peers.dead.get(&link.peer.process).cloned();
+        let death = peers.dead.get(&(link.peer.process, link.peer.node.clone())).cloned();
         drop(peers);
         if let Some(death) = death {
             self.end_link(link, &death);
@@ -306,7 +339,10 @@ async fn connect(system: System, link: Arc<Link>) {
         incarnation: Some(link.peer.process),
     };
     match network.endpoint.connect(link.peer.addr, &expect).await {
-        Ok(connection) => run(system.clone(), link, connection).await,
+        Ok(connection) => {
+            network.lock().connected(&link);
+            run(system.clone(), link, connection).await;
+        }
         Err(error) => system.lost(&link, &error.to_string()),
     }
 }

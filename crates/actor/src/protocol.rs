@@ -16,7 +16,7 @@ pub(crate) enum Kind {
     Call = 1,
     /// A further piece of the message that is on its way.
     CallPiece = 2,
-    /// The caller no longer waits.
+    /// The caller no longer waits. With a key: nor does the call come again, of which it has the answer or wants none.
     Cancel = 3,
     /// The end of a call, or its first piece.
     Reply = 4,
@@ -61,8 +61,8 @@ impl Kind {
     }
 }
 
-/// Actors' own header, in a frame's extension: 48 bytes, little-endian; what a kind does not use is 0. A call with a key has 16
-/// more, for that.
+/// Actors' own header, in a frame's extension: 48 bytes, little-endian; what a kind does not use is 0. What concerns a
+/// call with a key has 16 more, for that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Extension {
     /// The actor that is called or talked about.
@@ -80,7 +80,7 @@ pub(crate) struct Extension {
     /// `Call`, `Reply`: bytes of all pieces together. `Request`: bytes of the message that waits.
     /// `Refuse`: bytes of the one message that is refused; 0 is all.
     pub(crate) total: u64,
-    /// `Call`: what makes it the same call when it comes again.
+    /// `Call`, `Cancel`: what makes it the same call when it comes again.
     pub(crate) key: Option<CallKey>,
 }
 

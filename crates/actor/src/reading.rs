@@ -29,28 +29,31 @@ use crate::{
 };
 
 /// Reads for as long as only readers follow in `ctx.batch`: takes the actor and gives it back. What is next stays there, where
-/// the actor's end finds it.
+/// the actor's end finds it, as it finds the actor in `ctx.shared`.
 pub(crate) type Session<A> =
     for<'a> fn(A, &'a mut Context<A>) -> Pin<Box<dyn Future<Output = A> + Send + 'a>>;
 
 /// See [`Session`].
 pub(crate) async fn session<A: Actor + Sync>(actor: A, ctx: &mut Context<A>) -> A {
     let actor = Arc::new(actor);
+    ctx.shared = Some(actor.clone());
     let at_work = Arc::new(AtomicUsize::new(0));
     while let Some(Way::Beside { one, .. }) = ctx.batch.front().and_then(life::way_of::<A>) {
         let Some(envelope) = ctx.batch.pop_front() else { break };
         at_work.fetch_add(1, Ordering::Relaxed);
         let mut reader = ctx.of_reader();
         let done = Done { cell: ctx.cell().clone(), at_work: at_work.clone() };
+        let hold = Hold { actor: actor.clone(), done };
         let paid = envelope.paid;
         // Its answer is owed from here on, however early the task is ended.
         let accepted = life::accept(&mut reader, envelope);
-        ctx.spawn_task(read(actor.clone(), reader, one, accepted, paid, done));
+        ctx.spawn_task(read(hold, reader, one, accepted, paid));
         if !following(ctx, &at_work, A::READERS.max(1)).await {
             break;
         }
     }
     wait(&at_work, |readers| readers == 0).await;
+    ctx.shared = None;
     match Arc::into_inner(actor) {
         Some(actor) => actor,
         None => unreachable!("a reader gives the actor back before it is counted out"),
@@ -98,20 +101,25 @@ impl Drop for Done {
     }
 }
 
+/// What a reader has of the actor, given back in this order.
+struct Hold<A> {
+    actor: Arc<A>,
+    done: Done,
+}
+
 /// One reader: from its message to its answer, and its credit back.
 async fn read<A: Actor + Sync>(
-    actor: Arc<A>,
+    hold: Hold<A>,
     mut ctx: Context<A>,
     one: ReadOne<A>,
     accepted: Option<Accepted>,
     paid: Option<(u64, Credits)>,
-    done: Done,
 ) {
     let reading = async {
         let Some(accepted) = accepted else { return };
         let Some(body) = life::open(&mut ctx, accepted).await else { return };
         let given_up = ctx.cancelled();
-        let ended = match select(one(&actor, &mut ctx, body), given_up).await {
+        let ended = match select(one(&hold.actor, &mut ctx, body), given_up).await {
             Either::Left((ended, _)) => ended,
             Either::Right(_) => Ok(()),
         };
@@ -120,6 +128,7 @@ async fn read<A: Actor + Sync>(
         }
     };
     let ended = pin!(AssertUnwindSafe(reading).catch_unwind()).await;
+    let Hold { actor, done } = hold;
     drop(actor);
     if let Err(panic) = ended {
         done.cell.end(Ending::Kill(Cause::Panicked(panic_text(&*panic))));

@@ -33,6 +33,9 @@ const FANOUT: usize = 16;
 /// Of the time that is left, what a process keeps for itself to say what it knows: a tenth, this at most.
 const MARGIN: Duration = Duration::from_secs(1);
 
+/// Receivers of one message that a process passes on.
+const MAX_RECEIVERS: usize = 65_536;
+
 /// The role that every process of a cluster plays for the others.
 pub(crate) struct Relaying;
 
@@ -80,6 +83,9 @@ impl Actor for Relay {
 
 impl Reader<PassOn> for Relay {
     async fn read(&self, message: Incoming<PassOn>, ctx: &mut Context<Self>) -> Result<Vec<End>> {
+        if message.to.len() > MAX_RECEIVERS {
+            anyhow::bail!("a message is for {} at once, {MAX_RECEIVERS} are the most", message.to.len());
+        }
         let PassOn { to, fingerprint, message, payload, ask, patient } = message.read()?;
         let payload = AlignedBytes::copy_from(&payload);
         let deadline = ctx.deadline().map(|deadline| {
@@ -98,6 +104,7 @@ impl Reader<PassOn> for Relay {
             trace,
             key: None,
             again: false,
+            first: true,
         };
         let outcomes = spread(ctx.system().clone(), letter, to).await;
         let end = |outcome: Outcome| {

@@ -33,6 +33,20 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Bytes that it holds, about.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Outcome::Reply { bytes, .. } => bytes.len(),
+            Outcome::Failed(chain) => chain.iter().map(String::len).sum(),
+            Outcome::NotSent(why)
+            | Outcome::Unknown(why)
+            | Outcome::Unreachable(why)
+            | Outcome::Refused(why) => why.len(),
+            Outcome::Dead(report) => report.log_tail.iter().map(String::len).sum(),
+            Outcome::Stored(_) | Outcome::Sent | Outcome::Deadline | Outcome::Cancelled => 0,
+        }
+    }
+
     /// The error that the caller of `message` sees. What is no error becomes `Unknown`: it does not fit the call.
     pub(crate) fn into_error<M>(self, message: Option<M>) -> CallError<M> {
         match self {

@@ -43,6 +43,8 @@ pub(crate) struct Letter {
     pub(crate) key: Option<CallKey>,
     /// It will be, if this time it has no answer.
     pub(crate) again: bool,
+    /// It has not been sent before.
+    pub(crate) first: bool,
 }
 
 impl Letter {
@@ -61,6 +63,7 @@ impl Letter {
             trace: 0,
             key: None,
             again: false,
+            first: true,
         })
     }
 }
@@ -69,10 +72,19 @@ impl Letter {
 pub(crate) struct Submission {
     system: System,
     slot: Arc<Slot>,
-    remote: Option<(Arc<Link>, u64)>,
+    remote: Option<Remote>,
     timer: Option<clock::Key>,
     /// A large message on its way into the store.
     storing: Option<BoxFuture<'static, Payload>>,
+}
+
+/// Where a call to another process is under way.
+struct Remote {
+    link: Arc<Link>,
+    call: u64,
+    life: (u64, u64),
+    /// Its key, if it was sent nowhere else: nothing need be kept for it once it is over.
+    key: Option<u64>,
 }
 
 impl Submission {
@@ -83,7 +95,8 @@ impl Submission {
         route: Route,
         letter: Letter,
     ) -> Result<Submission, Outcome> {
-        let Letter { fingerprint, message, payload, origin, ask, patient, trace, key, again, .. } = letter;
+        let Letter { fingerprint, message, payload, origin, ask, patient, trace, key, again, first, .. } =
+            letter;
         let slot = Arc::new(Slot::default());
         let deadline = letter.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
         let mut sent = Submission {
@@ -128,7 +141,9 @@ impl Submission {
                     again,
                     slot: slot.clone(),
                 })?;
-                sent.remote = Some((link, call));
+                let life = (to.actor.0, to.incarnation);
+                sent.remote =
+                    Some(Remote { link, call, life, key: key.filter(|_| first).map(|key| key.key) });
             }
         }
         sent.timer = letter.deadline.map(|deadline| {
@@ -148,17 +163,22 @@ impl Submission {
             && let Poll::Ready(payload) = storing.as_mut().poll(cx)
         {
             self.storing = None;
-            if let Some((link, call)) = &self.remote {
+            if let Some(Remote { link, call, .. }) = &self.remote {
                 link.supply(*call, payload);
             }
         }
         let polled = self.slot.poll(cx);
         if let Poll::Ready(outcome) = &polled
-            && let Some((link, call)) = self.remote.take()
-            && matches!(outcome, Outcome::Deadline)
+            && let Some(Remote { link, call, life, key }) = self.remote.take()
         {
-            // Of any other end the link knows.
-            link.forget(call);
+            match outcome {
+                Outcome::Deadline => link.forget(call, key),
+                Outcome::Reply { .. } | Outcome::Stored(_) | Outcome::Failed(_) if key.is_some() => {
+                    link.settled(life, call, key);
+                }
+                // Of any other end the link knows.
+                _ => {}
+            }
         }
         polled
     }
@@ -170,8 +190,8 @@ impl Drop for Submission {
         if let Some(timer) = self.timer {
             self.system.clock().cancel(timer);
         }
-        if let Some((link, call)) = self.remote.take() {
-            link.forget(call);
+        if let Some(Remote { link, call, key, .. }) = self.remote.take() {
+            link.forget(call, key);
         }
     }
 }

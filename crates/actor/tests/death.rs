@@ -167,6 +167,51 @@ fn l3_a_verdict_before_the_connection_is_lost_ends_every_wait() {
     });
 }
 
+#[test]
+fn a_wrong_address_harms_nobody_but_its_own_calls() {
+    let pair = pair();
+    let watchman = Arc::new(Watchman::default());
+    pair.here.set_control(watchman.clone());
+    block_on(async {
+        let right = pair.there.spawn::<Clerk>("ada".to_owned()).await.unwrap().address().clone();
+        let reference = |change: &dyn Fn(&mut ProcessAddress)| {
+            let mut address = right.clone();
+            change(&mut address.process);
+            pair.here.actor_ref::<Desk>(address).unwrap()
+        };
+        let elsewhere = reference(&|process| process.node = "n9".into());
+        let other_kind = reference(&|process| process.kind = ProcessKind::Client);
+        let other_port = reference(&|process| process.addr.set_port(9));
+        // They come first: whom they lead to is not known yet.
+        let mut wrong = pin!(async {
+            let asked = [&elsewhere, &other_kind, &other_port].map(|desk| desk.ask(Echo("hello".into())));
+            join_all(asked).await
+        });
+        let desk = reference(&|_| {});
+        let waiting = desk.ask(WaitForOpen(5));
+        let scene = async {
+            assert_eq!(desk.ask(Echo("hello".into())).await.unwrap(), "ada: hello");
+            // The node that is named knows of no such process.
+            pair.here.process_died(verdict(&elsewhere.address().process));
+            assert!(matches!(elsewhere.ask(Open).await, Err(CallError::Dead(_))));
+            // Now it is known who has that number.
+            assert!(matches!(other_kind.ask(Open).await, Err(CallError::NotSent(..))));
+            desk.ask(Open).await.unwrap();
+        };
+        let met = pin!(async { tokio::join!(waiting, scene) });
+        let met = match select(met, wrong.as_mut()).await {
+            Either::Left((met, _)) => met,
+            Either::Right((answers, met)) => {
+                assert!(answers.iter().all(Result::is_err), "{answers:?}");
+                met.await
+            }
+        };
+        assert_eq!(met.0.unwrap().to_native(), 5);
+        pair.here.shut_down(Duration::ZERO).await;
+        pair.there.shut_down(Duration::ZERO).await;
+    });
+}
+
 /// Takes a connection, grants whatever credit is asked for, and hangs up when the first call comes.
 async fn hang_up_at_the_first_call(endpoint: &Endpoint) {
     const CALL: u16 = 1;

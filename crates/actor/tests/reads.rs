@@ -9,7 +9,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Barrier, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -83,6 +83,18 @@ struct Outside {
     most: AtomicUsize,
     begun: AtomicUsize,
     left: AtomicUsize,
+    /// The board's end holds its thread until somebody comes by, and then panics.
+    is_heavy: AtomicBool,
+    let_go: Barrier,
+}
+
+impl Drop for Blackboard {
+    fn drop(&mut self) {
+        if self.outside.is_heavy.load(Ordering::SeqCst) {
+            self.outside.let_go.wait();
+            panic!("as it is put away");
+        }
+    }
 }
 
 /// Of all boards of this test program, by their numbers. (Actors' numbers are alike in systems that are alone.)
@@ -117,6 +129,8 @@ impl Actor for Blackboard {
             most: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
+            is_heavy: AtomicBool::new(false),
+            let_go: Barrier::new(2),
         });
         outsides.push(outside.clone());
         Ok(Blackboard { value: 0, outside, together: Barrier::new(READERS) })
@@ -332,6 +346,27 @@ fn l3_who_waits_behind_readers_is_told_when_their_actor_is_killed() {
         for error in [look.unwrap_err().erase(), put.unwrap_err().erase()] {
             assert_eq!(error.death().unwrap().cause, Cause::OrderedBy("the test".into()));
         }
+    });
+}
+
+#[test]
+fn l3_all_are_told_before_the_state_that_was_read_is_dropped() {
+    local_and_remote(async |system, board| {
+        let outside = outside(&board).await;
+        outside.is_heavy.store(true, Ordering::SeqCst);
+        let looks = join_all((0..3).map(|_| board.ask(Look)));
+        let kill = async {
+            begun(&board, 3).await;
+            system.kill_actor(board.address().actor, Cause::OrderedBy("the test".into()));
+            board.died().await
+        };
+        let (looks, report) = tokio::join!(looks, kill);
+        assert_eq!(report.cause, Cause::OrderedBy("the test".into()));
+        for look in looks {
+            assert_eq!(look.unwrap_err().death().unwrap().cause, report.cause);
+        }
+        outside.let_go.wait();
+        meanwhile(system).await;
     });
 }
 

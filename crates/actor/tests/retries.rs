@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
+use futures_util::future::join_all;
 use lyceum_actor::*;
 use lyceum_wire::testing::Faults;
 
@@ -110,6 +111,28 @@ fn a_call_that_was_passed_by_is_executed_when_it_comes_again() {
         napped.unwrap();
         assert_eq!(answered.unwrap().to_native(), 1);
         assert_eq!(theirs.ask(Counted).await.unwrap().read().unwrap(), [7]);
+    });
+}
+
+#[test]
+fn l2_calls_that_could_come_again_do_not_wait_for_one_that_is_long_at_work() {
+    let pair = pair();
+    block_on(async {
+        let desk = pair.desk::<Clerk>("ada").await;
+        let long = desk.ask(WaitForOpen(5)).retries(1);
+        let others = async {
+            // More than an actor keeps answers for, each less than the network takes at once.
+            for _ in 0..10 {
+                for answer in join_all((0..1000).map(|_| desk.ask(Echo("hello".into())).retries(1))).await {
+                    assert_eq!(answer.unwrap(), "ada: hello");
+                }
+            }
+            desk.ask(Open).await.unwrap();
+        };
+        let (long, ()) = tokio::join!(long, others);
+        assert_eq!(long.unwrap().to_native(), 5);
+        pair.here.shut_down(Duration::ZERO).await;
+        pair.there.shut_down(Duration::ZERO).await;
     });
 }
 

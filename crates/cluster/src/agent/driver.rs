@@ -165,8 +165,11 @@ impl Driver {
                 self.tell_head(AgentToHead::Report(report));
             }
             AgentEffect::TellWorker { process, death } => {
-                // Nothing that was on its way to the dead is needed any more.
-                self.store.release_holder(death.process);
+                // Nothing that was on its way to the dead is needed any more. (Of a process that is not where it was said to be,
+                // one of this node's may have the number.)
+                if death.node == self.config.node || !self.workers.contains_key(&death.process) {
+                    self.store.release_holder(death.process);
+                }
                 self.tell_worker(process, AgentToWorker::Died(death));
             }
             AgentEffect::TellSuspicion { node, unreachable } => {

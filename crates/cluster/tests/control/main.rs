@@ -9,3 +9,4 @@ mod harness;
 mod names;
 mod restarts;
 mod silence;
+mod watches;

@@ -184,7 +184,8 @@ pub struct Agent {
     finished: BTreeSet<u64>,
     floor: u64,
     deaths: std::collections::VecDeque<ProcessDeath>,
-    watches: BTreeMap<u64, Watch>,
+    /// By the process's number and the node that it is said to be on.
+    watches: BTreeMap<(u64, String), Watch>,
     /// Lost nodes: processes below this number are gone, and why.
     lost: BTreeMap<String, (u64, String)>,
     /// Nodes of which the head hears nothing.

@@ -5,10 +5,22 @@ use std::collections::BTreeSet;
 use lyceum_actor::{Cause, ProcessAddress, ProcessDeath, ProcessKind};
 
 use super::{Agent, AgentEffect, Watch, Watcher};
+use crate::control::vocabulary::CLIENT_NODE;
 
 impl Agent {
     pub(super) fn watch(&mut self, watcher: Watcher, target: ProcessAddress) {
-        let here = target.kind == ProcessKind::Worker && target.node == self.options.node;
+        let claim = (target.process, target.node.clone());
+        // An address in a message may be wrong. What is said of a process goes to those who mean that of this node; of what
+        // nobody could be, nothing is said.
+        let is_on_a_node = match target.kind {
+            ProcessKind::Worker => true,
+            ProcessKind::Client => false,
+            ProcessKind::Head | ProcessKind::Agent => return,
+        };
+        if is_on_a_node == (target.node == CLIENT_NODE) {
+            return;
+        }
+        let here = target.node == self.options.node;
         if here && !self.processes.contains_key(&target.process) {
             let death = self.death_of(&target);
             return self.tell(&watcher, death);
@@ -23,17 +35,15 @@ impl Agent {
         }
         let entry = self
             .watches
-            .entry(target.process)
+            .entry(claim)
             .or_insert_with(|| Watch { target: target.clone(), watchers: BTreeSet::new() });
         let first = entry.watchers.is_empty();
         let news = entry.watchers.insert(watcher.clone());
         match watcher {
-            Watcher::Worker(watcher) if target.kind == ProcessKind::Client && news => {
+            Watcher::Worker(watcher) if !is_on_a_node && news => {
                 self.effects.push(AgentEffect::WatchAtHead { watcher, target });
             }
-            Watcher::Worker(_)
-                if target.kind != ProcessKind::Client && target.node != self.options.node && first =>
-            {
+            Watcher::Worker(_) if is_on_a_node && !here && first => {
                 self.effects.push(AgentEffect::WatchAt(target));
             }
             _ => {}
@@ -63,7 +73,7 @@ impl Agent {
     }
 
     pub(super) fn tell_watchers(&mut self, death: &ProcessDeath) {
-        let Some(watch) = self.watches.remove(&death.process) else { return };
+        let Some(watch) = self.watches.remove(&(death.process, death.node.clone())) else { return };
         for watcher in watch.watchers {
             self.tell(&watcher, death.clone());
         }
@@ -80,12 +90,8 @@ impl Agent {
         if node == self.options.node {
             return;
         }
-        let gone: Vec<u64> = self
-            .watches
-            .iter()
-            .filter(|(process, watch)| watch.target.node == node && **process < before)
-            .map(|(process, _)| *process)
-            .collect();
+        let is_gone = |(process, on): &&(u64, String)| *on == node && *process < before;
+        let gone: Vec<u64> = self.watches.keys().filter(is_gone).map(|(process, _)| *process).collect();
         for process in gone {
             let cause = Cause::NodeLost(reason.clone());
             self.tell_watchers(&ProcessDeath { process, node: node.clone(), cause, log_tail: Vec::new() });
