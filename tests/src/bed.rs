@@ -157,11 +157,16 @@ impl Bed {
 
     /// Does `lyceum up`, `status` or `down` of `cluster.toml`; returns what it printed.
     pub fn lyceum(&self, command: &str) -> String {
+        self.lyceum_with(&[command, &self.path("cluster.toml").display().to_string()])
+    }
+
+    /// Does a command of `lyceum` with these arguments; returns what it printed.
+    pub fn lyceum_with(&self, arguments: &[&str]) -> String {
         let mut lyceum = Command::new(programs::folder().join("lyceum"));
-        lyceum.arg(command).arg(self.path("cluster.toml")).env("LYCEUM_STATE_DIR", self.state());
+        lyceum.args(arguments).env("LYCEUM_STATE_DIR", self.state());
         let output = lyceum.output().expect("the program under test starts");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "lyceum {command}: {said}");
+        assert!(output.status.success(), "lyceum {arguments:?}: {said}");
         String::from_utf8(output.stdout).unwrap()
     }
 

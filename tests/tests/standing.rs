@@ -29,6 +29,10 @@ fn l5_a_standing_cluster_takes_one_run_after_another_and_survives_one_whose_comm
             assert_eq!(process.has_loaded("libtorch_cpu"), libtorch, "{process:?}");
         }
     }
+    let stack = bed.lyceum_with(&["stack", "trainers[1]"]);
+    for part in ["trainer ", "handles `", "its progress deadline is 600 s", "thread ", "lyceum-io"] {
+        assert!(stack.contains(part), "{part} is in:\n{stack}");
+    }
     killed.kill_command();
     // At once: what is left of the first attempt may not write there any more.
     let output = bed.run(&run, "out").end_on_standing().well();

@@ -1,6 +1,6 @@
 //! Implementations: what a process that runs an actor has to know.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use crate::{
     Accepts, Context, Incoming, Message, Result, Role, credit::Credits, dispatch::HandledBy, role::ReplyOf,
@@ -25,6 +25,10 @@ pub trait Actor: Sized + Send + 'static {
 
     /// How many [`Reader`]s may be at work at a time.
     const READERS: usize = 16;
+
+    /// How long a handler, or `start`, may be at work without a word ([`Context::goes_on`]) before that is told of: in the log of
+    /// its process with the stacks of all threads, and in the cluster's status. Nothing else happens to it.
+    const PROGRESS: Duration = Duration::from_secs(600);
 
     /// Makes the actor. An error here is the answer to whoever spawned it.
     fn start(

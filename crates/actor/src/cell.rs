@@ -9,13 +9,15 @@ use std::{
 };
 
 use crate::{
-    ActorAddress, Cause, DeathReport, ProcessDeath,
+    Actor, ActorAddress, Cause, DeathReport, ProcessDeath,
     credit::{CreditFault, Credits, Effect, Ledger},
     kept::KeptCalls,
     large::Payload,
     link::Link,
     reply::ReplyTo,
+    role::fingerprint,
     slot::{Outcome, Slot},
+    work::Work,
 };
 use futures_util::task::AtomicWaker;
 
@@ -60,6 +62,8 @@ pub(crate) struct Cell {
     telling: Mutex<()>,
     /// Wakes the actor: for mail or for its end.
     waker: AtomicWaker,
+    /// What the actor is at.
+    pub(crate) work: Work,
     death: OnceLock<DeathReport>,
     batch: usize,
 }
@@ -100,10 +104,11 @@ pub(crate) struct Bequest {
 }
 
 impl Cell {
-    pub(crate) fn new(address: ActorAddress, fingerprint: u64, budget: Credits) -> Self {
+    pub(crate) fn of<A: Actor>(address: ActorAddress) -> Self {
+        let budget = A::MAILBOX;
         Cell {
             address,
-            fingerprint,
+            fingerprint: fingerprint::<A::Role>(),
             inbox: Mutex::new(Inbox {
                 queue: VecDeque::new(),
                 held: VecDeque::new(),
@@ -118,6 +123,7 @@ impl Cell {
             kept: OnceLock::new(),
             telling: Mutex::new(()),
             waker: AtomicWaker::new(),
+            work: Work::of::<A>(),
             death: OnceLock::new(),
             // A batch's credit comes back when all of it is done: keep it a small part of the budget.
             batch: (budget.count as usize / 8).clamp(1, BATCH),
@@ -295,6 +301,12 @@ impl Cell {
         drop(inbox);
         finish_all(finished);
         untold
+    }
+
+    /// Messages that wait for their turn, those included that wait for room in the mailbox.
+    pub(crate) fn waiting(&self) -> u64 {
+        let inbox = self.lock();
+        (inbox.queue.len() + inbox.held.len() + self.work.behind()) as u64
     }
 
     /// Wakes the actor.

@@ -36,6 +36,8 @@ pub struct Context<A: Actor> {
     pub(crate) batch: VecDeque<Envelope>,
     /// The actor, while readers are at work on it: the last to let it go is whoever has this.
     pub(crate) shared: Option<Arc<dyn Any + Send + Sync>>,
+    /// The number of the reader whose view this is, if it is one's.
+    reader: Option<u64>,
     belongings: Arc<Mutex<Belongings>>,
 }
 
@@ -61,14 +63,26 @@ impl<A: Actor> Context<A> {
     }
 
     /// The same actor's view for a reader at work beside others.
-    pub(crate) fn of_reader(&self) -> Self {
-        Self::with(self.system.clone(), self.cell.clone(), self.belongings.clone())
+    pub(crate) fn of_reader(&self, number: u64) -> Self {
+        let view = Self::with(self.system.clone(), self.cell.clone(), self.belongings.clone());
+        Context { reader: Some(number), ..view }
     }
 
     fn with(system: System, cell: Arc<Cell>, belongings: Arc<Mutex<Belongings>>) -> Self {
         let me = ActorRef::to_cell(&system, cell.clone());
         let batch = VecDeque::new();
-        Context { system, cell, me, owed: None, trace: 0, deadline: None, batch, shared: None, belongings }
+        Context {
+            system,
+            cell,
+            me,
+            owed: None,
+            trace: 0,
+            deadline: None,
+            batch,
+            shared: None,
+            reader: None,
+            belongings,
+        }
     }
 
     fn belongings(&self) -> MutexGuard<'_, Belongings> {
@@ -127,6 +141,11 @@ impl<A: Actor> Context<A> {
     /// ```
     pub fn cancelled(&self) -> Cancelled {
         Cancelled::of(self.owed.as_ref())
+    }
+
+    /// Says that a handler of long work goes on: its [progress deadline](Actor::PROGRESS) counts from here again.
+    pub fn goes_on(&self) {
+        self.cell.work.goes_on(self.reader);
     }
 
     /// Starts an actor in this process, as a child of this one: it ends, at the latest, with its parent.

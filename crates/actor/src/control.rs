@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::{ActorAddress, ActorId, DeathReport, ProcessAddress};
+use crate::{ActorAddress, ActorId, DeathReport, ProcessAddress, Stall};
 
 /// The cluster's control plane as seen from one process.
 pub trait ControlPlane: Send + Sync + 'static {
@@ -25,6 +25,11 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Asks to be told, through [`System::process_died`](crate::System::process_died), when `process` is gone.
     /// Called on first contact with it; must return at once.
     fn watch(&self, process: &ProcessAddress);
+    /// An actor of this process has passed its [progress deadline](crate::Actor::PROGRESS), or, without `stall`, goes on after it
+    /// had. Must return at once.
+    fn stalled(&self, actor: &ActorAddress, stall: Option<&Stall>) {
+        let _ = (actor, stall);
+    }
     /// Ends an actor: what it has accepted is still done, unless `kill`.
     fn stop(&self, actor: ActorId, kill: bool) -> BoxFuture<'static, Result<(), ControlError>>;
 }

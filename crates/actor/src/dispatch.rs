@@ -18,6 +18,10 @@ pub trait HandledBy<A: Actor>: MessageList<A::Role> {
     /// The handler of the message with this number.
     #[doc(hidden)]
     fn handler(message: u64) -> Option<Handle<A>>;
+
+    /// The name of the message with this number: its type's, without the path.
+    #[doc(hidden)]
+    fn name(message: u64) -> Option<&'static str>;
 }
 
 /// What a list of messages is made of, as actors of type `A` handle it.
@@ -29,6 +33,8 @@ pub trait HandledBy<A: Actor>: MessageList<A::Role> {
 pub trait ListedFor<A: Actor>: Listed<A::Role> {
     /// The message's number.
     fn number() -> u64;
+    /// The full name of its type.
+    fn name() -> &'static str;
     fn handle() -> Handle<A>;
 }
 
@@ -75,6 +81,10 @@ where
         message_id::<M>()
     }
 
+    fn name() -> &'static str {
+        std::any::type_name::<M>()
+    }
+
     fn handle() -> Handle<A> {
         Handle(Way::Alone(|actor, ctx, body| {
             Box::pin(async move {
@@ -94,6 +104,10 @@ where
 {
     fn number() -> u64 {
         message_id::<M>()
+    }
+
+    fn name() -> &'static str {
+        std::any::type_name::<M>()
     }
 
     fn handle() -> Handle<A> {
@@ -127,6 +141,14 @@ fn log_unsent<A: Actor>(ctx: &Context<A>, error: Option<anyhow::Error>) {
     }
 }
 
+/// `Nap` of `library::messages::Nap`; of what has parameters, all.
+fn without_path(name: &'static str) -> &'static str {
+    match name.contains('<') {
+        true => name,
+        false => name.rsplit("::").next().unwrap_or(name),
+    }
+}
+
 macro_rules! handled_by {
     ($($message:ident)*) => {
         impl<Implementation: Actor, $($message),*> HandledBy<Implementation> for ($($message,)*)
@@ -136,6 +158,14 @@ macro_rules! handled_by {
             fn handler(message: u64) -> Option<Handle<Implementation>> {
                 $(if message == $message::number() {
                     return Some($message::handle());
+                })*
+                let _ = message;
+                None
+            }
+
+            fn name(message: u64) -> Option<&'static str> {
+                $(if message == $message::number() {
+                    return Some(without_path($message::name()));
                 })*
                 let _ = message;
                 None

@@ -11,9 +11,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
 };
 
-use crate::{ProcessDeath, System, link::Link, slot::Outcome};
+use crate::{
+    ProcessDeath, System,
+    link::Link,
+    slot::{Outcome, Slot},
+};
 
 /// Calls of one process, of which an actor keeps the answers.
 const MAX_KEPT: usize = 4096;
@@ -138,7 +143,8 @@ impl KeptCalls {
             let why = format!("{MAX_KEPT} calls of this process that may come again have no answer yet");
             return Found::Refused(Outcome::NotSent(why));
         }
-        let new = Arc::new(Kept { state: Mutex::default(), total: self.bytes.clone() });
+        let new =
+            Arc::new(Kept { state: Mutex::default(), wanted: Slot::default(), total: self.bytes.clone() });
         new.join(link, call);
         kept.insert(key, new.clone());
         Found::New(new)
@@ -146,8 +152,9 @@ impl KeptCalls {
 
     /// A call that was sent over `link` alone does not come again: what could come over this link has come.
     pub(crate) fn settle(&self, link: &Link, key: u64) {
-        if let Some(caller) = self.lock().get_mut(&link.peer.process) {
-            caller.kept.remove(&key);
+        let settled = self.lock().get_mut(&link.peer.process).and_then(|caller| caller.kept.remove(&key));
+        if let Some(settled) = settled {
+            settled.wanted.close();
         }
     }
 
@@ -159,7 +166,9 @@ impl KeptCalls {
     pub(crate) fn forget(&self, death: &ProcessDeath) {
         let mut callers = self.lock();
         if callers.get(&death.process).is_some_and(|caller| caller.node == death.node) {
-            callers.remove(&death.process);
+            let gone = callers.remove(&death.process);
+            drop(callers);
+            gone.iter().flat_map(|caller| caller.kept.values()).for_each(|kept| kept.wanted.close());
         }
     }
 }
@@ -167,6 +176,8 @@ impl KeptCalls {
 /// One call that may come again.
 pub(crate) struct Kept {
     state: Mutex<State>,
+    /// Closed when it has its answer, or is given up and does not come again.
+    wanted: Slot,
     /// Bytes that the actor keeps in all.
     total: Arc<AtomicUsize>,
 }
@@ -238,6 +249,7 @@ impl Kept {
             self.total.fetch_sub(size, Ordering::Relaxed);
         }
         drop(state);
+        self.wanted.close();
         for (link, call) in waits {
             link.reply(call, outcome.clone());
         }
@@ -258,7 +270,7 @@ impl Kept {
     /// with the others, or finds that it was passed by.
     pub(crate) fn pass_by_if_unwanted(&self) -> bool {
         let mut state = self.lock();
-        if state.is_wanted() {
+        if self.wanted.is_open() && state.is_wanted() {
             return false;
         }
         state.fate = Fate::PassedBy;
@@ -272,7 +284,16 @@ impl Kept {
 
     /// Whether somebody waits, or may come again.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.lock().is_wanted()
+        self.wanted.is_open() && self.lock().is_wanted()
+    }
+
+    /// Ready once nobody waits, nor may come again.
+    pub(crate) fn poll_unwanted(&self, giver: u64, cx: &mut Context<'_>) -> Poll<()> {
+        self.wanted.poll_unwanted(giver, cx)
+    }
+
+    pub(crate) fn forget_giver(&self, giver: u64) {
+        self.wanted.forget_giver(giver);
     }
 
     /// The link that the answer goes over now.

@@ -90,6 +90,8 @@ async fn live<A: Actor>(system: System, cell: Arc<Cell>, args: Args<A>, started:
 
 /// Everything that runs the actor's own code; returns how it ended.
 async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A>, started: &Slot) -> Cause {
+    let cell = ctx.cell().clone();
+    cell.work.starts();
     let made = match args {
         Args::Made(made) => Ok(made),
         Args::Value(args) => A::start(args, ctx).await,
@@ -102,8 +104,8 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
         Ok(made) => *actor = Some(made),
         Err(error) => return Cause::Failed(chain_of(&error)),
     }
+    cell.work.end();
     started.complete(Outcome::Sent);
-    let cell = ctx.cell().clone();
     let mut batch = std::mem::take(&mut ctx.batch);
     loop {
         let taken = std::future::poll_fn(|_| match cell.take_batch(&mut batch) {
@@ -113,6 +115,7 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
         .await;
         if let Taken::Ended(cause) = taken {
             if let Some(actor) = actor {
+                cell.work.stops();
                 actor.stop(ctx).await;
             }
             return cause;
@@ -128,6 +131,7 @@ async fn run<A: Actor>(actor: &mut Option<A>, ctx: &mut Context<A>, args: Args<A
                 continue;
             }
             let Some(envelope) = ctx.batch.pop_front() else { break };
+            cell.work.taken(ctx.batch.len());
             if let Some((peer, cost)) = envelope.paid {
                 match done.iter_mut().find(|(known, _)| *known == peer) {
                     Some((_, sum)) => *sum = sum.plus(cost),
@@ -163,11 +167,14 @@ async fn handle<A: Actor>(actor: &mut A, ctx: &mut Context<A>, way: Option<Way<A
         )));
         return;
     };
+    let message = envelope.message;
     let Some(accepted) = accept(ctx, envelope) else { return };
     let Some(body) = open(ctx, accepted).await else { return };
+    ctx.cell().work.begin(message);
     if let Err(why) = handler(actor, ctx, body).await {
         refuse_bytes(ctx, &why);
     }
+    ctx.cell().work.end();
 }
 
 /// The bytes were no such message.

@@ -10,7 +10,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Poll,
 };
@@ -33,6 +33,9 @@ use crate::{
 pub(crate) type Session<A> =
     for<'a> fn(A, &'a mut Context<A>) -> Pin<Box<dyn Future<Output = A> + Send + 'a>>;
 
+/// Numbers of this process's readers.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
 /// See [`Session`].
 pub(crate) async fn session<A: Actor + Sync>(actor: A, ctx: &mut Context<A>) -> A {
     let actor = Arc::new(actor);
@@ -40,9 +43,12 @@ pub(crate) async fn session<A: Actor + Sync>(actor: A, ctx: &mut Context<A>) -> 
     let at_work = Arc::new(AtomicUsize::new(0));
     while let Some(Way::Beside { one, .. }) = ctx.batch.front().and_then(life::way_of::<A>) {
         let Some(envelope) = ctx.batch.pop_front() else { break };
+        ctx.cell().work.taken(ctx.batch.len());
         at_work.fetch_add(1, Ordering::Relaxed);
-        let mut reader = ctx.of_reader();
-        let done = Done { cell: ctx.cell().clone(), at_work: at_work.clone() };
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let mut reader = ctx.of_reader(number);
+        ctx.cell().work.reader_begins(number, envelope.message);
+        let done = Done { number, cell: ctx.cell().clone(), at_work: at_work.clone() };
         let hold = Hold { actor: actor.clone(), done };
         let paid = envelope.paid;
         // Its answer is owed from here on, however early the task is ended.
@@ -68,7 +74,7 @@ async fn following<A: Actor>(ctx: &mut Context<A>, at_work: &AtomicUsize, limit:
         if ctx.batch.is_empty() {
             let idle = at_work.load(Ordering::Acquire) == 0;
             match cell.take_batch(&mut ctx.batch) {
-                Taken::Some => {}
+                Taken::Some => cell.work.taken(ctx.batch.len()),
                 // Whoever has the actor looks again, and sees an end.
                 Taken::Nothing | Taken::Ended(_) if idle => return Poll::Ready(false),
                 Taken::Nothing | Taken::Ended(_) => return Poll::Pending,
@@ -90,12 +96,14 @@ async fn wait(at_work: &AtomicUsize, enough: impl Fn(usize) -> bool) {
 
 /// Counts a reader out, however it ended, and wakes the actor.
 struct Done {
+    number: u64,
     cell: Arc<Cell>,
     at_work: Arc<AtomicUsize>,
 }
 
 impl Drop for Done {
     fn drop(&mut self) {
+        self.cell.work.reader_ends(self.number);
         self.at_work.fetch_sub(1, Ordering::AcqRel);
         self.cell.wake();
     }

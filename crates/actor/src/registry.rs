@@ -36,7 +36,7 @@ impl Registry {
             fingerprint: fingerprint::<A::Role>(),
             start: |system, address, args| {
                 Box::pin(async move {
-                    let cell = Arc::new(Cell::new(address, fingerprint::<A::Role>(), A::MAILBOX));
+                    let cell = Arc::new(Cell::of::<A>(address));
                     let args = Incoming::checked(args, &system)
                         .map_err(|why| SpawnError::Arguments { role: A::Role::NAME.to_owned(), why })?;
                     start::<A>(&system, cell, Args::Archived(args)).await

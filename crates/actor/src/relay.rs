@@ -123,7 +123,7 @@ impl Reader<PassOn> for Relay {
 impl Relay {
     /// Starts this process's.
     pub(crate) fn start_in(system: &System) {
-        let cell = Cell::new(address(system.address()), fingerprint::<Relaying>(), Relay::MAILBOX);
+        let cell = Cell::of::<Relay>(address(system.address()));
         if let Err(error) = system.launch::<Relay>(Arc::new(cell), Args::Made(Relay)) {
             tracing::warn!(%error, "this process passes no messages on");
         }

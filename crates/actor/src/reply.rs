@@ -80,10 +80,11 @@ impl ReplyTo {
         }
     }
 
-    /// Ready once the caller no longer waits; never for a `tell`, nor for a call that may come again.
+    /// Ready once the caller no longer waits, nor comes again; never for a `tell`.
     fn poll_unwanted(&self, giver: u64, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            ReplyTo::Nobody | ReplyTo::Kept(_) => Poll::Pending,
+            ReplyTo::Nobody => Poll::Pending,
+            ReplyTo::Kept(kept) => kept.poll_unwanted(giver, cx),
             ReplyTo::Local(slot) => slot.poll_unwanted(giver, cx),
             ReplyTo::Remote(link, call) => link.poll_unwanted(*call, giver, cx),
         }
@@ -91,7 +92,8 @@ impl ReplyTo {
 
     fn forget_giver(&self, giver: u64) {
         match self {
-            ReplyTo::Nobody | ReplyTo::Kept(_) => {}
+            ReplyTo::Nobody => {}
+            ReplyTo::Kept(kept) => kept.forget_giver(giver),
             ReplyTo::Local(slot) => slot.forget_giver(giver),
             ReplyTo::Remote(link, call) => link.forget_giver(*call, giver),
         }

@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     credit::Effect,
     executor::Executor,
-    fingerprint,
+    inspect::{self, Inspector},
     kept::Keys,
     large::{Parcel, Payload},
     life::{self, Args},
@@ -114,6 +114,8 @@ pub(crate) struct SystemInner {
     next_local: AtomicU32,
     pub(crate) keys: Arc<Keys>,
     closed: AtomicBool,
+    /// A thread tells of actors without progress.
+    pub(crate) telling_stalls: AtomicBool,
     /// Ends what the I/O runtime serves.
     over: Notify,
     /// Timers and sockets of user code.
@@ -157,6 +159,7 @@ impl System {
             next_local: AtomicU32::new(1),
             keys: Arc::default(),
             closed: AtomicBool::new(false),
+            telling_stalls: AtomicBool::new(false),
             over: Notify::new(),
             tokio: Mutex::new(Some(tokio)),
         });
@@ -165,6 +168,7 @@ impl System {
         system.executor().stand_by(io, serving)?;
         if system.inner.network.is_some() {
             Relay::start_in(&system);
+            Inspector::start_in(&system);
         }
         Ok(system)
     }
@@ -209,7 +213,7 @@ impl System {
             process: self.inner.address.clone(),
             job,
         };
-        let cell = Arc::new(Cell::new(address, fingerprint::<A::Role>(), A::MAILBOX));
+        let cell = Arc::new(Cell::of::<A>(address));
         start::<A>(self, cell.clone(), args).await?;
         Ok(ActorRef::to_cell(self, cell))
     }
@@ -268,12 +272,13 @@ impl System {
         }
     }
 
-    /// The numbers of the actors that live in this process, sorted; without the one that passes messages on to groups.
+    /// The numbers of the actors that live in this process, sorted; without those that every process has.
     pub fn actors(&self) -> Vec<ActorId> {
-        let relay = relay::number(self.inner.address.process);
+        let process = self.inner.address.process;
+        let everywhere = [relay::number(process), inspect::number(process)];
         let all = self.inner.actors.all();
         let mut actors: Vec<_> =
-            all.iter().map(|cell| cell.address.actor).filter(|actor| *actor != relay).collect();
+            all.iter().map(|cell| cell.address.actor).filter(|actor| !everywhere.contains(actor)).collect();
         actors.sort_unstable();
         actors
     }
@@ -360,6 +365,7 @@ impl System {
                     let untold = cell.idle_round();
                     self.apply(&cell, untold);
                 }
+                self.look_at_progress();
             }
         };
         tokio::select! {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lyceum_actor::{
-    ActorAddress, ActorId, ControlError, ControlPlane, GangRequest, ProcessAddress, SpawnRequest,
+    ActorAddress, ActorId, ControlError, ControlPlane, GangRequest, ProcessAddress, SpawnRequest, Stall,
 };
 use tokio::sync::oneshot;
 
@@ -73,6 +73,8 @@ pub(crate) trait Line: Send + Sync + 'static {
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Reply, ControlError>>;
     /// Asks to be told of a process's death.
     fn watch(&self, process: &ProcessAddress);
+    /// Tells of an actor of this process without progress, in words, or that it goes on.
+    fn stalled(&self, actor: &ActorAddress, stall: Option<String>);
 }
 
 /// The control plane as the actor system of one process uses it.
@@ -128,6 +130,10 @@ impl<L: Line> ControlPlane for Control<L> {
 
     fn watch(&self, process: &ProcessAddress) {
         self.line.watch(process);
+    }
+
+    fn stalled(&self, actor: &ActorAddress, stall: Option<&Stall>) {
+        self.line.stalled(actor, stall.map(Stall::to_string));
     }
 
     fn stop(&self, actor: ActorId, kill: bool) -> BoxFuture<'static, Result<(), ControlError>> {

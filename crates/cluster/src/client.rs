@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use lyceum_actor::{Cluster, ControlError, ProcessAddress, Registry, System, SystemOptions};
+use lyceum_actor::{ActorAddress, Cluster, ControlError, ProcessAddress, Registry, System, SystemOptions};
 use lyceum_wire::{
     CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, LaneReceiver, LaneSender,
     PeerRole, WireError,
@@ -313,6 +313,9 @@ impl Line for WeakLine {
             tracing::warn!(%process, %error, "a process is not watched");
         }
     }
+
+    /// A person's program logs it, and is on no node.
+    fn stalled(&self, _: &ActorAddress, _: Option<String>) {}
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

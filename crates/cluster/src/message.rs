@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use lyceum_actor::{Cause, ProcessAddress, ProcessDeath, SpawnRequest};
+use lyceum_actor::{ActorId, Cause, ProcessAddress, ProcessDeath, SpawnRequest};
 use lyceum_wire::{AlignedBytes, ArchiveValidator, Frame, FrameHeader, WireError, access_checked};
 use rkyv::api::high::{HighDeserializer, HighSerializer};
 use rkyv::bytecheck::CheckBytes;
@@ -131,6 +131,12 @@ pub(crate) enum WorkerToAgent {
         ask: Ask,
     },
     Watch(ProcessAddress),
+    /// An actor of the process makes no progress, in words; without them, it goes on.
+    Stalled {
+        actor: ActorId,
+        role: String,
+        stall: Option<String>,
+    },
 }
 
 /// Kind of frames that carry these messages; each lane carries one type in each direction.

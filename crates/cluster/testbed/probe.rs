@@ -1,6 +1,7 @@
 //! The role that the tests spawn, and its implementation.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use lyceum_actor::{
@@ -162,6 +163,7 @@ struct Process {
 
 impl Actor for Process {
     type Role = Probe;
+    const PROGRESS: Duration = Duration::from_secs(1);
 
     async fn start(greeting: String, _ctx: &mut Context<Self>) -> lyceum_actor::Result<Self> {
         eprintln!("a probe starts with {greeting:?}");

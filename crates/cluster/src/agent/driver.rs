@@ -364,6 +364,10 @@ impl Driver {
                 }
             }
             WorkerToAgent::Ask { request, ask } => self.relay(process, request, ask),
+            WorkerToAgent::Stalled { actor, role, stall } => {
+                tracing::warn!(process, %actor, role, ?stall, "an actor's progress");
+                self.apply(AgentEvent::Stalled { process, actor, stall });
+            }
             WorkerToAgent::Watch(target) => {
                 self.apply(AgentEvent::Watch { watcher: Watcher::Worker(process), target });
             }

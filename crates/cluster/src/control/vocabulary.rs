@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use lyceum_actor::{
-    ActorAddress, ControlError, DeathReport, GangRequest, ProcessAddress, ProcessDeath, SpawnRequest,
+    ActorAddress, ActorId, ControlError, DeathReport, GangRequest, ProcessAddress, ProcessDeath, ProcessKind,
+    SpawnRequest,
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -98,6 +99,13 @@ pub enum Report {
     },
     /// It has ended, or never began. Told again on every joining until the head says [`Command::Forget`].
     Ended(ProcessDeath),
+    /// Actors of it make no progress, in words; without them, all go on.
+    Stalled {
+        /// The process.
+        process: u64,
+        /// What is known of them.
+        stall: Option<String>,
+    },
 }
 
 /// One line of an agent's inventory: a process that runs there.
@@ -109,6 +117,8 @@ pub struct Running {
     pub allotment: Allotment,
     /// Its endpoint and its number on its machine, once its actor has started.
     pub ready: Option<(SocketAddr, u32)>,
+    /// What is known of its actors that make no progress.
+    pub stall: Option<String>,
 }
 
 /// What a client, or a worker through its agent, asks of the head.
@@ -267,6 +277,13 @@ pub enum JobEvent {
         /// How often it may be started again after this.
         restarts_left: u32,
     },
+    /// An actor has passed its progress deadline, or goes on after it had.
+    Stalled {
+        /// The actor and where it is.
+        address: ActorAddress,
+        /// What it is at; without it, it goes on.
+        stall: Option<String>,
+    },
     /// An actor has ended for good.
     Ended {
         /// How.
@@ -360,7 +377,7 @@ pub struct ActorStatus {
     pub name: Option<String>,
     /// The namespace of its name; the job's own names where absent.
     pub namespace: Option<String>,
-    /// `running`, `starting`, `stopping`, `waiting for room: why` or `waiting to be started again`.
+    /// `running`, `running, no progress: why`, `starting`, `stopping`, `waiting for room: why` or `waiting to be started again`.
     pub state: String,
     /// Its node; empty while it waits for one.
     pub node: String,
@@ -368,8 +385,29 @@ pub struct ActorStatus {
     pub process: u64,
     /// That process's number on its machine; 0 until it has started.
     pub pid: u32,
+    /// Where its process listens, once it has started.
+    pub address: Option<SocketAddr>,
     /// What it was given.
     pub allotment: Allotment,
+}
+
+impl ActorStatus {
+    /// Where it can be called, if it has started.
+    pub fn running_at(&self) -> Option<ActorAddress> {
+        let process = ProcessAddress {
+            kind: ProcessKind::Worker,
+            node: self.node.clone(),
+            process: self.process,
+            addr: self.address?,
+        };
+        Some(ActorAddress {
+            actor: ActorId(self.actor),
+            incarnation: self.process,
+            role: self.role.clone(),
+            process,
+            job: self.job,
+        })
+    }
 }
 
 /// Free words by name: labels of a node.

@@ -2,7 +2,7 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use lyceum_actor::{ControlError, ProcessAddress};
+use lyceum_actor::{ActorAddress, ControlError, ProcessAddress};
 use tokio::sync::mpsc;
 
 use crate::ask::{Line, Questions, Reply};
@@ -54,6 +54,13 @@ impl Line for Relay {
     fn watch(&self, process: &ProcessAddress) {
         if let Err(error) = self.send(WorkerToAgent::Watch(process.clone())) {
             tracing::warn!(%process, %error, "a process is not watched");
+        }
+    }
+
+    fn stalled(&self, actor: &ActorAddress, stall: Option<String>) {
+        let message = WorkerToAgent::Stalled { actor: actor.actor, role: actor.role.clone(), stall };
+        if let Err(error) = self.send(message) {
+            tracing::warn!(%actor, %error, "that an actor makes no progress, or does again, is not told");
         }
     }
 }

@@ -36,6 +36,41 @@ async fn a_spawned_actor_answers_and_its_death_is_an_error_with_the_cause() {
 }
 
 #[tokio::test]
+async fn l3_an_actor_without_progress_shows_in_the_status_and_can_be_looked_into() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
+    let (mut job, system) = testbed.job().await;
+    let probe = within(job.cluster(&system).spawn::<Probe>("lost".into()).into_future()).await.unwrap();
+    within(probe.tell(Misbehave::Spin(3_600_000)).into_future()).await.unwrap();
+    within(probe.tell(Look { variables: Vec::new() }).into_future()).await.unwrap();
+    let stalled = loop {
+        match within(job.next_event()).await.expect("the job goes on") {
+            JobEvent::Stalled { address, stall } => break (address, stall.unwrap()),
+            _ => continue,
+        }
+    };
+    assert_eq!(stalled.0, *probe.address());
+    let words = "no progress: it handles `Misbehave` for ";
+    assert!(
+        stalled.1.starts_with(words) && stalled.1.ends_with("1 message waits in its mailbox"),
+        "{stalled:?}"
+    );
+    let status = testbed.status().await;
+    assert_eq!(status.actors[0].state, format!("running, {}", stalled.1));
+    assert_eq!(status.actors[0].running_at().as_ref(), Some(probe.address()));
+
+    let inspection = within(system.inspect(probe.address())).await.unwrap();
+    assert_eq!(inspection.actors[0].actor, probe.address().actor);
+    let spins = |frame: &String| frame.contains("spin_loop") || frame.contains("probe.rs");
+    assert!(inspection.threads.iter().any(|thread| thread.frames.iter().any(spins)), "{inspection:#?}");
+    assert!(inspection.threads.iter().any(|thread| thread.name == "lyceum-io"), "{inspection:#?}");
+    // The process took no harm of it.
+    let again = within(system.inspect(probe.address())).await.unwrap();
+    assert!(again.actors[0].to_string().contains("handles `Misbehave` for "));
+    assert!(lives(status.actors[0].pid));
+    testbed.down().await;
+}
+
+#[tokio::test]
 async fn an_actor_finds_the_resources_that_were_asked_for() {
     let gpus = "{ cpus = 1, gpus = 2, memory = \"1 GiB\", custom = { seat = 1.5 } }";
     let testbed = Testbed::start(&[("a", gpus)]).await;

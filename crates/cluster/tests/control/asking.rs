@@ -60,7 +60,7 @@ fn c3_a_job_that_ends_leaves_no_waiting_actor() {
 #[test]
 fn a_process_that_was_given_up_may_ask_for_nothing() {
     let mut cluster = Cluster::new();
-    let unexpected = Running { process: 99, allotment: Allotment::default(), ready: None };
+    let unexpected = Running { process: 99, allotment: Allotment::default(), ready: None, stall: None };
     cluster.joins("a", vec![unexpected]);
     let answer = cluster.answer(Origin::Worker(99), Ask::Spawn(spawn(0, 1)));
     assert!(

@@ -6,6 +6,7 @@ mod daemons;
 mod down;
 mod progress;
 mod run;
+mod stack;
 mod status;
 mod table;
 mod tokenizer;
@@ -32,6 +33,8 @@ pub enum Command {
     Down(down::Down),
     /// Show nodes, resources, jobs and actors of a cluster
     Status(status::Status),
+    /// Show what an actor is doing: its message, its mailbox, and the stacks of its process
+    Stack(stack::Stack),
     /// Start nothing new on a node; what runs there goes on
     Cordon(cordon::Cordon),
     /// The opposite of cordon and drain
@@ -70,6 +73,7 @@ impl Command {
             Command::Up(up) => up.run(),
             Command::Down(down) => down.run(),
             Command::Status(status) => status.run(),
+            Command::Stack(stack) => stack.run(),
             Command::Cordon(cordon) => cordon.run(),
             Command::Uncordon(uncordon) => uncordon.run(),
             Command::Drain(drain) => drain.run(),

@@ -239,6 +239,10 @@ fn describe(event: &JobEvent) -> String {
         JobEvent::Restarting { report, restarts_left } => {
             format!("{report}\nit is started again ({restarts_left} times more at most)")
         }
+        JobEvent::Stalled { address, stall: Some(stall) } => {
+            format!("{address}: {stall}\nsee what it does: lyceum stack {}", address.actor)
+        }
+        JobEvent::Stalled { address, stall: None } => format!("{address} goes on"),
         JobEvent::Ended { report, expected: false } if report.role == Synthesizer::NAME => report.to_string(),
         // Who else is lost ends the run, and the error says it.
         JobEvent::Started { .. } | JobEvent::Ended { .. } | JobEvent::JobEnded { .. } => String::new(),

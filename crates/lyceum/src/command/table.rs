@@ -46,7 +46,7 @@ pub fn actors(status: &Status) -> String {
 }
 
 /// Its name with its namespace, and its rank if it is one of a gang.
-fn name_of(actor: &ActorStatus) -> String {
+pub fn name_of(actor: &ActorStatus) -> String {
     let namespace = actor.namespace.as_ref().map(|namespace| format!("{namespace}/"));
     let rank = actor.rank.map(|(rank, size)| format!("[{rank} of {size}]"));
     let name = actor.name.as_deref().unwrap_or_default();

@@ -7,13 +7,15 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use lyceum_actor::{Cause, ProcessAddress, ProcessDeath};
+use lyceum_actor::{ActorId, Cause, ProcessAddress, ProcessDeath};
 
 use super::resources::Allotment;
 use super::vocabulary::{Command, Launch, Report, Running};
 
 /// Ended processes that are remembered one by one; a number below all of these is taken for ended long ago.
 const MAX_FINISHED: usize = 65_536;
+/// Actors of one process that are told of when they make no progress.
+const MAX_STALLS: usize = 8;
 /// Deaths that are remembered for those who begin to watch late.
 const MAX_DEATHS: usize = 1024;
 
@@ -54,6 +56,15 @@ pub enum AgentEvent {
         address: SocketAddr,
         /// Its number on this machine.
         pid: u32,
+    },
+    /// An actor of a process makes no progress, or goes on.
+    Stalled {
+        /// The process.
+        process: u64,
+        /// Which of its actors.
+        actor: ActorId,
+        /// What is known; without it, it goes on.
+        stall: Option<String>,
     },
     /// A process has ended, or could not be started.
     Ended {
@@ -204,6 +215,15 @@ struct Process {
     port: u16,
     ready: Option<(SocketAddr, u32)>,
     stop: Option<Stop>,
+    /// Its actors that make no progress.
+    stalls: BTreeMap<ActorId, String>,
+}
+
+impl Process {
+    fn stall(&self) -> Option<String> {
+        let stalls: Vec<&str> = self.stalls.values().map(String::as_str).collect();
+        (!stalls.is_empty()).then(|| stalls.join("; "))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -246,6 +266,7 @@ impl Agent {
             process: *process,
             allotment: state.allotment.clone(),
             ready: state.ready,
+            stall: state.stall(),
         });
         (running.collect(), self.unwritten.values().cloned().collect())
     }
@@ -273,6 +294,7 @@ impl Agent {
                     self.effects.push(AgentEffect::Report(Report::Ready { process, address, pid }));
                 }
             }
+            AgentEvent::Stalled { process, actor, stall } => self.process_stalled(process, actor, stall),
             AgentEvent::Ended { process, cause, log_tail } => self.process_ended(process, cause, log_tail),
             AgentEvent::Watch { watcher, target } => self.watch(watcher, target),
             AgentEvent::PeerReported(death) => self.tell_watchers(&death),
@@ -344,8 +366,17 @@ impl Agent {
         let cores = self.free_cores(launch.allotment.cpus.ceil());
         let port = self.free_port();
         let allotment = launch.allotment.clone();
-        self.processes
-            .insert(process, Process { allotment, cores: cores.clone(), port, ready: None, stop: None });
+        self.processes.insert(
+            process,
+            Process {
+                allotment,
+                cores: cores.clone(),
+                port,
+                ready: None,
+                stop: None,
+                stalls: BTreeMap::new(),
+            },
+        );
         self.effects.push(AgentEffect::Start { launch, cores, port });
         // The new one has not heard it; for the others it is nothing new.
         let silent = self.silent.iter();
@@ -397,6 +428,19 @@ impl Agent {
                 self.effects.push(AgentEffect::Kill { process: *process });
             }
         }
+    }
+
+    fn process_stalled(&mut self, process: u64, actor: ActorId, stall: Option<String>) {
+        let Some(state) = self.processes.get_mut(&process) else { return };
+        match stall {
+            Some(stall) if state.stalls.len() < MAX_STALLS || state.stalls.contains_key(&actor) => {
+                _ = state.stalls.insert(actor, stall);
+            }
+            Some(_) => {}
+            None => _ = state.stalls.remove(&actor),
+        }
+        let stall = state.stall();
+        self.effects.push(AgentEffect::Report(Report::Stalled { process, stall }));
     }
 
     fn process_ended(&mut self, process: u64, cause: Cause, log_tail: Vec<String>) {

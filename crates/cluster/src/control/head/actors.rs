@@ -219,6 +219,7 @@ impl Head {
     /// A process has ended: its resources are free, and its actor is started again or has ended too.
     pub(super) fn process_gone(&mut self, mut death: ProcessDeath) {
         let Some(state) = self.processes.remove(&death.process) else { return };
+        self.stalls.remove(&death.process);
         self.dirty.insert(Key::Process(death.process));
         if let Some(node) = self.nodes.get_mut(&state.node)
             && node.present()

@@ -210,6 +210,8 @@ pub struct Head {
     gangs: BTreeMap<u64, Gang>,
     /// Whose names are whose: of actors, and of gangs. Derived from `actors`.
     names: BTreeMap<Name, u64>,
+    /// Processes that make no progress, and what is known of that.
+    stalls: BTreeMap<u64, String>,
     /// Actors and gangs that wait for room, in order of asking.
     waiting: Queue,
     /// What is to be remembered of restarts.
@@ -257,6 +259,7 @@ impl Head {
             processes: BTreeMap::new(),
             gangs: BTreeMap::new(),
             names: BTreeMap::new(),
+            stalls: BTreeMap::new(),
             waiting: Queue::default(),
             restarts: Rests::default(),
             failures: Failures::default(),

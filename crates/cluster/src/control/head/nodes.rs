@@ -7,11 +7,13 @@ use lyceum_actor::{Cause, ProcessDeath};
 
 use super::super::record::{Closure, Key, NodeState, ProcessState};
 use super::super::resources::Ledger;
-use super::super::vocabulary::{Command, Notice, Origin, Report, Running, StoreUse};
+use super::super::vocabulary::{Command, JobEvent, Notice, Origin, Report, Running, StoreUse};
 use super::{Head, HeadEffect, NodeOptions};
 
 /// After a restart of the head, agents have this much longer than the verdict takes to find it again.
 const RETURN_GRACE: Duration = Duration::from_secs(5);
+/// Bytes of what is kept of a process without progress.
+const MAX_STALL: usize = 1024;
 /// Probes of a silent agent come this far apart.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
@@ -197,6 +199,7 @@ impl Head {
                 self.adopt_unexpected(name, incarnation, &item);
             } else if let Some((address, pid)) = item.ready {
                 self.process_ready(item.process, address, pid);
+                self.process_stalled(item.process, item.stall);
             }
             self.repeat_stop(item.process);
         }
@@ -432,6 +435,28 @@ impl Head {
                 }
             }
             Report::Ended(death) => self.process_reported_ended(name, death),
+            Report::Stalled { process, stall } => {
+                if self.processes.get(&process).is_some_and(|state| state.node == name) {
+                    self.process_stalled(process, stall);
+                }
+            }
+        }
+    }
+
+    /// Notes that a process makes no progress, or does again, and tells whoever follows its job.
+    fn process_stalled(&mut self, process: u64, mut stall: Option<String>) {
+        if let Some(words) = &mut stall
+            && words.len() > MAX_STALL
+        {
+            words.truncate(words.floor_char_boundary(MAX_STALL));
+        }
+        let before = match stall.clone() {
+            Some(words) => self.stalls.insert(process, words),
+            None => self.stalls.remove(&process),
+        };
+        let address = self.processes.get(&process).and_then(|state| self.address_of(state.actor?));
+        if let Some(address) = address.filter(|_| before != stall) {
+            self.notify_job(address.job, JobEvent::Stalled { address, stall });
         }
     }
 

@@ -56,7 +56,10 @@ impl Head {
         let state = match process {
             None => &self.idle_state(actor, record),
             Some((_, process)) if process.stopped_by.is_some() => "stopping",
-            Some((_, process)) if process.ready.is_some() => "running",
+            Some((number, process)) if process.ready.is_some() => match self.stalls.get(&number) {
+                Some(stall) => &format!("running, {stall}"),
+                None => "running",
+            },
             Some(_) => "starting",
         };
         Some(ActorStatus {
@@ -70,6 +73,7 @@ impl Head {
             node: process.map(|(_, process)| process.node.clone()).unwrap_or_default(),
             process: process.map_or(0, |(process, _)| process),
             pid: process.and_then(|(_, process)| process.ready).map_or(0, |(_, pid)| pid),
+            address: process.and_then(|(_, process)| process.ready).map(|(address, _)| address),
             allotment: process.map(|(_, process)| process.allotment.clone()).unwrap_or_default(),
         })
     }
