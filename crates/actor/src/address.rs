@@ -18,11 +18,16 @@ impl ActorId {
     pub(crate) fn local(process: u64, count: u32) -> Self {
         ActorId(1 << 63 | (process & 0x7fff_ffff) << 32 | u64::from(count))
     }
+
+    /// Was it allotted by a process, and not by the head?
+    pub(crate) fn is_local(self) -> bool {
+        self.0 >> 63 == 1
+    }
 }
 
 impl fmt::Display for ActorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 >> 63 == 1 {
+        if self.is_local() {
             write!(f, "{}.{}", self.0 >> 32 & 0x7fff_ffff, self.0 & 0xffff_ffff)
         } else {
             write!(f, "{}", self.0)

@@ -16,6 +16,7 @@ use crate::{
     link::Link,
     reply::ReplyTo,
     role::fingerprint,
+    saved::Saved,
     slot::{Outcome, Slot},
     work::Work,
 };
@@ -64,6 +65,8 @@ pub(crate) struct Cell {
     waker: AtomicWaker,
     /// What the actor is at.
     pub(crate) work: Work,
+    /// What an earlier life has saved.
+    pub(crate) saved: Option<Saved>,
     death: OnceLock<DeathReport>,
     batch: usize,
 }
@@ -124,10 +127,16 @@ impl Cell {
             telling: Mutex::new(()),
             waker: AtomicWaker::new(),
             work: Work::of::<A>(),
+            saved: None,
             death: OnceLock::new(),
             // A batch's credit comes back when all of it is done: keep it a small part of the budget.
             batch: (budget.count as usize / 8).clamp(1, BATCH),
         }
+    }
+
+    /// The same, of an actor that has lived before.
+    pub(crate) fn with_saved(self, saved: Option<Saved>) -> Self {
+        Cell { saved, ..self }
     }
 
     /// A message from this process. `handed` is completed when the message enters the mailbox, unless it does so

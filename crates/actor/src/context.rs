@@ -20,6 +20,7 @@ use crate::{
     life::Args,
     message::message_id,
     reply::{Cancelled, Owed, ReplyTo},
+    saved::Saved,
     stream::MAX_UNREAD,
 };
 
@@ -141,6 +142,28 @@ impl<A: Actor> Context<A> {
     /// ```
     pub fn cancelled(&self) -> Cancelled {
         Cancelled::of(self.owed.as_ref())
+    }
+
+    /// Keeps `state` for the next life of this actor, in place of what was kept before: where it is started again, on whichever
+    /// node, [`saved`](Context::saved) gives it there. Ready when it is written down, as durably as the cluster's own state.
+    /// For an actor that was spawned in a process of its own; of 64 KiB at most, larger things have a file and their name here.
+    ///
+    /// What an actor says that has been given up, and does not know it yet, is refused.
+    pub fn save<M: Message>(&self, state: &M) -> impl Future<Output = Result<()>> + Send + use<A, M> {
+        let asked = Saved::of(state).and_then(|saved| {
+            let address = self.address();
+            anyhow::ensure!(
+                !address.actor.is_local(),
+                "{address} lives in another's process, and is not started again by the cluster"
+            );
+            Ok(self.system.control()?.save(saved.into_bytes()))
+        });
+        async move { Ok(asked?.await?) }
+    }
+
+    /// What the last life of this actor that saved something has saved last; an error where that is no `M`.
+    pub fn saved<M: Message>(&self) -> Result<Option<M>> {
+        self.cell.saved.as_ref().map(|saved| saved.read(&self.system)).transpose()
     }
 
     /// Says that a handler of long work goes on: its [progress deadline](Actor::PROGRESS) counts from here again.

@@ -25,6 +25,11 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Asks to be told, through [`System::process_died`](crate::System::process_died), when `process` is gone.
     /// Called on first contact with it; must return at once.
     fn watch(&self, process: &ProcessAddress);
+    /// Keeps `state` for the next life of the actor that this process was started for; ready when it is written down.
+    fn save(&self, state: Vec<u8>) -> BoxFuture<'static, Result<(), ControlError>> {
+        let _ = state;
+        Box::pin(async { Err(ControlError::Refused("nothing is saved here".to_owned())) })
+    }
     /// An actor of this process has passed its [progress deadline](crate::Actor::PROGRESS), or, without `stall`, goes on after it
     /// had. Must return at once.
     fn stalled(&self, actor: &ActorAddress, stall: Option<&Stall>) {

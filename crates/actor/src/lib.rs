@@ -88,6 +88,7 @@ mod registry;
 mod relay;
 mod reply;
 mod role;
+mod saved;
 mod slot;
 mod spawn;
 mod stream;

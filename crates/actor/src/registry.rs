@@ -7,7 +7,7 @@ use lyceum_wire::{AlignedBytes, RoleFingerprint};
 
 use crate::{
     Actor, ActorAddress, ActorId, DeathReport, Incoming, Role, System, cell::Cell, fingerprint, life::Args,
-    slot::Outcome,
+    saved::Saved, slot::Outcome,
 };
 
 /// What a process can start when the cluster asks for a role by name.
@@ -22,7 +22,8 @@ struct Entry {
     start: Start,
 }
 
-type Start = fn(System, ActorAddress, AlignedBytes) -> BoxFuture<'static, Result<(), SpawnError>>;
+type Start =
+    fn(System, ActorAddress, AlignedBytes, Option<Saved>) -> BoxFuture<'static, Result<(), SpawnError>>;
 
 impl Registry {
     /// A registry of nothing.
@@ -34,9 +35,9 @@ impl Registry {
     pub fn register<A: Actor>(mut self) -> Self {
         let entry = Entry {
             fingerprint: fingerprint::<A::Role>(),
-            start: |system, address, args| {
+            start: |system, address, args, saved| {
                 Box::pin(async move {
-                    let cell = Arc::new(Cell::of::<A>(address));
+                    let cell = Arc::new(Cell::of::<A>(address).with_saved(saved));
                     let args = Incoming::checked(args, &system)
                         .map_err(|why| SpawnError::Arguments { role: A::Role::NAME.to_owned(), why })?;
                     start::<A>(&system, cell, Args::Archived(args)).await
@@ -70,9 +71,10 @@ impl Registry {
         system: &System,
         address: ActorAddress,
         args: AlignedBytes,
+        saved: Option<Saved>,
     ) -> BoxFuture<'static, Result<(), SpawnError>> {
         match self.roles.get(address.role.as_str()) {
-            Some(entry) => (entry.start)(system.clone(), address, args),
+            Some(entry) => (entry.start)(system.clone(), address, args, saved),
             None => {
                 let unknown = self.unknown(&address.role);
                 Box::pin(async move { Err(unknown) })

@@ -30,6 +30,7 @@ use crate::{
     protocol::stored_payload,
     registry::start,
     relay::{self, Relay},
+    saved::Saved,
     slot::{Outcome, Slot},
 };
 
@@ -228,9 +229,23 @@ impl System {
         incarnation: u64,
         job: u64,
     ) -> Result<ActorAddress, SpawnError> {
+        self.start_again(role, args, actor, incarnation, job, None).await
+    }
+
+    /// The same, with what an earlier life of the actor has saved: see [`Context::saved`](crate::Context::saved).
+    pub async fn start_again(
+        &self,
+        role: &str,
+        args: &[u8],
+        actor: ActorId,
+        incarnation: u64,
+        job: u64,
+        saved: Option<&[u8]>,
+    ) -> Result<ActorAddress, SpawnError> {
         let process = self.inner.address.clone();
         let address = ActorAddress { actor, incarnation, role: role.to_owned(), process, job };
-        self.inner.roles.start(self, address.clone(), AlignedBytes::copy_from(args)).await?;
+        let saved = saved.map(Saved::from_bytes);
+        self.inner.roles.start(self, address.clone(), AlignedBytes::copy_from(args), saved).await?;
         Ok(address)
     }
 

@@ -136,6 +136,11 @@ impl<L: Line> ControlPlane for Control<L> {
         self.line.stalled(actor, stall.map(Stall::to_string));
     }
 
+    fn save(&self, state: Vec<u8>) -> BoxFuture<'static, Result<(), ControlError>> {
+        let asked = self.line.ask(Ask::Save { state });
+        async move { asked.await.map(drop) }.boxed()
+    }
+
     fn stop(&self, actor: ActorId, kill: bool) -> BoxFuture<'static, Result<(), ControlError>> {
         let asked = self.line.ask(Ask::StopActor { actor: actor.0, kill });
         async move { asked.await.map(drop) }.boxed()

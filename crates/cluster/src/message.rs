@@ -113,6 +113,7 @@ pub(crate) struct WorkerInit {
     pub(crate) actor: u64,
     pub(crate) process: u64,
     pub(crate) request: SpawnRequest,
+    pub(crate) saved: Option<Vec<u8>>,
 }
 
 /// A worker to its agent.

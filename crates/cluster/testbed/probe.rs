@@ -19,7 +19,7 @@ pub struct Probe;
 impl Role for Probe {
     const NAME: &'static str = "probe";
     type Args = String;
-    type Messages = (Look, Misbehave, AskOther, SpawnAnother, Echo, Hold, Held, LetGo, WaitOn);
+    type Messages = (Look, Misbehave, AskOther, SpawnAnother, Echo, Hold, Held, LetGo, WaitOn, Save);
 }
 
 /// What do you see?
@@ -38,7 +38,13 @@ pub struct Sight {
     pub cores: Vec<u32>,
     pub variables: Vec<Option<String>>,
     pub store_holder: u64,
+    /// What an earlier life has saved.
+    pub saved: Option<String>,
 }
+
+/// Save this for your next life.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone)]
+pub struct Save(pub String);
 
 /// Do something bad.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone)]
@@ -151,12 +157,16 @@ impl Accepts<Held> for Probe {
 impl Accepts<LetGo> for Probe {
     type Reply = ();
 }
+impl Accepts<Save> for Probe {
+    type Reply = ();
+}
 impl Accepts<WaitOn> for Probe {
     type Reply = Vec<Ended>;
 }
 
 struct Process {
     greeting: String,
+    saved: Option<String>,
     hoard: Vec<Vec<u8>>,
     held: Vec<Responder<()>>,
 }
@@ -165,12 +175,12 @@ impl Actor for Process {
     type Role = Probe;
     const PROGRESS: Duration = Duration::from_secs(1);
 
-    async fn start(greeting: String, _ctx: &mut Context<Self>) -> lyceum_actor::Result<Self> {
+    async fn start(greeting: String, ctx: &mut Context<Self>) -> lyceum_actor::Result<Self> {
         eprintln!("a probe starts with {greeting:?}");
         if let Some(why) = greeting.strip_prefix("fail: ") {
             return Err(std::io::Error::other(why.to_owned()).into());
         }
-        Ok(Process { greeting, hoard: Vec::new(), held: Vec::new() })
+        Ok(Process { greeting, saved: ctx.saved()?, hoard: Vec::new(), held: Vec::new() })
     }
 }
 
@@ -196,6 +206,7 @@ impl Handler<Look> for Process {
             cores: core_list(&field("Cpus_allowed_list:")),
             variables: look.variables.iter().map(|name| std::env::var(name.as_str()).ok()).collect(),
             store_holder: lyceum_cluster::worker::store().map_or(0, |store| store.holder()),
+            saved: self.saved.clone(),
         })
     }
 }
@@ -307,6 +318,12 @@ impl Handler<LetGo> for Process {
     async fn handle(&mut self, _: Incoming<LetGo>, _: &mut Context<Self>) -> lyceum_actor::Result<()> {
         self.held.drain(..).for_each(|responder| responder.reply(()));
         Ok(())
+    }
+}
+
+impl Handler<Save> for Process {
+    async fn handle(&mut self, save: Incoming<Save>, ctx: &mut Context<Self>) -> lyceum_actor::Result<()> {
+        ctx.save(&save.read()?.0).await
     }
 }
 

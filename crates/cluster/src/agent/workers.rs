@@ -183,6 +183,7 @@ pub(super) fn init(config: &AgentConfig, launch: &Launch, port: u16, credentials
         actor: launch.actor,
         process: launch.process,
         request: launch.request.clone(),
+        saved: launch.saved.clone(),
     }))
 }
 

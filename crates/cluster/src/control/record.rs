@@ -30,6 +30,8 @@ pub enum Key {
     Node(String),
     /// A gang.
     Gang(u64),
+    /// What an actor has saved for its next life.
+    Saved(u64),
 }
 
 /// A piece of the head's durable state.
@@ -47,6 +49,8 @@ pub enum Value {
     Node(NodeState),
     /// Of [`Key::Gang`].
     Gang(GangState),
+    /// Of [`Key::Saved`].
+    Saved(Vec<u8>),
 }
 
 /// What is remembered of a node.

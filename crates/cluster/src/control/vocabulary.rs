@@ -83,6 +83,8 @@ pub struct Launch {
     pub request: SpawnRequest,
     /// What it was given.
     pub allotment: Allotment,
+    /// What an earlier life of its actor has saved last.
+    pub saved: Option<Vec<u8>>,
 }
 
 /// What an agent tells the head about a process of its own.
@@ -164,6 +166,12 @@ pub enum Ask {
         actor: u64,
         /// At once, without asking it?
         kill: bool,
+    },
+    /// Keep this for the asker's next life, in place of what was kept before. Answered by [`Answer::Done`] when it is written
+    /// down. Workers only.
+    Save {
+        /// What its actor wants to find there.
+        state: Vec<u8>,
     },
     /// Be told when this process is gone. Never answered.
     Watch(ProcessAddress),

@@ -11,7 +11,7 @@ use crate::message;
 
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 const MAGIC: &[u8; 4] = b"LYRC";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 const HEAD: usize = 16;
 
 #[derive(Debug, Archive, Serialize, Deserialize)]

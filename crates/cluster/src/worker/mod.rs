@@ -191,7 +191,8 @@ async fn host(agent: &mut AgentLine, init: WorkerInit, roles: Registry, store: O
 async fn play(agent: &mut AgentLine, init: &WorkerInit, system: &System, relay: &Relay) -> Result<(), Cause> {
     let actor = ActorId(init.actor);
     let request = &init.request;
-    let starting = system.start_registered(&request.role, &request.args, actor, init.process, request.job);
+    let saved = init.saved.as_deref();
+    let starting = system.start_again(&request.role, &request.args, actor, init.process, request.job, saved);
     tokio::pin!(starting);
     let started = loop {
         tokio::select! {

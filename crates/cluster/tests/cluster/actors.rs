@@ -7,7 +7,7 @@ use lyceum_cluster::{Client, JobEvent};
 use rustix::process::Signal;
 
 use crate::harness::{HANGING, Testbed, kill, lives, look, next_end, until, within};
-use crate::probe::{AskOther, Look, Misbehave, Probe, Question, SpawnAnother};
+use crate::probe::{AskOther, Look, Misbehave, Probe, Question, Save, SpawnAnother};
 
 #[tokio::test]
 async fn a_spawned_actor_answers_and_its_death_is_an_error_with_the_cause() {
@@ -32,6 +32,32 @@ async fn a_spawned_actor_answers_and_its_death_is_an_error_with_the_cause() {
 
     let (ended, expected) = next_end(&mut job).await;
     assert_eq!((ended.cause, expected), (Cause::Exited(7), false));
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn an_actor_that_is_started_again_finds_what_it_has_saved() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 1 }"), ("b", "{ cpus = 1 }")]).await;
+    let (job, system) = testbed.job().await;
+    let cluster = job.cluster(&system);
+    let spawn = cluster.spawn::<Probe>("mortal".into()).cpus(1).restarts(3).named("mortal");
+    let mut probe = within(spawn.into_future()).await.unwrap();
+    assert_eq!(look(&probe, &[]).await.saved, None);
+    for words in ["first", "second"] {
+        within(probe.ask(Save("overwritten".into()))).await.unwrap();
+        within(probe.ask(Save(words.into()))).await.unwrap();
+        kill(look(&probe, &[]).await.pid, Signal::KILL);
+        within(probe.died()).await;
+        probe = loop {
+            match within(cluster.lookup::<Probe>("mortal")).await.unwrap() {
+                Some(again) if again.address() != probe.address() => break again,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        assert_eq!(look(&probe, &[]).await.saved.as_deref(), Some(words));
+    }
+    let large = within(probe.ask(Save("x".repeat(70_000)))).await.unwrap_err().to_string();
+    assert!(large.contains("expected at most 65536"), "{large}");
     testbed.down().await;
 }
 

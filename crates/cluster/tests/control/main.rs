@@ -9,5 +9,6 @@ mod harness;
 mod names;
 mod progress;
 mod restarts;
+mod saved;
 mod silence;
 mod watches;

@@ -60,7 +60,8 @@ fn an_agent_tells_it_again_when_it_joins() {
     let mut cluster = Cluster::new();
     let job = cluster.job();
     let process = cluster.started(CLIENT, spawn(job, 1));
-    let launch = Launch { process, actor: 6, request: spawn(job, 1), allotment: Allotment::default() };
+    let launch =
+        Launch { process, actor: 6, request: spawn(job, 1), allotment: Allotment::default(), saved: None };
     agent.apply(AgentEvent::Commanded(Command::Launch(launch)), Duration::ZERO);
     agent.apply(AgentEvent::Ready { process, address: address(), pid: 7 }, Duration::ZERO);
     let mut stalled = |actor: u64, stall: Option<&str>| {

@@ -83,7 +83,8 @@ fn whoever_comes_late_hears_which_nodes_are_silent() {
         ports: 0..0,
     });
     agent.apply(AgentEvent::Commanded(told("a")), Duration::ZERO);
-    let launch = Launch { process: 7, actor: 6, request: spawn(5, 1), allotment: Allotment::default() };
+    let launch =
+        Launch { process: 7, actor: 6, request: spawn(5, 1), allotment: Allotment::default(), saved: None };
     let effects = agent.apply(AgentEvent::Commanded(Command::Launch(launch)), Duration::ZERO);
     let suspicion = AgentEffect::TellSuspicion { node: "a".into(), unreachable: true };
     assert!(matches!(effects[..], [AgentEffect::Start { .. }, _]), "{effects:?}");

@@ -26,7 +26,8 @@ fn l3_what_is_said_of_a_process_by_a_wrong_address_is_not_said_of_the_one_that_h
     });
     let mut apply = |event| agent.apply(event, Duration::ZERO);
     for process in [1, 2] {
-        let launch = Launch { process, actor: 6, request: spawn(5, 1), allotment: Allotment::default() };
+        let launch =
+            Launch { process, actor: 6, request: spawn(5, 1), allotment: Allotment::default(), saved: None };
         apply(AgentEvent::Commanded(Command::Launch(launch)));
     }
     let mut watch = |watcher, target| apply(AgentEvent::Watch { watcher: Watcher::Worker(watcher), target });

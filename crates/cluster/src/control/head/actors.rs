@@ -157,7 +157,8 @@ impl Head {
         let Some(state) = self.processes.get(&process) else { return };
         let Some(actor) = state.actor else { return };
         let Some(request) = self.actors.get(&actor).map(|actor| actor.request.clone()) else { return };
-        let launch = Launch { process, actor, request, allotment: state.allotment.clone() };
+        let saved = self.saved.get(actor).cloned();
+        let launch = Launch { process, actor, request, allotment: state.allotment.clone(), saved };
         let node = state.node.clone();
         self.command(&node, Command::Launch(launch));
     }
@@ -274,6 +275,7 @@ impl Head {
             self.names.remove(&name);
         }
         self.restarts.forget(actor);
+        self.forget_saved(actor);
         let report = death.report(&state.request.role, Some(ActorId(actor)));
         for asker in self.spawners.remove(&actor).unwrap_or_default() {
             self.reply(asker, Answer::Error(ControlError::Died(Box::new(report.clone()))));

@@ -55,6 +55,7 @@ impl Head {
             (Ask::Watch(address), Origin::Worker(process)) => {
                 self.worker_watches(process, address.process, &address.node);
             }
+            (Ask::Save { state }, _) => self.save(asker, state),
             (Ask::Status, _) => {
                 let status = self.status();
                 self.reply(asker, Answer::Status(status));
@@ -111,7 +112,7 @@ impl Head {
                 Some(state) => same_job(state.request.job).map(|()| Ask::StopActor { actor, kill }),
                 None => Ok(Ask::StopActor { actor, kill }),
             },
-            Ask::Watch(_) | Ask::Status => Ok(ask),
+            Ask::Watch(_) | Ask::Status | Ask::Save { .. } => Ok(ask),
             Ask::BeginJob { .. }
             | Ask::Follow { .. }
             | Ask::IssueNode { .. }

@@ -8,6 +8,7 @@ mod names;
 mod nodes;
 mod queue;
 mod restarts;
+mod saved;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +24,7 @@ use self::names::Name;
 use self::nodes::Node;
 use self::queue::Queue;
 use self::restarts::Rests;
+use self::saved::Saved;
 use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
 use super::resources::Capacity;
 use super::vocabulary::{Answer, Ask, Command, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse};
@@ -210,6 +212,8 @@ pub struct Head {
     gangs: BTreeMap<u64, Gang>,
     /// Whose names are whose: of actors, and of gangs. Derived from `actors`.
     names: BTreeMap<Name, u64>,
+    /// What actors have saved for their next lives.
+    saved: Saved,
     /// Processes that make no progress, and what is known of that.
     stalls: BTreeMap<u64, String>,
     /// Actors and gangs that wait for room, in order of asking.
@@ -259,6 +263,7 @@ impl Head {
             processes: BTreeMap::new(),
             gangs: BTreeMap::new(),
             names: BTreeMap::new(),
+            saved: Saved::default(),
             stalls: BTreeMap::new(),
             waiting: Queue::default(),
             restarts: Rests::default(),
@@ -285,6 +290,7 @@ impl Head {
             (Key::Job(job), Value::Job(state)) => drop(self.jobs.insert(job, state)),
             (Key::Actor(actor), Value::Actor(state)) => drop(self.actors.insert(actor, state)),
             (Key::Gang(gang), Value::Gang(state)) => drop(self.gangs.insert(gang, Gang::new(state))),
+            (Key::Saved(actor), Value::Saved(state)) => _ = self.saved.insert(actor, state),
             (Key::Process(process), Value::Process(state)) => drop(self.processes.insert(process, state)),
             (Key::Node(name), Value::Node(state)) => {
                 if let Some(node) = self.nodes.get_mut(&name) {
@@ -371,6 +377,7 @@ impl Head {
             Key::Actor(actor) => self.actors.get(actor).cloned().map(Value::Actor),
             Key::Process(process) => self.processes.get(process).cloned().map(Value::Process),
             Key::Gang(gang) => self.gangs.get(gang).map(|gang| Value::Gang(gang.state.clone())),
+            Key::Saved(actor) => self.saved.get(*actor).cloned().map(Value::Saved),
             Key::Node(name) => self.nodes.get(name).map(|node| Value::Node(node.record())),
         }
     }
