@@ -75,7 +75,7 @@ impl TrainerActor {
         }
     }
 
-    async fn train(&mut self, packer: &ActorRef<Packer>) -> Result<Trained> {
+    async fn train(&mut self, packer: &ActorRef<Packer>, ctx: &Context<Self>) -> Result<Trained> {
         let gang = self.gang()?;
         let (rank, world_size) = (gang.rank, gang.world_size);
         let (mut position, mut step) = (gang.trainer.progress().log_position, gang.trainer.progress().step);
@@ -97,6 +97,7 @@ impl TrainerActor {
                 next = tokio::spawn(self.request(packer, position, rank));
             }
             let report = self.gang()?.step(&object)?;
+            ctx.goes_on();
             step += 1;
             let done = StepDone {
                 rank,
@@ -118,6 +119,7 @@ impl TrainerActor {
             tell(&self.controller, done).await?;
             if step.is_multiple_of(self.run.checkpoint.every) {
                 self.save(&tokenizer).await?;
+                ctx.goes_on();
                 saved = step;
             }
         }
@@ -278,10 +280,10 @@ impl Handler<Evaluate> for TrainerActor {
 }
 
 impl Handler<Train> for TrainerActor {
-    async fn handle(&mut self, message: Incoming<Train>, _: &mut Context<Self>) -> Result<Trained> {
+    async fn handle(&mut self, message: Incoming<Train>, ctx: &mut Context<Self>) -> Result<Trained> {
         let Train { packer } = message.read()?;
         let abort = self.gang()?.trainer.communicator().abort_handle();
-        let trained = self.train(&packer).await;
+        let trained = self.train(&packer, ctx).await;
         let Err(error) = trained else { return trained };
         tracing::error!(error = format!("{error:#}"), "training ends early: the gang is told");
         // The others must not wait in a collective for a rank that has left (L3).
