@@ -40,6 +40,9 @@ pub enum ClusterError {
         /// What went wrong.
         reason: String,
     },
+    /// This process was the cluster's head, and another is, or may be.
+    #[error("this head leads no more: {0}")]
+    Deposed(String),
     /// The operating system refused.
     #[error("cannot {doing}: {source}")]
     System {

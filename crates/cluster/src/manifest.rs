@@ -81,22 +81,65 @@ pub struct HeadSection {
     /// What keeps the head's state.
     #[serde(default)]
     pub state: StateStore,
+    /// Further processes that take over when the head is lost; with etcd only.
+    #[serde(default)]
+    pub standbys: u32,
 }
 
 impl Default for HeadSection {
     fn default() -> Self {
-        HeadSection { bind: loopback(), advertise: None, state: StateStore::default() }
+        HeadSection { bind: loopback(), advertise: None, state: StateStore::default(), standbys: 0 }
     }
 }
 
 /// What keeps the head's state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum StateStore {
-    /// A database file in the head's own folder.
+    /// `redb`: a database file in the head's own folder.
     #[default]
     Redb,
+    /// `etcd://HOST:PORT`, or several with commas between: members of one etcd, spoken to without encryption.
+    Etcd(Vec<String>),
 }
+
+impl TryFrom<String> for StateStore {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<StateStore, String> {
+        let expected = || format!("state `{text}`: expected `redb` or `etcd://HOST:PORT[,HOST:PORT...]`");
+        if text == "redb" {
+            return Ok(StateStore::Redb);
+        }
+        let members = text.strip_prefix("etcd://").ok_or_else(expected)?;
+        let is_member = |member: &str| {
+            let (host, port) = member.rsplit_once(':')?;
+            let whole = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            let is_host = match whole {
+                Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+                None => {
+                    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+                    !host.is_empty() && host.bytes().all(fits)
+                }
+            };
+            (is_host && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| member.to_owned())
+        };
+        let members: Option<Vec<String>> = members.split(',').map(is_member).collect();
+        members.map(StateStore::Etcd).ok_or_else(expected)
+    }
+}
+
+impl From<StateStore> for String {
+    fn from(state: StateStore) -> String {
+        match state {
+            StateStore::Redb => "redb".to_owned(),
+            StateStore::Etcd(members) => format!("etcd://{}", members.join(",")),
+        }
+    }
+}
+
+/// Most processes that stand by.
+const MAX_STANDBYS: u32 = 8;
 
 /// A block of UDP ports: the head takes the first, the nodes share the others evenly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -306,10 +349,27 @@ fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     let manifest = &document.value;
     check_name("cluster name", &manifest.name).map_err(|why| document.refuse("name", why))?;
     check_address(document, "head", manifest.head.bind, manifest.head.advertise)?;
+    check_standbys(document)?;
     check_nodes(document)?;
     check_ports(document)?;
     check_store(document)?;
     check_health(document)
+}
+
+fn check_standbys(document: &Document<Manifest>) -> Result<(), StrictError> {
+    let head = &document.value.head;
+    match (&head.state, head.standbys) {
+        (_, 0) => Ok(()),
+        (StateStore::Redb, _) => {
+            let text = "a head that stands by needs the state of the one before it: expected `state = \"etcd://...\"`";
+            Err(document.refuse("head.standbys", text))
+        }
+        (_, standbys) if standbys > MAX_STANDBYS => {
+            Err(document
+                .refuse("head.standbys", format!("expected at most {MAX_STANDBYS}, found {standbys}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {

@@ -68,6 +68,11 @@ impl StateDir {
         self.head().join("address")
     }
 
+    /// Where candidate number `number` for the head says what it will listen on, where there are several.
+    pub fn candidate_address(&self, number: u32) -> PathBuf {
+        self.head().join(format!("candidate-{number}"))
+    }
+
     /// The nodes' folders.
     pub fn nodes(&self) -> PathBuf {
         self.root.join("nodes")
@@ -96,6 +101,14 @@ impl StateDir {
     /// The log of the head.
     pub fn head_log(&self) -> PathBuf {
         self.logs().join("head.log")
+    }
+
+    /// The log of candidate number `number` for the head.
+    pub fn candidate_log(&self, number: u32) -> PathBuf {
+        match number {
+            0 => self.head_log(),
+            number => self.logs().join(format!("head-{number}.log")),
+        }
     }
 
     /// The log of a node's agent.

@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     let node = after("--node").unwrap_or_default();
     let ran = match (arguments.first().map(String::as_str), state) {
         (Some("worker"), _) => return worker::run(probe::registry()),
-        (Some("head"), Some(state)) => head::run(&state),
+        (Some("head"), Some(state)) => {
+            head::run(&state, after("--candidate").and_then(|number| number.parse().ok()).unwrap_or(0))
+        }
         (Some("agent"), Some(state)) => agent::run(&state, &node),
         (Some("runner"), Some(state)) => probe::run_owned(&state, &after("--manifest").unwrap_or_default()),
         _ => {

@@ -76,6 +76,12 @@ impl Authority {
         &self.cluster
     }
 
+    /// A short mark of its key, in hexadecimal digits: another authority, also for a cluster of the same name, has another.
+    pub fn mark(&self) -> String {
+        let key = self.issuer.key().public_key_raw();
+        key.iter().rev().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Makes a key and signs a certificate for it that says `identity`, valid for `validity` from now.
     ///
     /// # Errors

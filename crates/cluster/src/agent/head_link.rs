@@ -15,24 +15,33 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// First and longest wait between two attempts.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Keeps a link to the head at `head` for as long as the agent lives. A head that is silent for `patience` is called
-/// again: a successor at its address knows nothing of the old connection.
+/// Keeps a link to the head, at one of `heads`, for as long as the agent lives. A head that is silent for `patience` is called
+/// again: a successor at its address knows nothing of the old connection. Where there are several places they are tried in
+/// turn, and a head of an earlier term than one that was met is none any more.
 pub(super) async fn keep(
     endpoint: Endpoint,
-    head: SocketAddr,
+    heads: Vec<SocketAddr>,
     patience: Duration,
     events: Sender<Happening>,
 ) {
     let mut wait = WAITS.0;
+    let (mut turn, mut term) = (0, 0);
     loop {
+        let Some(head) = heads.get(turn % heads.len().max(1)).copied() else { return };
         let expect = Expect::role(PeerRole::Head);
         let attempt = tokio::time::timeout(ATTEMPT, endpoint.connect(head, &expect)).await;
         let attempt = attempt.unwrap_or_else(|_| {
             Err(WireError::Connect { addr: head, reason: format!("no answer in {} s", ATTEMPT.as_secs()) })
         });
         let refused = match attempt {
+            Ok(connection) if connection.peer().incarnation() < term => {
+                connection.close(CloseCode::NotAdmitted, "a later head leads");
+                turn += 1;
+                None
+            }
             Ok(connection) => {
                 wait = WAITS.0;
+                term = connection.peer().incarnation();
                 match use_link(&connection, patience, &events).await {
                     Ok(()) => {}
                     Err(error) => tracing::warn!(%error, "the link to the head is lost"),
@@ -42,7 +51,8 @@ pub(super) async fn keep(
             }
             Err(WireError::Refused { reason, .. }) => Some(reason),
             Err(error) => {
-                tracing::debug!(%error, "the head cannot be reached");
+                tracing::debug!(%error, %head, "the head cannot be reached");
+                turn += 1;
                 None
             }
         };

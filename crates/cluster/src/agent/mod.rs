@@ -40,7 +40,8 @@ pub(crate) struct AgentConfig {
     pub(crate) cluster: String,
     pub(crate) node: String,
     pub(crate) owned: bool,
-    pub(crate) head: SocketAddr,
+    /// Where the head is, or may be.
+    pub(crate) heads: Vec<SocketAddr>,
     pub(crate) bind: IpAddr,
     pub(crate) advertise: Option<IpAddr>,
     /// An interface that plaintext may use.
@@ -87,7 +88,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         let peers = Peers::new(directory, endpoint.clone(), events.clone());
         tokio::spawn(peers::accept(endpoint.clone(), store.clone(), events.clone()));
         let patience = Duration::from_secs_f64(config.health.unreachable).max(HEAD_PATIENCE);
-        tokio::spawn(head_link::keep(endpoint.clone(), config.head, patience, events.clone()));
+        tokio::spawn(head_link::keep(endpoint.clone(), config.heads.clone(), patience, events.clone()));
         tokio::spawn(end_when_told(state.clone(), events.clone()));
         tokio::spawn(crate::logs::keep_capped(state.agent_log(node)));
         let memory = MemoryGuard::new(&config.cluster, node);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lyceum_actor::{ControlError, ProcessDeath};
@@ -49,6 +50,8 @@ pub(super) enum Input {
     ClientLeft {
         client: u64,
     },
+    /// Another head leads, or may.
+    Deposed(String),
 }
 
 /// An agent that has said its first words.
@@ -69,7 +72,7 @@ pub(super) struct Joining {
 pub(super) struct Core {
     state: StateDir,
     decider: Decider,
-    authority: Authority,
+    authority: Arc<Authority>,
     endpoint: Endpoint,
     events: Sender<Input>,
     runtime: Handle,
@@ -77,6 +80,7 @@ pub(super) struct Core {
     agents: BTreeMap<String, AgentLink>,
     clients: BTreeMap<u64, LaneSender>,
     exit: bool,
+    deposed: Option<String>,
 }
 
 struct AgentLink {
@@ -103,7 +107,7 @@ impl Core {
     pub(super) fn new(
         state: StateDir,
         decider: Decider,
-        authority: Authority,
+        authority: Arc<Authority>,
         endpoint: Endpoint,
         events: Sender<Input>,
         runtime: Handle,
@@ -119,22 +123,36 @@ impl Core {
             agents: BTreeMap::new(),
             clients: BTreeMap::new(),
             exit: false,
+            deposed: None,
         }
     }
 
     /// Runs until the cluster has ended or its state cannot be written down any more.
     pub(super) fn run(mut self, mut inbox: Receiver<Input>) -> Result<(), ClusterError> {
         let mut batch = Vec::new();
-        while !self.exit && inbox.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
+        while !self.exit && self.deposed.is_none() && inbox.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
             for input in batch.drain(..) {
                 if let Some(event) = self.take_in(input) {
                     self.decider.take(event);
                 }
             }
+            if self.deposed.is_some() {
+                break;
+            }
             let news = self.decider.news();
             self.carry_out(news);
-            let decided = self.decider.commit()?;
+            let decided = match self.decider.commit() {
+                Err(ClusterError::Deposed(why)) => {
+                    self.deposed = Some(why);
+                    break;
+                }
+                decided => decided?,
+            };
             self.carry_out(decided);
+        }
+        if let Some(why) = self.deposed {
+            self.endpoint.close(CloseCode::ShuttingDown, "another head leads");
+            return Err(ClusterError::Deposed(why));
         }
         tracing::info!("the head ends");
         std::thread::sleep(FAREWELL);
@@ -166,6 +184,10 @@ impl Core {
             }
             Input::WorkerAsked { node, process, request, ask } => {
                 self.worker_asked(&node, process, request, ask)
+            }
+            Input::Deposed(why) => {
+                self.deposed = Some(why);
+                None
             }
             Input::ClientJoined { client, lane } => {
                 self.clients.insert(client, lane);

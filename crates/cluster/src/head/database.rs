@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::decide::RecordStore;
 use crate::control::record::{Key, Record, Value};
 use crate::error::ClusterError;
 use crate::message;
@@ -14,10 +15,11 @@ const MAGIC: &[u8; 4] = b"LYRC";
 const VERSION: u32 = 6;
 const HEAD: usize = 16;
 
+/// A record as it is kept: with its key, so that it can be read without another.
 #[derive(Debug, Archive, Serialize, Deserialize)]
-struct Stored {
-    key: Key,
-    value: Value,
+pub(super) struct Stored {
+    pub(super) key: Key,
+    pub(super) value: Value,
 }
 
 /// The head's database.
@@ -33,12 +35,12 @@ impl Records {
         let database = Database::create(path).map_err(|error| fault(path, error))?;
         let records = Records { path: path.to_owned(), database };
         // The table is there from the first commit on.
-        records.commit(&[])?;
+        records.commit_all(&[])?;
         Ok(records)
     }
 
     /// Everything that is written down.
-    pub(crate) fn read(&self) -> Result<Vec<(Key, Value)>, ClusterError> {
+    fn read_all(&self) -> Result<Vec<(Key, Value)>, ClusterError> {
         let fault = |error: redb::Error| fault(&self.path, error);
         let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
         let table = transaction.open_table(RECORDS).map_err(|error| fault(error.into()))?;
@@ -52,7 +54,7 @@ impl Records {
     }
 
     /// Writes a batch down, all of it or nothing; it is on the disk when this returns.
-    pub(crate) fn commit(&self, batch: &[Record]) -> Result<(), ClusterError> {
+    fn commit_all(&self, batch: &[Record]) -> Result<(), ClusterError> {
         let fault = |error: redb::Error| fault(&self.path, error);
         let transaction = self.database.begin_write().map_err(|error| fault(error.into()))?;
         {
@@ -77,12 +79,22 @@ impl Records {
     }
 }
 
+impl RecordStore for Records {
+    fn read(&mut self) -> Result<Vec<(Key, Value)>, ClusterError> {
+        self.read_all()
+    }
+
+    fn commit(&mut self, batch: &[Record]) -> Result<(), ClusterError> {
+        self.commit_all(batch)
+    }
+}
+
 fn fault(path: &Path, reason: impl ToString) -> ClusterError {
     ClusterError::Database { path: path.display().to_string(), reason: reason.to_string() }
 }
 
 /// Magic, version, length, checksum, body.
-fn frame(body: &[u8]) -> Vec<u8> {
+pub(super) fn frame(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD + body.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -92,7 +104,7 @@ fn frame(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn unframe(bytes: &[u8]) -> Result<Stored, String> {
+pub(super) fn unframe(bytes: &[u8]) -> Result<Stored, String> {
     let (head, body) = bytes.split_at_checked(HEAD).ok_or("a record is cut short")?;
     let number = |at: usize| head[at..at + 4].try_into().map(u32::from_le_bytes).unwrap_or_default();
     if &head[..4] != MAGIC {
@@ -122,12 +134,15 @@ mod tests {
         let node = NodeState { incarnation: 3, closure: None };
         let put = |key: Key, value| Record { key, value: Some(value) };
         records
-            .commit(&[put(Key::Next, Value::Next(7)), put(Key::Node("a".into()), Value::Node(node.clone()))])
+            .commit_all(&[
+                put(Key::Next, Value::Next(7)),
+                put(Key::Node("a".into()), Value::Node(node.clone())),
+            ])
             .unwrap();
-        records.commit(&[Record { key: Key::Next, value: None }]).unwrap();
+        records.commit_all(&[Record { key: Key::Next, value: None }]).unwrap();
         drop(records);
         let records = Records::open(&path).unwrap();
-        assert_eq!(records.read().unwrap(), vec![(Key::Node("a".into()), Value::Node(node))]);
+        assert_eq!(records.read_all().unwrap(), vec![(Key::Node("a".into()), Value::Node(node))]);
 
         let mut bytes = frame(&message::encode(&Stored { key: Key::Next, value: Value::Next(1) }).unwrap());
         assert!(unframe(&bytes).is_ok());

@@ -9,12 +9,20 @@ use crate::control::vocabulary::Notice;
 use crate::control::{Head, HeadEffect, HeadEvent, HeadOptions};
 use crate::error::ClusterError;
 
+/// Where records are kept.
+pub(super) trait RecordStore: std::fmt::Debug + Send {
+    /// Everything that is written down.
+    fn read(&mut self) -> Result<Vec<(Key, Value)>, ClusterError>;
+    /// Writes a batch down, all of it or nothing; it is safe when this returns.
+    fn commit(&mut self, batch: &[Record]) -> Result<(), ClusterError>;
+}
+
 /// The state machine with its database: [`take`](Decider::take) events, then [`commit`](Decider::commit) what follows from
 /// them, many at once.
 #[derive(Debug)]
 pub struct Decider {
     head: Head,
-    records: Records,
+    records: Box<dyn RecordStore>,
     began: Instant,
     term: u64,
     /// What is to be written, and what is wanted after that.
@@ -25,7 +33,13 @@ pub struct Decider {
 impl Decider {
     /// Goes on from what the database at `path` has; it is made where there is none. One process at a time.
     pub fn open(path: &Path, options: HeadOptions) -> Result<Decider, ClusterError> {
-        let records = Records::open(path)?;
+        Decider::with(Box::new(Records::open(path)?), options)
+    }
+
+    pub(super) fn with(
+        mut records: Box<dyn RecordStore>,
+        options: HeadOptions,
+    ) -> Result<Decider, ClusterError> {
         let found = records.read()?;
         let next = found.iter().find_map(|(key, value)| match (key, value) {
             (Key::Next, Value::Next(next)) => Some(*next),

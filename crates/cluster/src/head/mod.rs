@@ -6,19 +6,19 @@
 mod core;
 mod database;
 mod decide;
+mod etcd;
 mod sessions;
+mod term;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lyceum_wire::{Admission, Authority, Endpoint, EndpointOptions, PeerIdentity, PeerRole};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use self::core::{Core, Input};
+use self::core::Input;
 pub use self::decide::Decider;
 use crate::control::resources::Capacity;
-use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
 use crate::control::{CordonRule, HeadEvent, HeadOptions, NodeOptions};
 use crate::daemon;
 use crate::error::ClusterError;
@@ -66,8 +66,9 @@ impl HeadAddress {
     }
 }
 
-/// Runs the head of the cluster in `state` until it is told to end. The body of `lyceum head`.
-pub fn run(state: &StateDir) -> Result<(), ClusterError> {
+/// Runs the head of the cluster in `state` until it is told to end; where several stand by, as number `candidate` of them, from
+/// 0. The body of `lyceum head`.
+pub fn run(state: &StateDir, candidate: u32) -> Result<(), ClusterError> {
     let config = HeadConfig::load(state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -75,71 +76,14 @@ pub fn run(state: &StateDir) -> Result<(), ClusterError> {
         .enable_all()
         .build()
         .map_err(ClusterError::system("start the head's threads"))?;
-    let authority = authority(state, &config.manifest.name)?;
-    let decider = Decider::open(&state.head().join("records.redb"), options(&config))?;
-    let term = decider.term();
-
-    let identity = PeerIdentity::new(&config.manifest.name, PeerRole::Head, HEAD_NODE, term)?;
-    let credentials = authority.issue(&identity, VALIDITY)?;
-    let endpoint = {
-        let _entered = runtime.enter();
-        bind(state, &config, credentials)?
-    };
-    let client = PeerIdentity::new(&config.manifest.name, PeerRole::Client, CLIENT_NODE, term)?;
-    authority.issue(&client, VALIDITY)?.save(&state.client())?;
-    announce(state, &config, endpoint.local_addr())?;
-
-    let (events, inbox) = mpsc::channel(MAX_EVENTS);
-    runtime.spawn(sessions::accept(endpoint.clone(), events.clone()));
-    runtime.spawn(tick(events.clone()));
-    runtime.spawn(crate::logs::keep_capped(state.head_log()));
-    runtime.spawn(end_when_told(state.clone(), events.clone()));
-    tracing::info!(cluster = %config.manifest.name, address = %endpoint.local_addr(), "the head is up");
-    let core = Core::new(state.clone(), decider, authority, endpoint, events, runtime.handle().clone());
-    let ended = core.run(inbox);
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    let (tells, told) = watch::channel(None);
+    let telling = state.clone();
+    runtime.spawn(async move { tells.send_replace(Some(daemon::told_to_end(&telling).await)) });
+    runtime.spawn(crate::logs::keep_capped(state.candidate_log(candidate)));
+    let head = term::Candidate { state, config, number: candidate, runtime: &runtime, told };
+    let ended = head.lead_until_told();
+    runtime.shutdown_timeout(Duration::from_secs(2));
     ended
-}
-
-fn authority(state: &StateDir, cluster: &str) -> Result<Authority, ClusterError> {
-    let dir = state.authority();
-    if crate::host::is_folder(&dir) {
-        return Ok(Authority::load(&dir)?);
-    }
-    let authority = Authority::create(cluster)?;
-    authority.save(&dir)?;
-    Ok(authority)
-}
-
-/// Binds where an earlier term was reached, so that agents and clients find this one; else where the manifest says.
-fn bind(
-    state: &StateDir,
-    config: &HeadConfig,
-    credentials: lyceum_wire::Credentials,
-) -> Result<Endpoint, ClusterError> {
-    let wanted = SocketAddr::new(config.manifest.head.bind, config.manifest.ports.first);
-    let known: Vec<String> = config.manifest.nodes.iter().map(|node| node.name.clone()).collect();
-    let admission = Admission::by(move |peer| match peer.role() {
-        PeerRole::Client => Ok(()),
-        PeerRole::Agent if known.iter().any(|node| node == peer.node()) => Ok(()),
-        PeerRole::Agent => Err(format!("the manifest has no node `{}`", peer.node())),
-        role => Err(format!("a {role} may not speak to the head; it asks its node's agent")),
-    });
-    let options = |bind| EndpointOptions { admission: admission.clone(), ..EndpointOptions::new(bind) };
-    if let Ok(earlier) = HeadAddress::load(state) {
-        match Endpoint::bind(credentials.clone(), options(earlier.bound)) {
-            Ok(endpoint) => return Ok(endpoint),
-            Err(error) => tracing::warn!(%error, "the earlier address cannot be had again"),
-        }
-    }
-    Ok(Endpoint::bind(credentials, options(wanted))?)
-}
-
-fn announce(state: &StateDir, config: &HeadConfig, bound: SocketAddr) -> Result<(), ClusterError> {
-    let ip = config.manifest.head.advertise.unwrap_or(config.manifest.head.bind);
-    let address =
-        HeadAddress { bound, advertised: SocketAddr::new(ip, bound.port()), pid: std::process::id() };
-    write_json(&state.head_address(), &address)
 }
 
 fn options(config: &HeadConfig) -> HeadOptions {
@@ -181,7 +125,10 @@ async fn tick(events: mpsc::Sender<Input>) {
     }
 }
 
-async fn end_when_told(state: StateDir, events: mpsc::Sender<Input>) {
-    let by = daemon::told_to_end(&state).await;
+async fn end_when_told(mut told: watch::Receiver<Option<String>>, events: mpsc::Sender<Input>) {
+    let by = match told.wait_for(Option::is_some).await {
+        Ok(by) => by.clone().unwrap_or_default(),
+        Err(_) => return,
+    };
     let _ = events.send(Input::Machine(HeadEvent::Shutdown { by })).await;
 }

@@ -317,7 +317,7 @@ impl Launch<'_> {
             cluster: self.manifest.name.clone(),
             node: node.name.clone(),
             owned: self.record.owned,
-            head: HeadAddress::load(&state)?.advertised,
+            heads: vec![HeadAddress::load(&state)?.advertised],
             bind: node.bind,
             advertise: node.advertise,
             trusted_interface: node.trusted_interface.clone(),

@@ -13,6 +13,9 @@ pub struct Head {
     /// Folder of the cluster's state
     #[arg(long)]
     state: PathBuf,
+    /// Number among those that may be the head
+    #[arg(long, default_value_t = 0)]
+    candidate: u32,
 }
 
 #[derive(Debug, Args)]
@@ -27,7 +30,7 @@ pub struct Agent {
 
 impl Head {
     pub fn run(self) -> Result<ExitCode> {
-        head::run(&StateDir::at(self.state))?;
+        head::run(&StateDir::at(self.state), self.candidate)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,0 +1,292 @@
+//! etcd's JSON gateway: requests and answers of the few calls that are needed.
+//!
+//! Bytes travel in base64, 64-bit numbers as strings, and what is zero or empty may be left out.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest wait for one endpoint.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Longest answer, in bytes: a page of records.
+const MAX_ANSWER: u64 = 256 << 20;
+
+/// A way to etcd: its endpoints, of which the one that answered last is asked first.
+#[derive(Debug)]
+pub(in crate::head) struct Etcd {
+    endpoints: Vec<String>,
+    first: AtomicUsize,
+    agent: ureq::Agent,
+}
+
+/// Why etcd did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::head) enum Failure {
+    /// No endpoint answered: what was asked for may have been done. In words.
+    Silent(String),
+    /// It said no.
+    Refused(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Silent(why) => write!(f, "etcd does not answer: {why}"),
+            Failure::Refused(why) => write!(f, "etcd refuses: {why}"),
+        }
+    }
+}
+
+impl Etcd {
+    /// A way to these endpoints, `http://HOST:PORT` each.
+    pub(in crate::head) fn new(endpoints: Vec<String>) -> Etcd {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .build();
+        Etcd { endpoints, first: AtomicUsize::new(0), agent: config.into() }
+    }
+
+    /// A lease that ends this long after it was kept alive last.
+    pub(super) fn grant(&self, seconds: u64) -> Result<Int, Failure> {
+        #[derive(Serialize)]
+        struct Grant {
+            #[serde(rename = "TTL")]
+            seconds: Int,
+        }
+        let lease: Lease = self.call("lease/grant", &Grant { seconds: Int(seconds as i64) })?;
+        Ok(lease.id)
+    }
+
+    /// Keeps a lease alive; returns whether there is such a lease.
+    pub(super) fn keep_alive(&self, lease: Int) -> Result<bool, Failure> {
+        #[derive(Deserialize)]
+        struct Kept {
+            result: Lease,
+        }
+        let kept: Kept = self.call("lease/keepalive", &LeaseId { id: lease })?;
+        Ok(kept.result.seconds.0 > 0)
+    }
+
+    /// Ends a lease, and with it the keys that have it.
+    pub(super) fn revoke(&self, lease: Int) -> Result<(), Failure> {
+        #[derive(Deserialize)]
+        struct Revoked {}
+        let _: Revoked = self.call("lease/revoke", &LeaseId { id: lease })?;
+        Ok(())
+    }
+
+    pub(super) fn transact(&self, transaction: &Txn) -> Result<TxnDone, Failure> {
+        self.call("kv/txn", transaction)
+    }
+
+    pub(super) fn range(&self, range: &Range) -> Result<Found, Failure> {
+        self.call("kv/range", range)
+    }
+
+    fn call<A: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<A, Failure> {
+        let body = serde_json::to_vec(request).map_err(|error| Failure::Refused(error.to_string()))?;
+        let first = self.first.load(Ordering::Relaxed);
+        let mut silent = Vec::new();
+        for turn in 0..self.endpoints.len() {
+            let at = (first + turn) % self.endpoints.len();
+            let Some(endpoint) = self.endpoints.get(at) else { break };
+            match self.ask(&format!("{endpoint}/v3/{path}"), &body) {
+                Ok((200, answer)) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return serde_json::from_slice(&answer)
+                        .map_err(|error| Failure::Refused(format!("{endpoint}: its answer: {error}")));
+                }
+                Ok((status, answer)) => {
+                    let why = refusal(&answer);
+                    // A member that has lost the others; another may have them.
+                    match status {
+                        500.. => silent.push(format!("{endpoint}: {why}")),
+                        _ => return Err(Failure::Refused(format!("{endpoint}: {why}"))),
+                    }
+                }
+                Err(error) => silent.push(format!("{endpoint}: {error}")),
+            }
+        }
+        Err(Failure::Silent(silent.join("; ")))
+    }
+
+    fn ask(&self, url: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ureq::Error> {
+        let mut answer = self.agent.post(url).content_type("application/json").send(body)?;
+        let bytes = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
+        Ok((answer.status().as_u16(), bytes))
+    }
+}
+
+/// The words of an error's body.
+fn refusal(answer: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Error {
+        #[serde(alias = "error")]
+        message: String,
+    }
+    match serde_json::from_slice::<Error>(answer) {
+        Ok(error) => error.message,
+        Err(_) => String::from_utf8_lossy(answer.get(..200).unwrap_or(answer)).into_owned(),
+    }
+}
+
+/// A 64-bit number, which is a string in JSON.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Int(pub(super) i64);
+
+impl Serialize for Int {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Int {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Int, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Int).map_err(|_| D::Error::custom(format!("`{text}` is no number")))
+    }
+}
+
+/// Bytes, which are base64 in JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Bytes(pub(super) Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Bytes).map_err(D::Error::custom)
+    }
+}
+
+#[derive(Serialize)]
+struct LeaseId {
+    #[serde(rename = "ID")]
+    id: Int,
+}
+
+#[derive(Deserialize)]
+struct Lease {
+    #[serde(rename = "ID", default)]
+    id: Int,
+    /// Seconds that it has left; none where there is no such lease.
+    #[serde(rename = "TTL", default)]
+    seconds: Int,
+}
+
+/// All of `success` at once where the comparisons hold; else all of `failure`.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Txn {
+    pub(super) compare: Vec<Compare>,
+    pub(super) success: Vec<Op>,
+    pub(super) failure: Vec<Op>,
+}
+
+/// "The key was made at this revision"; at 0: "there is no such key".
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Compare {
+    key: Bytes,
+    target: &'static str,
+    create_revision: Int,
+}
+
+impl Compare {
+    pub(super) fn made_at(key: &[u8], revision: Int) -> Compare {
+        Compare { key: Bytes(key.to_vec()), target: "CREATE", create_revision: revision }
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) enum Op {
+    #[serde(rename = "request_put")]
+    Put { key: Bytes, value: Bytes, lease: Int },
+    #[serde(rename = "request_delete_range")]
+    Delete { key: Bytes, range_end: Bytes },
+}
+
+impl Op {
+    pub(super) fn put(key: Vec<u8>, value: Vec<u8>) -> Op {
+        Op::Put { key: Bytes(key), value: Bytes(value), lease: Int(0) }
+    }
+
+    pub(super) fn delete(key: Vec<u8>) -> Op {
+        Op::Delete { key: Bytes(key), range_end: Bytes::default() }
+    }
+
+    /// All keys that begin so.
+    pub(super) fn delete_all(prefix: &[u8]) -> Op {
+        Op::Delete { key: Bytes(prefix.to_vec()), range_end: Bytes(behind(prefix)) }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct TxnDone {
+    #[serde(default)]
+    pub(super) succeeded: bool,
+    pub(super) header: Header,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Header {
+    #[serde(default)]
+    pub(super) revision: Int,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Range {
+    key: Bytes,
+    range_end: Bytes,
+    limit: Int,
+    /// What was at this revision; 0: what is now.
+    revision: Int,
+}
+
+impl Range {
+    pub(super) fn one(key: &[u8]) -> Range {
+        Range { key: Bytes(key.to_vec()), range_end: Bytes::default(), limit: Int(1), revision: Int(0) }
+    }
+
+    /// Of the keys that begin with `prefix`, a page of those from `from` on, as of `revision`.
+    pub(super) fn page(from: Vec<u8>, prefix: &[u8], limit: i64, revision: Int) -> Range {
+        Range { key: Bytes(from), range_end: Bytes(behind(prefix)), limit: Int(limit), revision }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Found {
+    pub(super) header: Header,
+    #[serde(default, rename = "kvs")]
+    pub(super) pairs: Vec<Pair>,
+    /// Are there more in the range?
+    #[serde(default)]
+    pub(super) more: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Pair {
+    pub(super) key: Bytes,
+    #[serde(default)]
+    pub(super) value: Bytes,
+}
+
+/// The first key behind all that begin with `prefix`, which is no run of the highest byte.
+fn behind(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}

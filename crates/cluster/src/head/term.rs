@@ -1,0 +1,197 @@
+//! A head's terms: where only one process can lead there is one, with etcd one for each time that this process leads.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lyceum_wire::{Admission, Authority, Credentials, Endpoint, EndpointOptions, PeerIdentity, PeerRole};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use super::core::{Core, Input};
+use super::etcd::{self, Etcd, EtcdRecords, Leadership};
+use super::{Decider, HeadAddress, HeadConfig, MAX_EVENTS, VALIDITY, end_when_told, options, sessions, tick};
+use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
+use crate::error::ClusterError;
+use crate::manifest::StateStore;
+use crate::state::{StateDir, read_json, write_json};
+
+/// Longest wait for the authority, which the first of several candidates makes.
+const AUTHORITY: Duration = Duration::from_secs(20);
+/// How often a head looks whether it leads still.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A process that is the head, or stands by.
+pub(super) struct Candidate<'a> {
+    pub(super) state: &'a StateDir,
+    pub(super) config: HeadConfig,
+    pub(super) number: u32,
+    pub(super) runtime: &'a Runtime,
+    /// By whom it was told to end, once it was.
+    pub(super) told: watch::Receiver<Option<String>>,
+}
+
+impl Candidate<'_> {
+    pub(super) fn lead_until_told(&self) -> Result<(), ClusterError> {
+        let authority = Arc::new(self.authority()?);
+        let StateStore::Etcd(members) = &self.config.manifest.head.state else {
+            let decider = Decider::open(&self.state.head().join("records.redb"), options(&self.config))?;
+            let term = decider.term();
+            return self.lead(&authority, decider, term, None);
+        };
+        let prefix = etcd::prefix(&self.config.manifest.name, &authority.mark());
+        let place = self.claim_place()?;
+        loop {
+            let etcd = Etcd::new(members.iter().map(|member| format!("http://{member}")).collect());
+            let Some(leadership) = self.wait_to_lead(etcd, &prefix, place)? else { return Ok(()) };
+            let leadership = Arc::new(leadership);
+            tracing::info!(term = leadership.term(), "this head leads");
+            match self.term(&authority, &leadership) {
+                Err(ClusterError::Deposed(why)) => tracing::warn!("this head leads no more: {why}"),
+                ended => return ended.and_then(|()| leadership.clear()),
+            }
+        }
+    }
+
+    /// One term of several.
+    fn term(&self, authority: &Arc<Authority>, leadership: &Arc<Leadership>) -> Result<(), ClusterError> {
+        let records = EtcdRecords::new(leadership.clone());
+        let decider = Decider::with(Box::new(records), options(&self.config))?;
+        self.lead(authority, decider, leadership.term(), Some(leadership))
+    }
+
+    /// Leads until the cluster has ended, or another leads.
+    fn lead(
+        &self,
+        authority: &Arc<Authority>,
+        decider: Decider,
+        term: u64,
+        leadership: Option<&Arc<Leadership>>,
+    ) -> Result<(), ClusterError> {
+        let cluster = &self.config.manifest.name;
+        let identity = PeerIdentity::new(cluster, PeerRole::Head, HEAD_NODE, term)?;
+        let credentials = authority.issue(&identity, VALIDITY)?;
+        let endpoint = {
+            let _entered = self.runtime.enter();
+            self.bind(credentials)?
+        };
+        let client = PeerIdentity::new(cluster, PeerRole::Client, CLIENT_NODE, term)?;
+        authority.issue(&client, VALIDITY)?.save(&self.state.client())?;
+        write_json(&self.state.head_address(), &self.address(endpoint.local_addr()))?;
+
+        let (events, inbox) = mpsc::channel(MAX_EVENTS);
+        let tasks = [
+            self.runtime.spawn(sessions::accept(endpoint.clone(), events.clone())),
+            self.runtime.spawn(tick(events.clone())),
+            self.runtime.spawn(end_when_told(self.told.clone(), events.clone())),
+            self.runtime.spawn(watch_leadership(leadership.cloned(), events.clone())),
+        ];
+        tracing::info!(cluster, address = %endpoint.local_addr(), "the head is up");
+        let (state, handle) = (self.state.clone(), self.runtime.handle().clone());
+        let ended = Core::new(state, decider, authority.clone(), endpoint, events, handle).run(inbox);
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        ended
+    }
+
+    /// Waits until this process leads; `None` when it is told to end before.
+    fn wait_to_lead(
+        &self,
+        etcd: Etcd,
+        prefix: &str,
+        place: SocketAddr,
+    ) -> Result<Option<Leadership>, ClusterError> {
+        // Nobody else has the place while this process waits; whatever comes there is not answered.
+        let _held = UdpSocket::bind(place).map_err(ClusterError::system(format!("listen on {place}")))?;
+        let me = serde_json::to_vec(&self.address(place)).unwrap_or_default();
+        let (prefix, wanted) = (prefix.to_owned(), Arc::new(AtomicBool::new(true)));
+        let is_wanted = wanted.clone();
+        let mut told = self.told.clone();
+        self.runtime.block_on(async {
+            let campaign = tokio::task::spawn_blocking(move || {
+                etcd::campaign(etcd, &prefix, &me, || is_wanted.load(Ordering::Acquire))
+            });
+            tokio::select! {
+                led = campaign => led.unwrap_or_else(|error| Err(ClusterError::Refused(error.to_string()))),
+                _ = told.wait_for(Option::is_some) => {
+                    wanted.store(false, Ordering::Release);
+                    Ok(None)
+                }
+            }
+        })
+    }
+
+    /// The authority; the first candidate makes it where there is none.
+    fn authority(&self) -> Result<Authority, ClusterError> {
+        let dir = self.state.authority();
+        let began = Instant::now();
+        while self.number > 0 && !crate::host::is_folder(&dir) && began.elapsed() < AUTHORITY {
+            thread::sleep(Duration::from_millis(20));
+        }
+        if crate::host::is_folder(&dir) {
+            return Ok(Authority::load(&dir)?);
+        }
+        let authority = Authority::create(&self.config.manifest.name)?;
+        authority.save(&dir)?;
+        Ok(authority)
+    }
+
+    /// Where this candidate listens when it leads: the same place in each of its terms, which it says before the first one.
+    fn claim_place(&self) -> Result<SocketAddr, ClusterError> {
+        let file = self.state.candidate_address(self.number);
+        let first = match self.config.manifest.ports.first {
+            0 => 0,
+            first => first + self.number as u16,
+        };
+        let wanted = SocketAddr::new(self.config.manifest.head.bind, first);
+        let earlier = read_json::<HeadAddress>(&file).map(|address| address.bound).ok();
+        let socket = earlier.and_then(|earlier| UdpSocket::bind(earlier).ok());
+        let socket = match socket {
+            Some(socket) => Ok(socket),
+            None => UdpSocket::bind(wanted),
+        };
+        let place = socket.and_then(|socket| socket.local_addr());
+        let place = place.map_err(ClusterError::system(format!("listen on {wanted}")))?;
+        write_json(&file, &self.address(place))?;
+        Ok(place)
+    }
+
+    /// Binds where an earlier term was reached, so that agents and clients find this one; else where the manifest says.
+    fn bind(&self, credentials: Credentials) -> Result<Endpoint, ClusterError> {
+        let manifest = &self.config.manifest;
+        let wanted = SocketAddr::new(manifest.head.bind, manifest.ports.first);
+        let known: Vec<String> = manifest.nodes.iter().map(|node| node.name.clone()).collect();
+        let admission = Admission::by(move |peer| match peer.role() {
+            PeerRole::Client => Ok(()),
+            PeerRole::Agent if known.iter().any(|node| node == peer.node()) => Ok(()),
+            PeerRole::Agent => Err(format!("the manifest has no node `{}`", peer.node())),
+            role => Err(format!("a {role} may not speak to the head; it asks its node's agent")),
+        });
+        let options = |bind| EndpointOptions { admission: admission.clone(), ..EndpointOptions::new(bind) };
+        let own = self.state.candidate_address(self.number);
+        let earlier = read_json::<HeadAddress>(&own).or_else(|_| HeadAddress::load(self.state));
+        if let Ok(earlier) = earlier {
+            match Endpoint::bind(credentials.clone(), options(earlier.bound)) {
+                Ok(endpoint) => return Ok(endpoint),
+                Err(error) => tracing::warn!(%error, "the earlier address cannot be had again"),
+            }
+        }
+        Ok(Endpoint::bind(credentials, options(wanted))?)
+    }
+
+    fn address(&self, bound: SocketAddr) -> HeadAddress {
+        let head = &self.config.manifest.head;
+        let ip = head.advertise.unwrap_or(head.bind);
+        HeadAddress { bound, advertised: SocketAddr::new(ip, bound.port()), pid: std::process::id() }
+    }
+}
+
+/// Ends the term when it is over; never where there is no other.
+async fn watch_leadership(leadership: Option<Arc<Leadership>>, events: mpsc::Sender<Input>) {
+    let Some(leadership) = leadership else { return };
+    while !leadership.is_over() {
+        tokio::time::sleep(LOOK).await;
+    }
+    let _ = events.send(Input::Deposed("its lease is over".to_owned())).await;
+}
