@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         (Some("worker"), _) => return worker::run(probe::registry()),
         (Some("head"), Some(state)) => head::run(&state),
         (Some("agent"), Some(state)) => agent::run(&state, &node),
+        (Some("host"), _) => lyceum_cluster::launch::serve_orders(),
         (Some("runner"), Some(state)) => probe::run_owned(&state, &after("--manifest").unwrap_or_default()),
         _ => {
             eprintln!("this program belongs to the tests of lyceum-cluster");

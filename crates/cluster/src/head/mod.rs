@@ -117,7 +117,12 @@ fn bind(
     config: &HeadConfig,
     credentials: lyceum_wire::Credentials,
 ) -> Result<Endpoint, ClusterError> {
-    let wanted = SocketAddr::new(config.manifest.head.bind, config.manifest.ports.first);
+    let head = &config.manifest.head;
+    // Of an interface with addresses of both families, that of the advertised one.
+    let family = head.advertise.map(|ip| SocketAddr::new(ip, 0)).filter(|_| head.interface.is_some());
+    let ip = crate::host::listen_address(head.bind, head.interface.as_deref(), family)
+        .map_err(ClusterError::Refused)?;
+    let wanted = SocketAddr::new(ip, config.manifest.ports.first);
     let known: Vec<String> = config.manifest.nodes.iter().map(|node| node.name.clone()).collect();
     let admission = Admission::by(move |peer| match peer.role() {
         PeerRole::Client => Ok(()),
@@ -136,7 +141,7 @@ fn bind(
 }
 
 fn announce(state: &StateDir, config: &HeadConfig, bound: SocketAddr) -> Result<(), ClusterError> {
-    let ip = config.manifest.head.advertise.unwrap_or(config.manifest.head.bind);
+    let ip = config.manifest.head.advertise.unwrap_or(bound.ip());
     let address =
         HeadAddress { bound, advertised: SocketAddr::new(ip, bound.port()), pid: std::process::id() };
     write_json(&state.head_address(), &address)

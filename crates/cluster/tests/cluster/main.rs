@@ -12,4 +12,6 @@ mod placing;
 #[allow(dead_code, reason = "the testbed uses the other half")]
 mod probe;
 mod silence;
+mod ssh;
+mod sshd;
 mod strangers;
