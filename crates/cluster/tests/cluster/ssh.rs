@@ -186,7 +186,7 @@ async fn each_host_that_cannot_be_used_is_named_with_its_own_words_and_nothing_i
     // A folder that cannot be made, as on a full disk.
     fs::write(folder.join("full"), "").unwrap();
     bed.hosts.set("two", &format!("PATH=/usr/bin:/bin XDG_CACHE_HOME={}/full", folder.display()));
-    refused(&bed, &["node `b`: its host two did not take this program", "Not a directory"]).await;
+    refused(&bed, &["node `b`: its host two was not given this program: it failed", "Not a directory"]).await;
 
     bed.hosts.stop("two");
     refused(&bed, &["node `b`: its host two cannot be reached; it says:", "Connection refused"]).await;

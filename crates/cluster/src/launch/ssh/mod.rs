@@ -7,21 +7,19 @@
 //! An agent ends with the session that started it until it is released, which `up` does when all nodes have joined. So
 //! an `up` that fails, is killed, or loses its network leaves nothing behind.
 
-mod connection;
+mod call;
 mod host;
 mod programs;
 mod session;
 mod words;
 
-use std::env::consts;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
 
-use self::connection::{Connection, Trouble};
+use self::call::{Destination, Trouble};
 pub use self::host::serve_orders;
 use self::programs::Programs;
 use self::session::Session;
@@ -45,9 +43,7 @@ pub(super) struct Ssh {
 
 #[derive(Debug)]
 struct Host {
-    connection: Connection,
-    /// Do the programs lie there?
-    ready: bool,
+    destination: Destination,
     nodes: Vec<Node>,
 }
 
@@ -64,9 +60,6 @@ struct Node {
 impl Ssh {
     pub(super) fn new(manifest: &Manifest, options: &UpOptions) -> Result<Ssh, ClusterError> {
         let programs = Programs::read(&options.program, &options.companions)?;
-        // Short, for it is a part of a socket's name.
-        let folder = tempfile::Builder::new().prefix("lyceum-ssh-").tempdir();
-        let folder = Arc::new(folder.map_err(ClusterError::system("make a folder for connections"))?);
         let origin = format!("{}:{}", machine_name(), options.state.root().display());
         let mut hosts: Vec<Host> = Vec::new();
         let mut destinations = Vec::new();
@@ -77,9 +70,9 @@ impl Ssh {
             match destinations.iter().position(|known| *known == node.destination()) {
                 Some(at) => hosts[at].nodes.push(node_here),
                 None => {
-                    let connection = Connection::new(node, &manifest.ssh, folder.clone(), hosts.len());
                     destinations.push(node.destination());
-                    hosts.push(Host { connection, ready: false, nodes: vec![node_here] });
+                    let destination = Destination::of(node, &manifest.ssh);
+                    hosts.push(Host { destination, nodes: vec![node_here] });
                 }
             }
         }
@@ -117,7 +110,7 @@ impl Ssh {
         let (host, node) = self.find(node)?;
         match node.session.as_ref()?.news()? {
             Answer::Ended { pid, how, file, lines } => {
-                let host = host.connection.host();
+                let host = &host.destination.host;
                 let (who, log_file) = (format!("process {pid} of {host}"), format!("{file} on {host}"));
                 Some(AgentLoss { how, who, log_file, log: lines })
             }
@@ -130,9 +123,9 @@ impl Ssh {
         let Some((host, node)) = self.find_mut(node) else { return unknown() };
         let Some(session) = &mut node.session else { return unknown() };
         match session.order(&Order::ShowLog, Duration::ZERO).await {
-            Ok(Answer::Log { file, lines }) => (format!("{file} on {}", host.host()), lines),
+            Ok(Answer::Log { file, lines }) => (format!("{file} on {}", host.host), lines),
             Ok(_) => unknown(),
-            Err(trouble) => (format!("its log, but {} {}", host.host(), trouble.what), trouble.said),
+            Err(trouble) => (format!("its log, but {} {}", host.host, trouble.what), trouble.said),
         }
     }
 
@@ -146,7 +139,6 @@ impl Ssh {
                 }
                 node.bound = false;
             }
-            host.connection.close().await;
         })
         .await;
     }
@@ -154,7 +146,6 @@ impl Ssh {
     pub(super) async fn give_up(&mut self, all: bool) {
         each(&mut self.hosts, async |host| {
             join_all(host.nodes.iter_mut().map(|node| node.give_up(all))).await;
-            host.connection.close().await;
         })
         .await;
     }
@@ -178,10 +169,10 @@ impl Ssh {
         nodes.into_iter().find(|(_, node)| node.subject.node == name)
     }
 
-    fn find_mut(&mut self, name: &str) -> Option<(&Connection, &mut Node)> {
+    fn find_mut(&mut self, name: &str) -> Option<(&Destination, &mut Node)> {
         self.hosts.iter_mut().find_map(|host| {
             let node = host.nodes.iter_mut().find(|node| node.subject.node == name)?;
-            Some((&host.connection, node))
+            Some((&host.destination, node))
         })
     }
 }
@@ -193,19 +184,18 @@ async fn each<T>(hosts: &mut [Host], deal: impl AsyncFn(&mut Host) -> T) -> Vec<
 }
 
 impl Host {
-    /// Brings the programs there, and begins a session for each node.
+    /// Begins a session for each node. The first brings the programs there, if need be.
     async fn reach(&mut self, programs: &Programs) -> Vec<(usize, Result<bool, Fault>)> {
-        if !self.ready
-            && let Err(trouble) = bring(&self.connection, programs).await
-        {
-            let fault = |node: &Node| Err(fault(&self.connection, &node.subject.node, trouble.clone()));
-            return self.nodes.iter().map(|node| (node.index, fault(node))).collect();
+        let Host { destination, nodes } = self;
+        let mut reached = Vec::with_capacity(nodes.len());
+        let mut nodes = nodes.iter_mut().filter(|node| node.session.is_none());
+        if let Some(first) = nodes.next() {
+            reached.push((first.index, first.reach(destination, programs).await));
         }
-        self.ready = true;
-        let connection = &self.connection;
-        let reach =
-            self.nodes.iter_mut().map(async |node| (node.index, node.reach(connection, programs).await));
-        join_all(reach).await
+        let destination = &*destination;
+        let others = nodes.map(async |node| (node.index, node.reach(destination, programs).await));
+        reached.extend(join_all(others).await);
+        reached
     }
 
     async fn start(&mut self, orders: Vec<(usize, AgentOrder)>) -> Vec<Fault> {
@@ -213,36 +203,34 @@ impl Host {
         for (at, order) in orders {
             let node = &mut self.nodes[at];
             if let Err(trouble) = node.start(order).await {
-                faults.push(fault(&self.connection, &node.subject.node, trouble));
+                faults.push(fault(&self.destination, &node.subject.node, trouble));
             }
         }
         faults
     }
 
     async fn end(&mut self, programs: &Programs, patience: Duration) -> Vec<Result<bool, Fault>> {
-        let absent = self.nodes.iter().any(|node| node.session.is_none());
-        let reached = if absent { self.reach(programs).await } else { Vec::new() };
-        let connection = &self.connection;
+        let reached = self.reach(programs).await;
+        let destination = &self.destination;
         let end = self.nodes.iter_mut().map(async |node| {
             let reached = reached.iter().find(|(index, _)| *index == node.index);
             match reached {
                 Some((_, Err(fault))) => Err(fault.clone()),
-                _ => {
-                    node.end(patience).await.map_err(|trouble| fault(connection, &node.subject.node, trouble))
-                }
+                _ => node
+                    .end(patience)
+                    .await
+                    .map_err(|trouble| fault(destination, &node.subject.node, trouble)),
             }
         });
-        let ended = join_all(end).await;
-        self.connection.close().await;
-        ended
+        join_all(end).await
     }
 }
 
 impl Node {
     /// Begins its session; does its agent run?
-    async fn reach(&mut self, connection: &Connection, programs: &Programs) -> Result<bool, Fault> {
+    async fn reach(&mut self, destination: &Destination, programs: &Programs) -> Result<bool, Fault> {
         let looked = async {
-            let mut session = Session::begin(connection, &programs.serve())?;
+            let mut session = Session::begin(destination, programs).await?;
             let answer = session.order(&Order::Look(self.subject.clone()), Duration::ZERO).await?;
             Ok((session, answer))
         };
@@ -251,14 +239,14 @@ impl Node {
                 self.session = Some(session);
                 Ok(lives)
             }
-            Ok((_, other)) => Err(fault(connection, &self.subject.node, unexpected(&other))),
-            Err(trouble) => Err(fault(connection, &self.subject.node, trouble)),
+            Ok((_, other)) => Err(fault(destination, &self.subject.node, unexpected(&other))),
+            Err(trouble) => Err(fault(destination, &self.subject.node, trouble)),
         }
     }
 
     async fn start(&mut self, order: AgentOrder) -> Result<(), Trouble> {
         let Some(session) = &mut self.session else {
-            return Err(Trouble { what: "was not reached".into(), said: vec![] });
+            return Err(Trouble::new("was not reached"));
         };
         match session.order(&Order::Start(order), Duration::ZERO).await? {
             Answer::Started { .. } => {
@@ -291,33 +279,13 @@ impl Node {
     }
 }
 
-/// Has the programs on the host, whole.
-async fn bring(connection: &Connection, programs: &Programs) -> Result<(), Trouble> {
-    let answer = connection.ask(&programs.look()).await?;
-    let machine = answer.lines().find_map(|line| line.strip_prefix("machine ")).unwrap_or_default();
-    // As uname(1) and Rust name them, the same for all that this runs on.
-    let (system, architecture) = machine.split_once(' ').unwrap_or_default();
-    if !system.eq_ignore_ascii_case(consts::OS) || architecture != consts::ARCH {
-        let what = format!("is a {machine} machine, and this program is for {} {}", consts::OS, consts::ARCH);
-        return Err(Trouble { what, said: vec![] });
-    }
-    if answer.lines().any(|line| line == "present") {
-        return Ok(());
-    }
-    tracing::info!(host = connection.host(), bytes = programs.bytes(), "the programs are copied to a host");
-    connection.send(&programs.take_in(), programs.all()).await.map_err(|Trouble { what, said }| {
-        let mib = programs.bytes() >> 20;
-        Trouble { what: format!("did not take this program, {mib} MiB: it {what}"), said }
-    })
-}
-
-fn fault(connection: &Connection, node: &str, Trouble { what, said }: Trouble) -> Fault {
+fn fault(destination: &Destination, node: &str, Trouble { what, said }: Trouble) -> Fault {
     let end = if said.is_empty() { "" } else { "; it says:" };
-    Fault { node: node.to_owned(), said: quoted(format!("its host {} {what}{end}", connection.host()), said) }
+    Fault { node: node.to_owned(), said: quoted(format!("its host {} {what}{end}", destination.host), said) }
 }
 
 fn unexpected(answer: &Answer) -> Trouble {
-    Trouble { what: format!("gave an answer to another order: {answer:?}"), said: vec![] }
+    Trouble::new(format!("gave an answer to another order: {answer:?}"))
 }
 
 /// This machine's name, as others read it.

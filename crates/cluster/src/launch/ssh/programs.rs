@@ -21,17 +21,13 @@ pub(super) struct Programs {
     key: String,
 }
 
-/// One of them.
 #[derive(Debug, Clone)]
-pub(super) struct Program {
-    pub(super) path: PathBuf,
+struct Program {
+    path: PathBuf,
     name: String,
     bytes: u64,
     hash: String,
 }
-
-/// The folder of all programs on a host, as its shell finds it.
-const FOLDER: &str = r#""${XDG_CACHE_HOME:-$HOME/.cache}/lyceum/programs""#;
 
 impl Programs {
     /// `main` is the one that serves sessions.
@@ -45,55 +41,59 @@ impl Programs {
         Ok(programs)
     }
 
-    pub(super) fn all(&self) -> &[Program] {
-        &self.programs
+    /// Where the program called `name` lies here.
+    pub(super) fn path(&self, name: &str) -> Option<&Path> {
+        Some(&self.programs.iter().find(|program| program.name == name)?.path)
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.programs.iter().map(|program| program.bytes).sum()
-    }
-
-    /// A shell command that says what machine it runs on, and whether the programs are there as they should be.
-    pub(super) fn look(&self) -> String {
-        let (key, check) = (&self.key, self.check());
-        shell(&format!(
-            r#"echo "machine $(uname -s) $(uname -m)"; cd {FOLDER}/{key} 2>/dev/null && {check} --status 2>/dev/null && echo present; exit 0"#
-        ))
-    }
-
-    /// A shell command that takes them in, one after another, from its standard input. They are there when they are whole.
-    pub(super) fn take_in(&self) -> String {
-        let (key, check) = (&self.key, self.check());
-        let files: String = self
+    /// A command for a host's shell that ends as the program's `host` there.
+    ///
+    /// It says `machine SYSTEM ARCHITECTURE`; then, if the programs are not there as they should be, `send NAME` for each,
+    /// and takes in that many bytes; then `ready`. Nothing may be sent before it is asked for: who reads it may read
+    /// further than it needs.
+    pub(super) fn serve(&self) -> String {
+        let (key, first) = (&self.key, &self.programs[0].name);
+        let take: String = self
             .programs
             .iter()
-            .map(|Program { name, bytes, .. }| format!("head -c {bytes} >{name}; chmod 700 {name}; "))
+            .map(|Program { name, bytes, .. }| {
+                format!("echo \"lyceum: send {name}\"; head -c {bytes} >{name}; chmod 700 {name}\n")
+            })
             .collect();
-        shell(&format!(
-            r#"set -e; umask 077; folder={FOLDER}; mkdir -p "$folder"; new=$(mktemp -d "$folder/new.XXXXXX"); clear() {{ rm -rf "$new"; }}; trap clear EXIT; trap "exit 1" HUP TERM; cd "$new"; {files}{check} --quiet; cd ..; mv -T "$new" {key} 2>/dev/null || (cd {key} && {check} --status) || {{ rm -rf {key}; mv -T "$new" {key}; }}"#
-        ))
-    }
-
-    /// A shell command that becomes the program's `host`.
-    pub(super) fn serve(&self) -> String {
-        let (key, name) = (&self.key, &self.programs[0].name);
-        shell(&format!("exec {FOLDER}/{key}/{name} host"))
-    }
-
-    /// Compares what is in the current folder with what should be.
-    fn check(&self) -> String {
-        format!(r#"printf "{}" | sha256sum -c"#, self.sums("\\n"))
+        let sums = self.sums("\\n");
+        // Without apostrophes, so that it can be quoted for every shell that a user may have.
+        let script = format!(
+            r#"echo "lyceum: machine $(uname -s) $(uname -m)"
+folder="${{XDG_CACHE_HOME:-$HOME/.cache}}/lyceum/programs"
+sums() {{ printf "{sums}"; }}
+whole() {{ (cd "$folder/{key}" 2>/dev/null && sums | sha256sum -c --status 2>/dev/null); }}
+if ! whole; then
+set -e
+umask 077
+home=$(pwd)
+mkdir -p "$folder"
+new=$(mktemp -d "$folder/new.XXXXXX")
+clear() {{ rm -rf "$new"; }}
+trap clear EXIT
+trap "exit 1" HUP TERM
+cd "$new"
+{take}sums | sha256sum -c --quiet >&2
+cd "$folder"
+mv -T "$new" {key} 2>/dev/null || whole || {{ rm -rf {key}; mv -T "$new" {key}; }}
+cd "$home"
+clear
+trap - EXIT HUP TERM
+fi
+echo "lyceum: ready"
+exec "$folder/{key}/{first}" host"#
+        );
+        format!("exec sh -c '{script}'")
     }
 
     /// As sha256sum(1) writes and reads it.
     fn sums(&self, end: &str) -> String {
         self.programs.iter().map(|Program { name, hash, .. }| format!("{hash}  {name}{end}")).collect()
     }
-}
-
-/// `script`, which has no apostrophes, for a POSIX shell, whatever shell the user has there.
-fn shell(script: &str) -> String {
-    format!("exec sh -c '{script}'")
 }
 
 impl Program {
@@ -132,57 +132,70 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::{BufRead, BufReader, Write};
     use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Stdio};
 
     use super::*;
 
-    /// Runs `command` as a host does.
-    fn on_host(command: &str, cache: &Path, input: &Path) -> (bool, String, String) {
-        let output = Command::new("sh")
-            .args(["-c", command])
+    /// Runs `command` as a host does, and sends what it asks for, or `other` in its place.
+    fn on_host(programs: &Programs, cache: &Path, other: Option<&Path>) -> (bool, Vec<String>, String) {
+        let mut host = Command::new("sh")
+            .args(["-c", &programs.serve()])
             .env("XDG_CACHE_HOME", cache)
-            .stdin(File::open(input).unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .output()
+            .spawn()
             .unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.success(), text(&output.stdout), text(&output.stderr))
+        let mut input = host.stdin.take();
+        let mut lines = Vec::new();
+        for line in BufReader::new(host.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if let Some(name) = line.strip_prefix("lyceum: send ") {
+                let sent = fs::read(other.unwrap_or(programs.path(name).unwrap())).unwrap();
+                input.as_mut().unwrap().write_all(&sent).unwrap();
+                if other.is_some() {
+                    // The connection breaks.
+                    input = None;
+                }
+            }
+            lines.push(line.trim_start_matches("lyceum: ").to_owned());
+        }
+        drop(input);
+        let output = host.wait_with_output().unwrap();
+        (output.status.success(), lines, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     #[test]
     fn programs_are_there_when_they_are_whole_and_are_taken_for_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let [main, other, both, cut] = ["main", "other", "both", "cut"].map(|name| folder.path().join(name));
-        fs::write(&main, "#!/bin/sh\necho serves \"$1\"\n").unwrap();
+        let [main, other, cut] = ["main", "other", "cut"].map(|name| folder.path().join(name));
+        fs::write(&main, "#!/bin/sh\necho serves \"$1\" in \"$(pwd)\"\n").unwrap();
         fs::write(&other, "beside it").unwrap();
-        let whole = [fs::read(&main).unwrap(), fs::read(&other).unwrap()].concat();
-        fs::write(&both, &whole).unwrap();
-        fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
+        fs::write(&cut, "#!/bin/sh\n").unwrap();
         let programs = Programs::read(&main, std::slice::from_ref(&other)).unwrap();
         let cache = folder.path().join("a cache");
-        let is_present = || on_host(&programs.look(), &cache, &both).1.ends_with("present\n");
         let kept = || fs::read_dir(cache.join("lyceum/programs")).unwrap().count();
+        let machine = format!("machine Linux {}", std::env::consts::ARCH);
+        let serves = format!("serves host in {}", std::env::current_dir().unwrap().display());
 
-        assert!(on_host(&programs.look(), &cache, &both).1.starts_with("machine Linux "));
-        assert!(!is_present());
-        let (taken, _, said) = on_host(&programs.take_in(), &cache, &cut);
-        assert!(!taken && said.contains("other: FAILED"), "{said}");
+        let (served, lines, said) = on_host(&programs, &cache, Some(&cut));
+        assert!(!served && said.contains("main: FAILED"), "{lines:?} {said}");
         assert_eq!(kept(), 0, "what was cut off stays");
-        for _ in 0..2 {
-            assert!(on_host(&programs.take_in(), &cache, &both).0);
-            assert!(is_present());
-            assert_eq!(kept(), 1);
-        }
-        assert_eq!(on_host(&programs.serve(), &cache, &both).1, "serves host\n");
+        let (_, lines, said) = on_host(&programs, &cache, None);
+        assert_eq!(lines, [&machine, "send main", "send other", "ready", &serves], "{said}");
+        let (_, lines, said) = on_host(&programs, &cache, None);
+        assert_eq!(lines, [&machine, "ready", &serves], "{said}");
+        assert_eq!(kept(), 1);
 
         // One that was damaged is put right.
         let there = cache.join("lyceum/programs").join(&programs.key).join("other");
         assert_eq!(fs::metadata(&there).unwrap().permissions().mode() & 0o777, 0o700);
         fs::write(&there, "beside him").unwrap();
-        assert!(!is_present());
-        assert!(on_host(&programs.take_in(), &cache, &both).0);
-        assert!(is_present());
+        let (_, lines, said) = on_host(&programs, &cache, None);
+        assert_eq!(lines, [&machine, "send main", "send other", "ready", &serves], "{said}");
+        assert_eq!(fs::read_to_string(&there).unwrap(), "beside it");
         assert_eq!(kept(), 1);
     }
 

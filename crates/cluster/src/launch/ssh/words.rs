@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::launch::order::AgentOrder;
 
 /// Begins every line that is ours: a shell's start files may say things too.
-const MARK: &str = "lyceum: ";
+pub(super) const MARK: &[u8] = b"lyceum: ";
 /// Longest line: an order with the sections of all nodes of one host.
 pub(super) const MAX_LINE: usize = 8 << 20;
 
@@ -66,13 +66,13 @@ pub(super) enum Answer {
 pub(super) fn to_line<T: Serialize>(said: &T) -> Result<String, String> {
     let text = serde_json::to_string(said).map_err(|error| error.to_string())?;
     match text.len() < MAX_LINE {
-        true => Ok(format!("{MARK}{text}\n")),
+        true => Ok(format!("{}{text}\n", String::from_utf8_lossy(MARK))),
         false => Err(format!("{} bytes are too many for a line", text.len())),
     }
 }
 
 /// What a line says; `None` for one that is not ours.
 pub(super) fn from_line<T: DeserializeOwned>(line: &[u8]) -> Option<Result<T, String>> {
-    let text = line.strip_prefix(MARK.as_bytes())?;
+    let text = line.strip_prefix(MARK)?;
     Some(serde_json::from_slice(text).map_err(|error| format!("a line that is not understood: {error}")))
 }
