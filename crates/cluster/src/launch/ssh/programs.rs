@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `command` as a host does, and sends what it asks for, or `other` in its place.
+    /// Does as a host does, and sends what it asks for; or `other`, and then the connection breaks.
     fn on_host(programs: &Programs, cache: &Path, other: Option<&Path>) -> (bool, Vec<String>, String) {
         let mut host = Command::new("sh")
             .args(["-c", &programs.serve()])
@@ -152,11 +152,11 @@ mod tests {
         let mut lines = Vec::new();
         for line in BufReader::new(host.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
-            if let Some(name) = line.strip_prefix("lyceum: send ") {
+            // Where the connection has broken, nothing is sent any more.
+            if let (Some(name), Some(to)) = (line.strip_prefix("lyceum: send "), &mut input) {
                 let sent = fs::read(other.unwrap_or(programs.path(name).unwrap())).unwrap();
-                input.as_mut().unwrap().write_all(&sent).unwrap();
+                to.write_all(&sent).unwrap();
                 if other.is_some() {
-                    // The connection breaks.
                     input = None;
                 }
             }

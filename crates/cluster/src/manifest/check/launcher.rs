@@ -6,7 +6,7 @@ use crate::manifest::{Launcher, Manifest, NodeSection, SshSection};
 use crate::strict::{Document, StrictError};
 
 /// Longest name of a host or user, in bytes: that of a host name.
-const MAX_HOST: usize = 255;
+const MAX_WORD: usize = 255;
 
 pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     match document.value.launcher {
@@ -73,14 +73,14 @@ fn check_ssh(document: &Document<Manifest>) -> Result<(), StrictError> {
 
 /// What is put on a command line must not be taken for an option, nor for more than one word.
 fn check_word(document: &Document<Manifest>, place: &str, what: &str, word: &str) -> Result<(), StrictError> {
-    let good = (1..=MAX_HOST).contains(&word.len())
+    let good = (1..=MAX_WORD).contains(&word.len())
         && word.starts_with(|first: char| first.is_ascii_alphanumeric() || "_:".contains(first))
         && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:%@".contains(&byte));
     match good {
         true => Ok(()),
         false => Err(document.refuse(
             place,
-            format!("`{word}` cannot be a {what}: expected a name or address without spaces"),
+            format!("`{word}` cannot be a {what}: expected one word, beginning with a letter or digit"),
         )),
     }
 }
