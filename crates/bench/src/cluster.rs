@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use lyceum_actor::{ActorRef, Cluster, Registry, System};
 use lyceum_cluster::Job;
-use lyceum_cluster::launch::local::{self, Up, UpOptions};
+use lyceum_cluster::launch::{self, Up, UpOptions};
 use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::state::StateDir;
 
@@ -39,7 +39,8 @@ impl BenchCluster {
         let folder = tempfile::Builder::new().prefix("lyceum-bench-").tempdir().context("a folder")?;
         let manifest = Manifest::parse("the benchmark's manifest", MANIFEST)?;
         let state = StateDir::at(folder.path().join("bench"));
-        let up = local::up(&manifest, UpOptions { state, owned: true, program }).await?;
+        let options = UpOptions { owned: true, ..UpOptions::at(state, program) };
+        let up = launch::up(&manifest, options).await?;
         let job = up.client.begin_job("bench", true).await?;
         let system = up.client.start_system(Registry::new()).await?;
         Ok(Self { up, job, system, _folder: folder })

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -135,6 +135,55 @@ pub(crate) fn has_address(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
+/// The address of this machine to listen on: `bind`, or the one of `interface`, or the one from which `peer` is reached. An
+/// interface's address is of the family of `peer`, where there is one, and else of IPv4 if it has one.
+pub(crate) fn listen_address(
+    bind: Option<IpAddr>,
+    interface: Option<&str>,
+    peer: Option<SocketAddr>,
+) -> Result<IpAddr, String> {
+    match (bind, interface, peer) {
+        (Some(bind), ..) => Ok(bind),
+        (None, Some(interface), _) => interface_address(interface, peer.map(|peer| peer.is_ipv4())),
+        (None, None, Some(peer)) => address_toward(peer)
+            .map_err(|error| format!("there is no way from here to the head at {peer}: {error}")),
+        (None, None, None) => Ok(crate::manifest::loopback()),
+    }
+}
+
+fn interface_address(name: &str, ipv4: Option<bool>) -> Result<IpAddr, String> {
+    let all = if_addrs::get_if_addrs()
+        .map_err(|error| format!("the network interfaces cannot be listed: {error}"))?;
+    // An address of a link alone needs the link's name with it, which no peer has.
+    let usable = all.iter().filter(|found| found.name == name && !found.addr.is_link_local());
+    let addresses: Vec<IpAddr> = usable.map(|found| found.ip()).collect();
+    let wanted = |v4: bool| addresses.iter().copied().find(|address| address.is_ipv4() == v4);
+    let found = match ipv4 {
+        Some(v4) => wanted(v4),
+        None => wanted(true).or_else(|| wanted(false)),
+    };
+    found.ok_or_else(|| {
+        let mut names: Vec<&str> = all.iter().map(|found| &*found.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        match names.contains(&name) {
+            false => format!("there is no interface `{name}`, expected one of {}", names.join(", ")),
+            true => {
+                let family = ipv4.map_or("", |v4| if v4 { " IPv4" } else { " IPv6" });
+                format!("the interface `{name}` has no{family} address")
+            }
+        }
+    })
+}
+
+/// The address that packets to `peer` leave from; none is sent.
+fn address_toward(peer: SocketAddr) -> io::Result<IpAddr> {
+    let any: SocketAddr = if peer.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(peer)?;
+    Ok(socket.local_addr()?.ip())
+}
+
 /// The network interfaces of this machine; nothing where that cannot be told.
 pub(crate) fn interfaces() -> Option<Vec<String>> {
     let entries = fs::read_dir("/sys/class/net").ok()?.flatten();
@@ -146,4 +195,34 @@ pub(crate) fn interfaces() -> Option<Vec<String>> {
 /// Is there a folder at `path`?
 pub(crate) fn is_folder(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_to_listen_on_is_the_given_one_or_the_interfaces_or_leads_to_the_peer() {
+        let bind: IpAddr = "192.0.2.1".parse().unwrap();
+        let peer: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        assert_eq!(listen_address(Some(bind), None, Some(peer)), Ok(bind));
+        assert_eq!(listen_address(None, Some("lo"), Some(peer)), Ok(peer.ip()));
+        assert_eq!(listen_address(None, Some("lo"), None), Ok(peer.ip()));
+        assert_eq!(listen_address(None, None, Some(peer)), Ok(peer.ip()));
+        assert_eq!(listen_address(None, None, None), Ok(peer.ip()));
+        let missing = listen_address(None, Some("nowhere0"), None).unwrap_err();
+        assert!(missing.starts_with("there is no interface `nowhere0`, expected one of "), "{missing}");
+        assert!(missing.contains("lo"), "{missing}");
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_of_the_peers_family() {
+        let peer: SocketAddr = "[::1]:9".parse().unwrap();
+        if UdpSocket::bind(("::1", 0)).is_err() {
+            eprintln!("skipped: this machine has no IPv6 loopback");
+            return;
+        }
+        assert_eq!(listen_address(None, Some("lo"), Some(peer)), Ok(peer.ip()));
+        assert_eq!(listen_address(None, None, Some(peer)), Ok(peer.ip()));
+    }
 }

@@ -1,21 +1,21 @@
 //! Head, node agents, placement and launchers: from a manifest to processes that host actors.
 //!
-//! A cluster is described by a [`manifest`], started by a [launcher](launch::local), and consists of one
+//! A cluster is described by a [`manifest`], started by a [launcher](launch), and consists of one
 //! [head](head::run), one [agent](agent::run) per node, and one [worker](worker::run) process per spawned actor. What
 //! head and agents decide is [pure](control); what they do with it, I/O, is the rest of this crate.
 //!
 //! A program takes part in one of two ways:
 //!
 //! - As a **worker**: its `worker` command calls [`worker::run`] with the roles that it implements.
-//! - As a **client**: [`launch::local::up`] starts or finds a cluster, [`Client::begin_job`] begins a job in it, and
+//! - As a **client**: [`launch::up`] starts or finds a cluster, [`Client::begin_job`] begins a job in it, and
 //!   [`Client::start_system`] lets this process call actors.
 //!
 //! ```no_run
-//! # use lyceum_cluster::{launch::local, manifest::Manifest};
+//! # use lyceum_cluster::{launch, manifest::Manifest};
 //! # use lyceum_actor::Registry;
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let manifest = Manifest::load("cluster/laptop.toml")?;
-//! let up = local::up(&manifest, local::UpOptions::standing(&manifest)?).await?;
+//! let up = launch::up(&manifest, launch::UpOptions::standing(&manifest)?).await?;
 //! let job = up.client.begin_job("greeting", true).await?;
 //! let system = up.client.start_system(Registry::new()).await?;
 //! let cluster = job.cluster(&system); // cluster.spawn::<Greeter>(..).cpus(1).await?

@@ -7,10 +7,13 @@
 //! |---|---|
 //! | `lock` | held by `up` and `down` while they work |
 //! | `head/` | configuration, the authority's key, database, address, process number |
-//! | `nodes/NAME/` | the agent's configuration, credentials, process number |
+//! | `nodes/NAME/` | the agent's configuration and credentials |
 //! | `client/` | credentials of command-line clients |
 //! | `logs/` | of head, agents and workers |
 //! | `logs.old/` | those of the cluster of this name before |
+//! | `run.json` | which processes run on this machine |
+//!
+//! A host that is reached by SSH has such a folder too, with `nodes/NAME/` and `logs/` of its own nodes alone.
 
 use std::fs;
 use std::io::{self, Write};

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             head::run(&state, after("--candidate").and_then(|number| number.parse().ok()).unwrap_or(0))
         }
         (Some("agent"), Some(state)) => agent::run(&state, &node),
+        (Some("host"), _) => lyceum_cluster::launch::serve_orders(),
         (Some("runner"), Some(state)) => probe::run_owned(&state, &after("--manifest").unwrap_or_default()),
         _ => {
             eprintln!("this program belongs to the tests of lyceum-cluster");

@@ -8,7 +8,7 @@ use lyceum_actor::{
     Accepts, Actor, ActorAddress, ActorRef, Context, Handler, Incoming, Lifetime, Registry, Responder, Role,
 };
 use lyceum_cluster::ClusterError;
-use lyceum_cluster::launch::local::{self, UpOptions};
+use lyceum_cluster::launch::{self, UpOptions};
 use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::state::StateDir;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -362,8 +362,8 @@ pub fn run_owned(state: &StateDir, manifest: &str) -> Result<(), ClusterError> {
     runtime.block_on(async {
         let manifest = Manifest::load(Path::new(manifest))?;
         let program = std::env::current_exe().map_err(|error| ClusterError::Refused(error.to_string()))?;
-        let options = UpOptions { state: state.clone(), owned: true, program };
-        let up = local::up(&manifest, options).await?;
+        let options = UpOptions { owned: true, ..UpOptions::at(state.clone(), program) };
+        let up = launch::up(&manifest, options).await?;
         let job = up.client.begin_job("owned", true).await?;
         let system = up.client.start_system(Registry::new()).await?;
         let probe = job.cluster(&system).spawn::<Probe>("owned".to_owned()).await?;

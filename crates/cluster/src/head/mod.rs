@@ -61,8 +61,21 @@ pub(crate) struct HeadAddress {
 }
 
 impl HeadAddress {
+    /// That of the head.
     pub(crate) fn load(state: &StateDir) -> Result<HeadAddress, ClusterError> {
         read_json(&state.head_address())
+    }
+
+    /// Where others reach the head, whichever of those that may be it leads.
+    pub(crate) fn of_candidates(
+        state: &StateDir,
+        manifest: &Manifest,
+    ) -> Result<Vec<SocketAddr>, ClusterError> {
+        if manifest.head.standbys == 0 {
+            return Ok(vec![HeadAddress::load(state)?.advertised]);
+        }
+        let candidates = (0..=manifest.head.standbys).map(|number| state.candidate_address(number));
+        candidates.map(|path| read_json::<HeadAddress>(&path).map(|address| address.advertised)).collect()
     }
 }
 
@@ -71,8 +84,8 @@ impl HeadAddress {
 pub fn run(state: &StateDir, candidate: u32) -> Result<(), ClusterError> {
     let config = HeadConfig::load(state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("lyceum-head-io")
+        .worker_threads(1)
+        .thread_name("lyceum-head")
         .enable_all()
         .build()
         .map_err(ClusterError::system("start the head's threads"))?;
@@ -125,10 +138,19 @@ async fn tick(events: mpsc::Sender<Input>) {
     }
 }
 
-async fn end_when_told(mut told: watch::Receiver<Option<String>>, events: mpsc::Sender<Input>) {
+/// Ends the cluster when this process is told to end, or, where it `hands_over`, its own part in it.
+async fn end_when_told(
+    mut told: watch::Receiver<Option<String>>,
+    hands_over: bool,
+    events: mpsc::Sender<Input>,
+) {
     let by = match told.wait_for(Option::is_some).await {
         Ok(by) => by.clone().unwrap_or_default(),
         Err(_) => return,
     };
-    let _ = events.send(Input::Machine(HeadEvent::Shutdown { by })).await;
+    let input = match hands_over {
+        true => Input::Deposed(format!("it is told to end by {by}")),
+        false => Input::Machine(HeadEvent::Shutdown { by }),
+    };
+    let _ = events.send(input).await;
 }

@@ -1,6 +1,6 @@
 //! A head's terms: where only one process can lead there is one, with etcd one for each time that this process leads.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,6 +20,8 @@ use crate::state::{StateDir, read_json, write_json};
 
 /// Longest wait for the authority, which the first of several candidates makes.
 const AUTHORITY: Duration = Duration::from_secs(20);
+/// How long what a term has begun may take to end.
+const END_OF_TERM: Duration = Duration::from_secs(1);
 /// How often a head looks whether it leads still.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -49,6 +51,7 @@ impl Candidate<'_> {
             let leadership = Arc::new(leadership);
             tracing::info!(term = leadership.term(), "this head leads");
             match self.term(&authority, &leadership) {
+                Err(ClusterError::Deposed(_)) if self.told.borrow().is_some() => return Ok(()),
                 Err(ClusterError::Deposed(why)) => tracing::warn!("this head leads no more: {why}"),
                 ended => return ended.and_then(|()| leadership.clear()),
             }
@@ -73,8 +76,15 @@ impl Candidate<'_> {
         let cluster = &self.config.manifest.name;
         let identity = PeerIdentity::new(cluster, PeerRole::Head, HEAD_NODE, term)?;
         let credentials = authority.issue(&identity, VALIDITY)?;
+        // With it goes all that a term has begun, and its socket.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("lyceum-head-io")
+            .enable_all()
+            .build()
+            .map_err(ClusterError::system("start the head's threads"))?;
         let endpoint = {
-            let _entered = self.runtime.enter();
+            let _entered = runtime.enter();
             self.bind(credentials)?
         };
         let client = PeerIdentity::new(cluster, PeerRole::Client, CLIENT_NODE, term)?;
@@ -82,17 +92,20 @@ impl Candidate<'_> {
         write_json(&self.state.head_address(), &self.address(endpoint.local_addr()))?;
 
         let (events, inbox) = mpsc::channel(MAX_EVENTS);
-        let tasks = [
-            self.runtime.spawn(sessions::accept(endpoint.clone(), events.clone())),
-            self.runtime.spawn(tick(events.clone())),
-            self.runtime.spawn(end_when_told(self.told.clone(), events.clone())),
-            self.runtime.spawn(watch_leadership(leadership.cloned(), events.clone())),
-        ];
+        runtime.spawn(sessions::accept(endpoint.clone(), events.clone()));
+        runtime.spawn(tick(events.clone()));
+        runtime.spawn(end_when_told(self.told.clone(), self.hands_over(), events.clone()));
+        runtime.spawn(watch_leadership(leadership.cloned(), events.clone()));
         tracing::info!(cluster, address = %endpoint.local_addr(), "the head is up");
-        let (state, handle) = (self.state.clone(), self.runtime.handle().clone());
+        let (state, handle) = (self.state.clone(), runtime.handle().clone());
         let ended = Core::new(state, decider, authority.clone(), endpoint, events, handle).run(inbox);
-        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        runtime.shutdown_timeout(END_OF_TERM);
         ended
+    }
+
+    /// Whether another goes on with the cluster when this process is told to end.
+    fn hands_over(&self) -> bool {
+        self.config.manifest.head.standbys > 0 && !self.config.owned
     }
 
     /// Waits until this process leads; `None` when it is told to end before.
@@ -126,8 +139,13 @@ impl Candidate<'_> {
     fn authority(&self) -> Result<Authority, ClusterError> {
         let dir = self.state.authority();
         let began = Instant::now();
-        while self.number > 0 && !crate::host::is_folder(&dir) && began.elapsed() < AUTHORITY {
-            thread::sleep(Duration::from_millis(20));
+        while self.number > 0 {
+            match Authority::load(&dir) {
+                Ok(authority) => return Ok(authority),
+                // It may be half written.
+                Err(_) if began.elapsed() < AUTHORITY => thread::sleep(Duration::from_millis(20)),
+                Err(error) => return Err(error.into()),
+            }
         }
         if crate::host::is_folder(&dir) {
             return Ok(Authority::load(&dir)?);
@@ -144,7 +162,7 @@ impl Candidate<'_> {
             0 => 0,
             first => first + self.number as u16,
         };
-        let wanted = SocketAddr::new(self.config.manifest.head.bind, first);
+        let wanted = SocketAddr::new(self.listen_address()?, first);
         let earlier = read_json::<HeadAddress>(&file).map(|address| address.bound).ok();
         let socket = earlier.and_then(|earlier| UdpSocket::bind(earlier).ok());
         let socket = match socket {
@@ -160,7 +178,7 @@ impl Candidate<'_> {
     /// Binds where an earlier term was reached, so that agents and clients find this one; else where the manifest says.
     fn bind(&self, credentials: Credentials) -> Result<Endpoint, ClusterError> {
         let manifest = &self.config.manifest;
-        let wanted = SocketAddr::new(manifest.head.bind, manifest.ports.first);
+        let wanted = SocketAddr::new(self.listen_address()?, manifest.ports.first);
         let known: Vec<String> = manifest.nodes.iter().map(|node| node.name.clone()).collect();
         let admission = Admission::by(move |peer| match peer.role() {
             PeerRole::Client => Ok(()),
@@ -180,9 +198,16 @@ impl Candidate<'_> {
         Ok(Endpoint::bind(credentials, options(wanted))?)
     }
 
-    fn address(&self, bound: SocketAddr) -> HeadAddress {
+    fn listen_address(&self) -> Result<IpAddr, ClusterError> {
         let head = &self.config.manifest.head;
-        let ip = head.advertise.unwrap_or(head.bind);
+        // Of an interface with addresses of both families, that of the advertised one.
+        let family = head.advertise.map(|ip| SocketAddr::new(ip, 0)).filter(|_| head.interface.is_some());
+        crate::host::listen_address(head.bind, head.interface.as_deref(), family)
+            .map_err(ClusterError::Refused)
+    }
+
+    fn address(&self, bound: SocketAddr) -> HeadAddress {
+        let ip = self.config.manifest.head.advertise.unwrap_or(bound.ip());
         HeadAddress { bound, advertised: SocketAddr::new(ip, bound.port()), pid: std::process::id() }
     }
 }

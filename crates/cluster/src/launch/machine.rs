@@ -1,5 +1,7 @@
 //! What a manifest asks of this machine, and how its nodes share the machine's cores and GPUs.
 
+use std::net::IpAddr;
+
 use crate::host;
 use crate::manifest::{Manifest, ResourceSection};
 use crate::units::Bytes;
@@ -156,16 +158,26 @@ fn overclaim(
     first.map(|index| Unmet { key: format!("nodes[{index}].resources.{key}"), message })
 }
 
-/// An address to listen on that is another machine's.
+/// What the head asks of its machine: an address to listen on that is not another's.
+pub(super) fn unmet_by_head(manifest: &Manifest) -> Option<Unmet> {
+    not_here("head", manifest.head.bind, manifest.head.interface.as_deref())
+}
+
+/// As [`unmet_by_head`], of the nodes.
 fn elsewhere(manifest: &Manifest) -> Option<Unmet> {
-    let nodes = manifest.nodes.iter().enumerate();
-    let binds = nodes.map(|(index, node)| (format!("nodes[{index}].bind"), node.bind));
-    let (key, bind) = std::iter::once(("head.bind".to_owned(), manifest.head.bind))
-        .chain(binds)
-        .find(|(_, bind)| !host::has_address(*bind))?;
-    let message =
-        format!("`bind` is {bind}, and nobody can listen on that here: expected an address of this machine");
-    Some(Unmet { key, message })
+    let mut nodes = manifest.nodes.iter().enumerate();
+    nodes.find_map(|(index, node)| not_here(&format!("nodes[{index}]"), node.bind, node.interface.as_deref()))
+}
+
+fn not_here(section: &str, bind: Option<IpAddr>, interface: Option<&str>) -> Option<Unmet> {
+    if let Some(bind) = bind.filter(|bind| !host::has_address(*bind)) {
+        let message = format!(
+            "`bind` is {bind}, and nobody can listen on that here: expected an address of this machine"
+        );
+        return Some(Unmet { key: format!("{section}.bind"), message });
+    }
+    let unmet = host::listen_address(bind, interface, None).err()?;
+    Some(Unmet { key: format!("{section}.interface"), message: unmet })
 }
 
 #[cfg(test)]
@@ -251,10 +263,11 @@ mod tests {
         let mut manifest = manifest(["{}", "{}"], false);
         // Of a block that is kept for documentation: no machine has it.
         let other = "192.0.2.1".parse().unwrap();
-        manifest.nodes[1].bind = other;
+        manifest.nodes[1].bind = Some(other);
         assert_eq!(machine().shares(&manifest).unwrap_err().key, "nodes[1].bind");
-        manifest.head.bind = other;
-        let unmet = machine().shares(&manifest).unwrap_err();
+        assert_eq!(unmet_by_head(&manifest), None);
+        manifest.head.bind = Some(other);
+        let unmet = unmet_by_head(&manifest).unwrap();
         assert_eq!(unmet.key, "head.bind");
         assert!(unmet.message.starts_with("`bind` is 192.0.2.1, and nobody can listen"), "{}", unmet.message);
     }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::starter::all_here;
 use crate::error::ClusterError;
-use crate::host::{self, ProcessMark};
+use crate::host::ProcessMark;
 use crate::state::{StateDir, read_json, remove, write_json};
 
 /// Longest wait for another `up` or `down` of the same cluster.
@@ -22,48 +24,47 @@ const KEYS_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct RunRecord {
     pub(super) owned: bool,
-    pub(super) head: Option<ProcessMark>,
+    /// Those that may be the head, by their numbers; only one where the others need not take over.
+    pub(super) heads: BTreeMap<u32, ProcessMark>,
     pub(super) agents: BTreeMap<String, ProcessMark>,
+    /// What it was started from: the program, and those beside it.
+    #[serde(default)]
+    pub(super) programs: Vec<PathBuf>,
 }
 
 impl RunRecord {
     pub(super) fn load(state: &StateDir) -> RunRecord {
         // No record, or a damaged one: then nothing is known to run.
-        read_json(&state.root().join("run.json")).unwrap_or_default()
+        read_json(&Self::file(state)).unwrap_or_default()
     }
 
     pub(super) fn save(&self, state: &StateDir) -> Result<(), ClusterError> {
-        write_json(&state.root().join("run.json"), self)
+        write_json(&Self::file(state), self)
+    }
+
+    pub(super) fn file(state: &StateDir) -> PathBuf {
+        state.root().join("run.json")
     }
 
     pub(super) fn head_lives(&self) -> bool {
-        self.head.is_some_and(|mark| mark.lives())
-    }
-
-    pub(super) fn agent_lives(&self, node: &str) -> bool {
-        self.agents.get(node).is_some_and(ProcessMark::lives)
+        self.heads.values().any(ProcessMark::lives)
     }
 
     /// Is `process` one of those that were written down?
     fn names(&self, process: ProcessMark) -> bool {
-        self.head == Some(process) || self.agents.values().any(|agent| *agent == process)
+        self.heads.values().chain(self.agents.values()).any(|known| *known == process)
     }
 
     /// Every process that lives, agents first.
     pub(super) fn living(&self) -> Vec<ProcessMark> {
-        self.agents.values().copied().chain(self.head).filter(ProcessMark::lives).collect()
+        self.agents.values().chain(self.heads.values()).copied().filter(ProcessMark::lives).collect()
     }
 
     /// As [`living`](Self::living), with those that were started for `state` and never written down: whoever started
     /// them was killed before that.
     pub(super) fn living_and_strays(&self, state: &StateDir) -> Vec<ProcessMark> {
-        use std::os::unix::ffi::OsStrExt;
-        let root = state.root().as_os_str().as_bytes();
         let mut living = self.living();
-        let daemons = host::processes(|arguments| {
-            matches!(arguments, [_, b"head" | b"agent", ..])
-                && arguments.windows(2).any(|pair| pair == [&b"--state"[..], root])
-        });
+        let daemons = all_here(state);
         living.extend(daemons.into_iter().filter(|daemon| !self.living().contains(daemon)));
         living
     }

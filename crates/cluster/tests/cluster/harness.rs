@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lyceum_actor::{ActorRef, DeathReport, Registry, System};
-use lyceum_cluster::launch::local::{self, Up, UpOptions};
+use lyceum_cluster::launch::{self, Up, UpOptions};
 use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::state::StateDir;
 use lyceum_cluster::{Client, ClusterError, Job, JobEvent, Status};
@@ -50,8 +50,8 @@ impl Testbed {
     }
 
     pub async fn try_up(&self, manifest: &Manifest) -> Result<Up, ClusterError> {
-        let options = UpOptions { state: self.state(), owned: false, program: PathBuf::from(PROGRAM) };
-        within(local::up(manifest, options)).await
+        let options = UpOptions::at(self.state(), PathBuf::from(PROGRAM));
+        within(launch::up(manifest, options)).await
     }
 
     pub fn client(&self) -> &Client {
@@ -81,7 +81,7 @@ impl Testbed {
     pub async fn down(mut self) {
         let state = self.state();
         drop(self.up.take());
-        assert!(within(local::down(&state)).await.unwrap(), "there was a cluster to end");
+        assert!(within(launch::down(&state)).await.unwrap(), "there was a cluster to end");
         assert_eq!(processes_of(self.folder.path()), Vec::<u32>::new(), "processes are left");
     }
 }

@@ -1,7 +1,7 @@
 //! Starting clusters and ending them.
 
 use lyceum_actor::Registry;
-use lyceum_cluster::launch::local;
+use lyceum_cluster::launch;
 use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::state::StateDir;
 use rustix::process::Signal;
@@ -40,7 +40,7 @@ async fn an_owned_cluster_ends_with_its_runner_and_with_its_head() {
             let keys = [state.authority(), state.client(), state.nodes()];
             assert!(keys.iter().all(|keys| !keys.exists()), "keys are left");
             let began = std::time::Instant::now();
-            let said = local::status(&state).await.unwrap_err().to_string();
+            let said = launch::status(&state).await.unwrap_err().to_string();
             assert!(said.contains("does not run: its head, process "), "{said}");
             assert!(began.elapsed().as_secs() < 1, "somebody was waited for");
         }
@@ -65,8 +65,8 @@ async fn a_second_up_finds_the_first_and_another_manifest_is_refused() {
     let folder = testbed.folder.path().to_owned();
     let mut testbed = testbed;
     testbed.up = None;
-    assert!(within(local::down(&state)).await.unwrap());
-    assert!(!within(local::down(&state)).await.unwrap(), "there is nothing to end twice");
+    assert!(within(launch::down(&state)).await.unwrap());
+    assert!(!within(launch::down(&state)).await.unwrap(), "there is nothing to end twice");
     assert_eq!(processes_of(&folder), Vec::<u32>::new());
     assert!(!state.authority().exists() && !state.client().exists(), "keys are left");
 }
@@ -117,7 +117,7 @@ async fn down_touches_no_folder_in_which_no_cluster_was_started() {
     let kept = folder.path().join("head/kept");
     std::fs::create_dir(folder.path().join("head")).unwrap();
     std::fs::write(&kept, "of somebody else").unwrap();
-    assert!(!within(local::down(&StateDir::at(folder.path()))).await.unwrap());
+    assert!(!within(launch::down(&StateDir::at(folder.path()))).await.unwrap());
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), "of somebody else");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "not even a lock is left");
 }

@@ -4,6 +4,9 @@
 
 mod actors;
 mod death;
+mod etcd;
+#[path = "../../testbed/etcd.rs"]
+mod etcd_server;
 mod gangs;
 mod harness;
 mod launching;
@@ -12,4 +15,6 @@ mod placing;
 #[allow(dead_code, reason = "the testbed uses the other half")]
 mod probe;
 mod silence;
+mod ssh;
+mod sshd;
 mod strangers;

@@ -42,6 +42,12 @@ impl Agent {
     }
 }
 
+/// Starts and ends agents of this machine, as `up` and `down` on another one order through SSH.
+pub fn host() -> Result<ExitCode> {
+    lyceum_cluster::launch::serve_orders()?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Hosts an actor that needs no libtorch.
 pub fn worker() -> ExitCode {
     worker::run(lyceum_bench::register(lyceum_pretrain::actors::registry()))

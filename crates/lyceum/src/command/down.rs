@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use lyceum_cluster::launch::local;
+use lyceum_cluster::launch;
 
 use super::{block_on, named_cluster};
 
@@ -17,7 +17,7 @@ pub struct Down {
 impl Down {
     pub fn run(self) -> Result<ExitCode> {
         let (name, state) = named_cluster(self.cluster.as_deref())?;
-        match block_on(async { Ok(local::down(&state).await?) })? {
+        match block_on(async { Ok(launch::down(&state).await?) })? {
             true => println!("cluster `{name}` has ended"),
             false => println!("cluster `{name}` was not running"),
         }

@@ -19,7 +19,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
+use lyceum_cluster::launch::UpOptions;
+use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::state::StateDir;
+
+/// What hosts actors that need libtorch; in a bundle the first is a script that finds libtorch for the second.
+const TORCH_PROGRAMS: [&str; 2] = ["lyceum-worker", "lyceum-worker-torch"];
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -52,6 +57,9 @@ pub enum Command {
     /// The agent of a node; `up` starts it
     #[command(hide = true)]
     Agent(daemons::Agent),
+    /// What `up` and `down` call on another machine
+    #[command(hide = true)]
+    Host,
     /// A process that hosts actors; an agent starts it
     #[command(hide = true)]
     Worker,
@@ -81,6 +89,7 @@ impl Command {
             Command::BenchEcho(echo) => echo.run(),
             Command::Head(head) => head.run(),
             Command::Agent(agent) => agent.run(),
+            Command::Host => daemons::host(),
             Command::Worker => Ok(daemons::worker()),
         }
     }
@@ -104,12 +113,20 @@ fn require_file(what: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How a cluster is started by this program: with the programs beside it that its actors may need.
+fn up_options(manifest: &Manifest) -> Result<UpOptions> {
+    let mut options = UpOptions::standing(manifest)?;
+    let beside = TORCH_PROGRAMS.map(|name| options.program.with_file_name(name));
+    options.companions = beside.into_iter().filter(|path| path.is_file()).collect();
+    Ok(options)
+}
+
 /// The cluster that `given` names: a name, a manifest, or, without either, the only one there is.
 fn named_cluster(given: Option<&str>) -> Result<(String, StateDir)> {
     let name = match given {
         Some(path) if path.ends_with(".toml") => {
             require_file("cluster manifest", Path::new(path))?;
-            lyceum_cluster::manifest::Manifest::load(path)?.name
+            Manifest::load(path)?.name
         }
         Some(name) => name.to_owned(),
         None => {

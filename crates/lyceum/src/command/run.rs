@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use lyceum_actor::{ActorRef, CallError, ControlError, Registry, Role as _};
-use lyceum_cluster::launch::local::{self, Up, UpOptions};
-use lyceum_cluster::manifest::Manifest;
+use lyceum_cluster::launch::{self, Up, UpOptions};
+use lyceum_cluster::manifest::{Launcher, Manifest};
 use lyceum_cluster::{ClusterError, Job, JobEvent};
 use lyceum_pretrain::demand;
 use lyceum_pretrain::roles::{Controller, ControllerArgs, ReadProgress, Run, Settings, Stop, Synthesizer};
@@ -19,7 +19,7 @@ use lyceum_pretrain::summary::Summary;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::progress::Display;
-use super::{block_on, require_file, say};
+use super::{block_on, require_file, say, up_options};
 
 /// How often the Controller is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -58,19 +58,22 @@ impl RunCommand {
         require_file("cluster manifest", &self.cluster)?;
         let (run, text) = RunFile::load_with_source(&self.run)?;
         let (manifest, manifest_text) = Manifest::load_with_source(&self.cluster)?;
-        if let Some(unmet) = demand::unmet(&run, &manifest, local::machine_memory()) {
+        // Other hosts' memory is not known here.
+        let here = manifest.launcher == Launcher::Local;
+        let memory = here.then(launch::machine_memory).flatten();
+        if let Some(unmet) = demand::unmet(&run, &manifest, memory) {
             let said = format!("does not fit {}: {}", self.cluster.display(), unmet.message);
             return Err(text.refuse(unmet.key, said).into());
         }
-        let options = UpOptions { owned: true, ..UpOptions::standing(&manifest)? };
-        local::check(&manifest, &manifest_text, &options)?;
+        let options = UpOptions { owned: true, ..up_options(&manifest)? };
+        launch::check(&manifest, &manifest_text, &options)?;
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&run.name));
         let directory = RunDirectory::at(std::path::absolute(out)?);
         let lock = directory.claim(&run)?;
         let settings = Settings::new(&run, directory.root(), lock.epoch())?;
         block_on(async {
             let mut interrupts = Interrupts::listen()?;
-            let mut starting = std::pin::pin!(local::up(&manifest, options));
+            let mut starting = std::pin::pin!(launch::up(&manifest, options));
             let up = tokio::select! {
                 up = &mut starting => up?,
                 () = interrupts.next() => {

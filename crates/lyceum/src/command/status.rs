@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use lyceum_cluster::launch::local;
+use lyceum_cluster::launch;
 use lyceum_cluster::state::StateDir;
 
 use super::{block_on, named_cluster, table};
@@ -27,7 +27,7 @@ impl Status {
             };
             bail!("no cluster `{name}` runs here; {others}");
         }
-        let status = block_on(async { Ok(local::status(&state).await?) })?;
+        let status = block_on(async { Ok(launch::status(&state).await?) })?;
         let kind = if status.owned { "owned" } else { "standing" };
         println!("cluster `{}` ({kind})\n", status.cluster);
         print!("{}", table::nodes(&status));

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use lyceum_cluster::launch::local::{self, UpOptions};
+use lyceum_cluster::launch;
 use lyceum_cluster::manifest::Manifest;
 
-use super::{block_on, require_file, table};
+use super::{block_on, require_file, table, up_options};
 
 #[derive(Debug, Args)]
 pub struct Up {
@@ -20,10 +20,10 @@ impl Up {
     pub fn run(self) -> Result<ExitCode> {
         require_file("cluster manifest", &self.manifest)?;
         let (manifest, text) = Manifest::load_with_source(&self.manifest)?;
-        let options = UpOptions::standing(&manifest)?;
-        local::check(&manifest, &text, &options)?;
+        let options = up_options(&manifest)?;
+        launch::check(&manifest, &text, &options)?;
         block_on(async {
-            let up = local::up(&manifest, options).await?;
+            let up = launch::up(&manifest, options).await?;
             let status = up.client.status().await?;
             let news = if up.started { "is up" } else { "was up already" };
             println!("cluster `{}` {news}; its logs are in {}\n", manifest.name, up.state.logs().display());

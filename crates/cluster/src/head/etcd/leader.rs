@@ -179,6 +179,12 @@ impl Leadership {
         self.shared.over.load(Ordering::Acquire) || Instant::now() >= self.shared.until()
     }
 
+    /// As if etcd had not heard of this process for long.
+    #[cfg(test)]
+    pub(super) fn end_lease(&self, etcd: &Etcd) {
+        etcd.revoke(self.shared.lease).expect("the lease ends");
+    }
+
     /// A name for errors.
     pub(super) fn name(&self) -> String {
         format!("etcd, under {}", self.shared.prefix)

@@ -7,6 +7,9 @@
 //!
 //! etcd is spoken to through its own JSON gateway over HTTP, which needs no generated code.
 
+#[cfg(test)]
+#[path = "../../../testbed/etcd.rs"]
+mod etcd_server;
 mod gateway;
 mod leader;
 mod records;

@@ -200,6 +200,81 @@ fn decode_part(mut bytes: &[u8]) -> Result<Vec<Change>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::etcd::etcd_server::{EtcdServer, have_etcd};
+    use crate::head::etcd::{Etcd, campaign};
+
+    fn lead(server: &EtcdServer) -> Arc<Leadership> {
+        let etcd = Etcd::new(vec![format!("http://{}", server.member())]);
+        Arc::new(campaign(etcd, "/test/", b"me", || true).unwrap().unwrap())
+    }
+
+    fn job(number: u64) -> Record {
+        let name = "j".repeat(20_000);
+        let state = crate::control::record::JobState { name, bound_to: None, ended_by: None };
+        Record { key: Key::Job(number), value: Some(Value::Job(state)) }
+    }
+
+    #[test]
+    fn a_batch_is_there_whole_or_not_at_all_however_large_it_is() {
+        if !have_etcd() {
+            return;
+        }
+        let server = EtcdServer::start();
+        let leadership = lead(&server);
+        let mut records = EtcdRecords::new(leadership.clone());
+        // More than etcd takes at once, in operations and in bytes.
+        let batch: Vec<Record> = (0..300).map(job).collect();
+        records.commit(&batch).unwrap();
+        records.commit(&[Record { key: Key::Job(7), value: None }]).unwrap();
+        assert_eq!(records.read().unwrap().len(), 299);
+
+        // Its writer ended when the parts were there, and not the word that they are all.
+        let (half, whole) = ([b"0123456789abcdef".as_slice(), &0u32.to_be_bytes()], b"fedcba9876543210");
+        let part = |number| encode_part(&[change(&job(number)).unwrap()]);
+        leadership.write(vec![Op::put(records.key(BATCHES, &half.concat()), part(1000))]).unwrap();
+        // That of another was, and it was carried out by half.
+        for at in 0..3u32 {
+            let key = records.key(BATCHES, &[whole.as_slice(), &at.to_be_bytes()].concat());
+            leadership.write(vec![Op::put(key, part(2000 + u64::from(at)))]).unwrap();
+        }
+        let mark = records.key(BATCHES, &[whole.as_slice(), WHOLE].concat());
+        leadership.write(vec![Op::put(mark, Vec::new())]).unwrap();
+        records.commit(&[job(2001)]).unwrap();
+
+        drop(records);
+        let term = leadership.term();
+        drop(leadership);
+        let next = lead(&server);
+        assert!(next.term() > term);
+        let mut records = EtcdRecords::new(next);
+        let keys: Vec<Key> = records.read().unwrap().into_iter().map(|(key, _)| key).collect();
+        assert!(!keys.contains(&Key::Job(1000)));
+        assert!((2000..2003).all(|number| keys.contains(&Key::Job(number))));
+        assert_eq!(keys.len(), 302);
+        assert!(records.pairs(BATCHES).unwrap().is_empty());
+    }
+
+    #[test]
+    fn who_leads_no_more_writes_nothing() {
+        if !have_etcd() {
+            return;
+        }
+        let server = EtcdServer::start();
+        let first = lead(&server);
+        let mut late = EtcdRecords::new(first.clone());
+        late.commit(&[job(1)]).unwrap();
+        // Its lease ends, though it does not know.
+        let etcd = Etcd::new(vec![format!("http://{}", server.member())]);
+        first.end_lease(&etcd);
+        let second = lead(&server);
+        assert!(matches!(late.commit(&[job(2)]), Err(ClusterError::Deposed(_))));
+        let large: Vec<Record> = (10..200).map(job).collect();
+        assert!(matches!(late.commit(&large), Err(ClusterError::Deposed(_))));
+        let mut records = EtcdRecords::new(second.clone());
+        assert_eq!(records.read().unwrap().len(), 1);
+        second.clear().unwrap();
+        assert!(second.is_over() || records.commit(&[job(3)]).is_err(), "its own key is gone too");
+    }
 
     #[test]
     fn parts_of_batches_come_back_as_they_were() {

@@ -17,14 +17,16 @@
 //! labels = { disk = "fast" }
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+mod check;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
-use crate::strict::{self, Document, Source, StrictError};
+use self::check::check;
+use crate::strict::{self, Source, StrictError};
 use crate::units::{Bytes, Milli};
 
 /// Longest name of a cluster, node, label or custom resource, in bytes. Names become folder and certificate names.
@@ -41,6 +43,9 @@ pub struct Manifest {
     /// How its processes are started.
     #[serde(default)]
     pub launcher: Launcher,
+    /// What holds for all hosts that are reached by SSH.
+    #[serde(default)]
+    pub ssh: SshSection,
     /// Lets nodes of one machine together claim more cores, GPUs and memory than the machine has.
     #[serde(default)]
     pub oversubscribe: bool,
@@ -67,16 +72,42 @@ pub enum Launcher {
     /// Every node is a set of processes on this machine.
     #[default]
     Local,
+    /// Every node names a `host`, on which its agent is started through the system's `ssh`. The head runs on this machine.
+    Ssh,
 }
 
-/// Where the head listens and keeps its state.
+/// What holds for all hosts that are reached by SSH.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct SshSection {
+    /// A configuration file in place of the user's own, as with `ssh -F`; relative to the manifest's folder.
+    pub config: Option<PathBuf>,
+    /// Longest wait for a host's answer, in seconds.
+    #[serde(default = "SshSection::default_connect_timeout")]
+    pub connect_timeout: u32,
+}
+
+impl SshSection {
+    fn default_connect_timeout() -> u32 {
+        10
+    }
+}
+
+impl Default for SshSection {
+    fn default() -> Self {
+        SshSection { config: None, connect_timeout: Self::default_connect_timeout() }
+    }
+}
+
+/// Where the head listens and keeps its state. It runs on the machine of `lyceum up`, whatever the launcher.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HeadSection {
-    /// Address to listen on.
-    #[serde(default = "loopback")]
-    pub bind: IpAddr,
-    /// Address that others reach it by, where that is not `bind`.
+    /// Address to listen on; loopback where neither it nor `interface` is given.
+    pub bind: Option<IpAddr>,
+    /// Network interface whose address to listen on, in place of `bind`.
+    pub interface: Option<String>,
+    /// Address that others reach it by, where that is not the one it listens on.
     pub advertise: Option<IpAddr>,
     /// What keeps the head's state.
     #[serde(default)]
@@ -84,12 +115,6 @@ pub struct HeadSection {
     /// Further processes that take over when the head is lost; with etcd only.
     #[serde(default)]
     pub standbys: u32,
-}
-
-impl Default for HeadSection {
-    fn default() -> Self {
-        HeadSection { bind: loopback(), advertise: None, state: StateStore::default(), standbys: 0 }
-    }
 }
 
 /// What keeps the head's state.
@@ -141,7 +166,7 @@ impl From<StateStore> for String {
 /// Most processes that stand by.
 const MAX_STANDBYS: u32 = 8;
 
-/// A block of UDP ports: the head takes the first, the nodes share the others evenly.
+/// A block of UDP ports: the head takes the first, those that stand by for it the next, the nodes share the others evenly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ports {
@@ -256,10 +281,20 @@ impl Default for Health {
 pub struct NodeSection {
     /// Unique name.
     pub name: String,
-    /// Address that its processes listen on.
-    #[serde(default = "loopback")]
-    pub bind: IpAddr,
-    /// Address that others reach them by, where that is not `bind`.
+    /// Its host as `ssh` knows it: a name, an address, or an alias of the configuration. Only with the launcher `ssh`.
+    pub host: Option<String>,
+    /// Login name on `host`; without it `ssh` decides.
+    pub user: Option<String>,
+    /// Port of the SSH server on `host`; without it `ssh` decides.
+    pub port: Option<u16>,
+    /// Private key for `host`, as with `ssh -i`; relative to the manifest's folder, or beginning with `~/`.
+    pub identity: Option<PathBuf>,
+    /// Address that its processes listen on. Where neither it nor `interface` is given: loopback on this machine, and on
+    /// another host the address from which that reaches the head.
+    pub bind: Option<IpAddr>,
+    /// Network interface of its host whose address its processes listen on, in place of `bind`.
+    pub interface: Option<String>,
+    /// Address that others reach them by, where that is not the one they listen on.
     pub advertise: Option<IpAddr>,
     /// A network interface whose network nobody else can read, such as `ib0`: what is not encrypted by nature (NCCL's
     /// traffic between GPUs) may use it, and loopback else (L6).
@@ -270,6 +305,13 @@ pub struct NodeSection {
     /// Free words that a spawn may ask for.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+impl NodeSection {
+    /// What `ssh` is called with; all the same on this machine.
+    pub(crate) fn destination(&self) -> (Option<&str>, Option<&str>, Option<u16>, Option<&Path>) {
+        (self.host.as_deref(), self.user.as_deref(), self.port, self.identity.as_deref())
+    }
 }
 
 /// What one node's workers may use.
@@ -290,7 +332,8 @@ pub struct ResourceSection {
     pub custom: BTreeMap<String, Milli>,
 }
 
-fn loopback() -> IpAddr {
+/// What processes of one machine listen on where nothing else is said.
+pub(crate) fn loopback() -> IpAddr {
     IpAddr::from([127, 0, 0, 1])
 }
 
@@ -302,8 +345,9 @@ impl Manifest {
 
     /// The same, with the file's text for faults that are found later: what this machine does not have, for instance.
     pub fn load_with_source(path: impl AsRef<Path>) -> Result<(Manifest, Source), StrictError> {
-        let document = strict::load(path)?;
+        let mut document = strict::load(path)?;
         check(&document)?;
+        document.value.resolve_paths(&document.source);
         Ok((document.value, document.source))
     }
 
@@ -321,12 +365,34 @@ impl Manifest {
         if first == 0 {
             return 0..0;
         }
-        let start = first + 1 + index as u16 * share;
+        let start = first + self.head_ports() + index as u16 * share;
         start..start + share
     }
 
+    /// The cluster with those nodes alone that share the host of node number `index`, and the place of that node among them.
+    pub(crate) fn of_host(&self, index: usize) -> (Manifest, usize) {
+        let shares = |node: &NodeSection| node.destination() == self.nodes[index].destination();
+        let place = self.nodes[..index].iter().filter(|node| shares(node)).count();
+        let nodes = self.nodes.iter().filter(|node| shares(node)).cloned().collect();
+        (Manifest { nodes, ..self.clone() }, place)
+    }
+
+    /// Makes the paths in it independent of where the manifest lies; `ssh` itself reads `~/`.
+    fn resolve_paths(&mut self, source: &Source) {
+        let identities = self.nodes.iter_mut().filter_map(|node| node.identity.as_mut());
+        for path in self.ssh.config.iter_mut().chain(identities).filter(|path| !path.starts_with("~")) {
+            let resolved = source.resolve(&*path);
+            *path = std::path::absolute(&resolved).unwrap_or(resolved);
+        }
+    }
+
     fn ports_per_node(&self) -> u16 {
-        self.ports.count.saturating_sub(1) / (self.nodes.len().max(1) as u16)
+        self.ports.count.saturating_sub(self.head_ports()) / (self.nodes.len().max(1) as u16)
+    }
+
+    /// Ports of the head and those that stand by for it.
+    fn head_ports(&self) -> u16 {
+        1 + self.head.standbys as u16
     }
 }
 
@@ -343,190 +409,4 @@ const NAME_RULE: &str = "expected letters, digits, `-` and `_`, beginning with a
 /// Says of a name that is none what it was to be, and the rule.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), String> {
     if is_name(name) { Ok(()) } else { Err(format!("{what} `{name}`: {NAME_RULE}")) }
-}
-
-fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let manifest = &document.value;
-    check_name("cluster name", &manifest.name).map_err(|why| document.refuse("name", why))?;
-    check_address(document, "head", manifest.head.bind, manifest.head.advertise)?;
-    check_standbys(document)?;
-    check_nodes(document)?;
-    check_ports(document)?;
-    check_store(document)?;
-    check_health(document)
-}
-
-fn check_standbys(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let head = &document.value.head;
-    match (&head.state, head.standbys) {
-        (_, 0) => Ok(()),
-        (StateStore::Redb, _) => {
-            let text = "a head that stands by needs the state of the one before it: expected `state = \"etcd://...\"`";
-            Err(document.refuse("head.standbys", text))
-        }
-        (_, standbys) if standbys > MAX_STANDBYS => {
-            Err(document
-                .refuse("head.standbys", format!("expected at most {MAX_STANDBYS}, found {standbys}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let manifest = &document.value;
-    if manifest.nodes.is_empty() || manifest.nodes.len() > MAX_NODES {
-        let count = manifest.nodes.len();
-        return Err(document.refuse("nodes", format!("expected 1 to {MAX_NODES} nodes, found {count}")));
-    }
-    let mut seen = BTreeSet::new();
-    for (index, node) in manifest.nodes.iter().enumerate() {
-        let at = |key: &str| format!("nodes[{index}].{key}");
-        check_name("node name", &node.name).map_err(|why| document.refuse(&at("name"), why))?;
-        if [CLIENT_NODE, HEAD_NODE].contains(&node.name.as_str()) {
-            let text = format!("node name `{}` is taken by the cluster itself, expected another", node.name);
-            return Err(document.refuse(&at("name"), text));
-        }
-        if !seen.insert(&node.name) {
-            let text = format!("node name `{}` is used twice, expected a unique one", node.name);
-            return Err(document.refuse(&at("name"), text));
-        }
-        check_address(document, &format!("nodes[{index}]"), node.bind, node.advertise)?;
-        if let Some(interface) = node.trusted_interface.as_ref().filter(|name| !is_interface(name)) {
-            let text = format!("`{interface}` cannot be a network interface: expected a name such as `ib0`");
-            return Err(document.refuse(&at("trusted_interface"), text));
-        }
-        if node.resources.gpus > 1024 {
-            let text = format!("expected at most 1024 GPUs, found {}", node.resources.gpus);
-            return Err(document.refuse(&at("resources.gpus"), text));
-        }
-        for name in node.resources.custom.keys() {
-            let place = at(&format!("resources.custom.{name}"));
-            check_name("resource name", name).map_err(|why| document.refuse(&place, why))?;
-            if ["cpus", "gpus", "memory"].contains(&name.as_str()) {
-                let text = format!("`{name}` is a resource of its own, write `resources.{name}`");
-                return Err(document.refuse(&place, text));
-            }
-        }
-        for (name, value) in &node.labels {
-            if !is_name(name) || value.len() > MAX_NAME {
-                let text = format!("label `{name}` = `{value}`: {NAME_RULE}");
-                return Err(document.refuse(&at(&format!("labels.{name}")), text));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What Linux takes for an interface's name, and NCCL for one name and not a list or a pattern.
-fn is_interface(name: &str) -> bool {
-    (1..=15).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-}
-
-fn check_address(
-    document: &Document<Manifest>,
-    section: &str,
-    bind: IpAddr,
-    advertise: Option<IpAddr>,
-) -> Result<(), StrictError> {
-    let many = |address: &IpAddr| match address {
-        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_multicast(),
-    };
-    let addresses = [("bind", Some(bind)), ("advertise", advertise)];
-    let given = addresses.into_iter().filter_map(|(key, address)| Some((key, address?)));
-    for (key, address) in given {
-        let place = format!("{section}.{key}");
-        match (key, advertise) {
-            _ if many(&address) => {
-                let text =
-                    format!("`{key}` is {address}, which is no single process's: expected an address of one");
-                return Err(document.refuse(&place, text));
-            }
-            ("bind", None) if address.is_unspecified() => {
-                let text = format!("`bind` is {address}, which others cannot reach: give `advertise` too");
-                return Err(document.refuse(&place, text));
-            }
-            ("advertise", _) if address.is_unspecified() => {
-                let text = format!("`advertise` is {address}, expected an address that others can reach");
-                return Err(document.refuse(&place, text));
-            }
-            _ => check_family(document, &place, address)?,
-        }
-    }
-    Ok(())
-}
-
-/// A socket of one family sends nothing to an address of the other: all addresses are of the head's.
-fn check_family(document: &Document<Manifest>, place: &str, address: IpAddr) -> Result<(), StrictError> {
-    let head = document.value.head.bind;
-    if address.is_ipv4() == head.is_ipv4() {
-        return Ok(());
-    }
-    let family = if head.is_ipv4() { "IPv4" } else { "IPv6" };
-    let default = if address == loopback() { ", `bind` where none is given," } else { "" };
-    let text = format!("{address}{default} and the head's {head} cannot reach each other: expected {family}");
-    Err(document.refuse(place, text))
-}
-
-fn check_ports(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let manifest = &document.value;
-    let Ports { first, count } = manifest.ports;
-    match (first, count) {
-        (0, 0) => Ok(()),
-        (0, _) => Err(document.refuse("ports.count", "`count` is given without `first`")),
-        (1..1024, _) => {
-            Err(document.refuse("ports.first", format!("expected 0 or a port from 1024, found {first}")))
-        }
-        _ if u32::from(first) + u32::from(count) > 65536 => Err(document.refuse(
-            "ports.count",
-            format!("ports {first} + {count} go beyond 65535, expected fewer or lower"),
-        )),
-        _ if manifest.ports_per_node() < 2 => {
-            let least = 1 + 2 * manifest.nodes.len();
-            let nodes = manifest.nodes.len();
-            Err(document.refuse(
-                "ports.count",
-                format!(
-                    "{count} ports are too few for the head and {nodes} nodes, expected at least {least}"
-                ),
-            ))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let StoreSection { capacity, segment, .. } = document.value.store;
-    if segment.0 < 1 << 20 || segment.0 % 4096 != 0 {
-        let text = format!("expected a segment of at least 1 MiB in whole pages of 4 KiB, found {segment}");
-        return Err(document.refuse("store.segment", text));
-    }
-    if capacity < segment {
-        let text = format!("a store of {capacity} does not hold one segment of {segment}");
-        return Err(document.refuse("store.capacity", text));
-    }
-    Ok(())
-}
-
-fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let Health { unreachable, verdict, stop, cordon_window, .. } = document.value.health;
-    // Heartbeats come every half second: a late one is no silence.
-    if !(1.0..=3.0).contains(&unreachable) {
-        let text = format!("expected 1 to 3 seconds, found {unreachable}");
-        return Err(document.refuse("health.unreachable", text));
-    }
-    if !(verdict > unreachable && verdict <= 3600.0) {
-        let text =
-            format!("expected more than `unreachable` ({unreachable}) up to 3600 seconds, found {verdict}");
-        return Err(document.refuse("health.verdict", text));
-    }
-    if !(0.0..=3600.0).contains(&stop) {
-        return Err(document.refuse("health.stop", format!("expected 0 to 3600 seconds, found {stop}")));
-    }
-    if !(1.0..=86_400.0).contains(&cordon_window) {
-        let text = format!("expected 1 to 86400 seconds, found {cordon_window}");
-        return Err(document.refuse("health.cordon_window", text));
-    }
-    Ok(())
 }

@@ -1,0 +1,139 @@
+//! What is a launcher's own: how the hosts of the nodes are reached, and how agents are started, watched and ended there.
+//! Everything else of `up` and `down` is the same for all of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::ends::Ends;
+use super::local::Local;
+use super::order::AgentOrder;
+use super::record::RunRecord;
+use super::ssh::Ssh;
+use super::starter::Starter;
+use super::up::UpOptions;
+use crate::error::ClusterError;
+use crate::host::ProcessMark;
+use crate::manifest::{Launcher, Manifest};
+
+/// What went wrong with one node, to be said of it alone.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    pub(super) node: String,
+    /// A sentence about it, and what its host or `ssh` said.
+    pub(super) said: Vec<String>,
+}
+
+impl Fault {
+    pub(super) fn new(node: &str, said: impl Into<String>) -> Fault {
+        Fault { node: node.to_owned(), said: vec![said.into()] }
+    }
+
+    /// The lines of an error message.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut said = self.said.iter();
+        let first = said.next().map(|said| format!("node `{}`: {said}", self.node));
+        first.into_iter().chain(said.cloned()).collect()
+    }
+}
+
+/// How an agent has ended, as far as its launcher can tell: `its agent ...`, and the end of its log.
+#[derive(Debug, Clone)]
+pub(super) struct AgentLoss {
+    /// The rest of a sentence that begins with the agent: `has ended`.
+    pub(super) how: String,
+    /// Where it ran, as a part of that sentence: `process 7 of this machine`.
+    pub(super) who: String,
+    /// Where its log is, or was.
+    pub(super) log_file: String,
+    pub(super) log: Vec<String>,
+}
+
+/// The hosts of a cluster's nodes.
+#[derive(Debug)]
+pub(super) enum Hosts {
+    Local(Local),
+    Ssh(Box<Ssh>),
+}
+
+impl Hosts {
+    /// Nothing is touched yet.
+    pub(super) fn of(
+        manifest: &Manifest,
+        options: &UpOptions,
+        record: &RunRecord,
+        ends: Ends,
+    ) -> Result<Hosts, ClusterError> {
+        Ok(match manifest.launcher {
+            Launcher::Local => Hosts::Local(Local::new(manifest, record, options.state.clone(), ends)),
+            Launcher::Ssh => Hosts::Ssh(Box::new(Ssh::new(manifest, options)?)),
+        })
+    }
+
+    /// Makes every host ready for an agent. Tells of each node, in the manifest's order, whether its agent runs already, or
+    /// why its host cannot be used.
+    pub(super) async fn reach(&mut self) -> Vec<Result<bool, Fault>> {
+        match self {
+            Hosts::Local(local) => local.reach(),
+            Hosts::Ssh(ssh) => ssh.reach().await,
+        }
+    }
+
+    /// Starts agents on hosts that were reached, those of this machine through `starter`, and tells which could not be.
+    /// On other machines whatever is left of an earlier agent of the node is ended first.
+    pub(super) async fn start(&mut self, starter: &Starter, orders: Vec<AgentOrder>) -> Vec<Fault> {
+        match self {
+            Hosts::Local(local) => local.start(starter, &orders),
+            Hosts::Ssh(ssh) => ssh.start(orders).await,
+        }
+    }
+
+    /// How the agent of `node` has ended; nothing while it runs, or where this process cannot tell.
+    pub(super) fn loss(&self, node: &str) -> Option<AgentLoss> {
+        match self {
+            Hosts::Local(local) => local.loss(node),
+            Hosts::Ssh(ssh) => ssh.loss(node),
+        }
+    }
+
+    /// What the log of the agent of `node` ends with, and where it is.
+    pub(super) async fn log(&mut self, node: &str) -> (String, Vec<String>) {
+        match self {
+            Hosts::Local(local) => local.log(node),
+            Hosts::Ssh(ssh) => ssh.log(node).await,
+        }
+    }
+
+    /// The agents' processes, where they are of this machine.
+    pub(super) fn processes(&self) -> BTreeMap<String, ProcessMark> {
+        match self {
+            Hosts::Local(local) => local.processes().clone(),
+            Hosts::Ssh(_) => BTreeMap::new(),
+        }
+    }
+
+    /// All agents have joined: those of a standing cluster go on without this process.
+    pub(super) async fn leave_standing(&mut self) {
+        match self {
+            Hosts::Local(_) => {}
+            Hosts::Ssh(ssh) => ssh.leave_standing().await,
+        }
+    }
+
+    /// Ends the agents that this process has started, and with `all` every other of the cluster on hosts that were reached.
+    /// Those of this machine are ended by whoever has their record.
+    pub(super) async fn give_up(&mut self, all: bool) {
+        match self {
+            Hosts::Local(_) => {}
+            Hosts::Ssh(ssh) => ssh.give_up(all).await,
+        }
+    }
+
+    /// Ends all agents on other machines, after `patience`, and removes what they leave there. Tells whether there were
+    /// any, and of which nodes that cannot be said.
+    pub(super) async fn end(&mut self, patience: Duration) -> (bool, Vec<Fault>) {
+        match self {
+            Hosts::Local(_) => (false, Vec::new()),
+            Hosts::Ssh(ssh) => ssh.end(patience).await,
+        }
+    }
+}
