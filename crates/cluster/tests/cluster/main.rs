@@ -10,6 +10,8 @@ mod etcd_server;
 mod gangs;
 mod harness;
 mod launching;
+mod network;
+mod networked;
 mod placing;
 #[path = "../../testbed/probe.rs"]
 #[allow(dead_code, reason = "the testbed uses the other half")]
