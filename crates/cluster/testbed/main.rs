@@ -6,11 +6,13 @@ use std::process::ExitCode;
 
 use lyceum_cluster::state::StateDir;
 use lyceum_cluster::{agent, head, worker};
+use tracing_subscriber::EnvFilter;
 
 mod probe;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let filter = EnvFilter::try_from_env("LYCEUM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let after = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name)?;

@@ -171,6 +171,17 @@ impl Network {
         ip(&["-n", namespace, "neigh", "del", address, "dev", inner]);
     }
 
+    /// The host knows no way to `address`: what it sends there is refused by its own system.
+    pub fn unroute(&self, name: &str, address: &str) {
+        let to = format!("{address}/32");
+        ip(&["-n", &self.host(name).namespace, "route", "add", "unreachable", &to]);
+    }
+
+    pub fn reroute(&self, name: &str, address: &str) {
+        let to = format!("{address}/32");
+        ip(&["-n", &self.host(name).namespace, "route", "del", "unreachable", &to]);
+    }
+
     /// What the head sends to a host is lost; what comes from there is not.
     pub fn mute_head(&self, name: &str) {
         ip(&to_nobody(self.address(name), &self.bridge));

@@ -164,10 +164,10 @@ async fn a_link_that_is_cut_for_a_moment_costs_no_node_and_one_way_is_no_way() {
     assert_eq!(bed.asks(2, 0, Question::Greeting).await, "on a");
 
     // The head does not hear what it says, though it hears all.
-    bed.network.mute("c", &head);
+    bed.network.unroute("c", &head);
     within(bed.probes[2].died()).await;
     bed.until_node_is("c", "lost").await;
-    bed.network.unmute("c", &head);
+    bed.network.reroute("c", &head);
     until("it hears of that, and ends", || !lives(pid)).await;
 
     // It is heard, and hears nothing.

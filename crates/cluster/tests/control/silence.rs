@@ -15,6 +15,7 @@ fn l3_a_silent_node_is_unreachable_within_3_s_and_lost_only_when_a_second_path_f
         let mut cluster = Cluster::new();
         let mut suspected = None;
         let mut lost = None;
+        let mut sent_away = None;
         for _ in 0..40 {
             for effect in cluster.half_a_second() {
                 if tells_suspicion(&effect) {
@@ -27,12 +28,19 @@ fn l3_a_silent_node_is_unreachable_within_3_s_and_lost_only_when_a_second_path_f
                 if matches!(&effect, HeadEffect::ToAgent { command: Command::NodeLost { .. }, .. }) {
                     lost.get_or_insert(cluster.now);
                 }
+                if matches!(&effect, HeadEffect::RefuseAgent { node, incarnation: 1, .. } if node == "a") {
+                    sent_away.get_or_insert(cluster.now);
+                }
             }
         }
         assert!(suspected.unwrap() <= Duration::from_secs(3), "suspected after {suspected:?}");
         match second_path_answers {
             true => assert_eq!(lost, None, "a node that answers on a second path is not lost"),
             false => assert_eq!(lost, Some(Duration::from_secs(10))),
+        }
+        match second_path_answers {
+            true => assert_eq!(sent_away, None),
+            false => assert_eq!(sent_away, lost, "its connection may be whole again by now"),
         }
     }
 }

@@ -401,6 +401,9 @@ impl Head {
         let before = self.next;
         let command = Command::NodeLost { node: name.to_owned(), before, reason: evidence.clone() };
         self.command_all(name, &command);
+        // It may be there still, and its connection too: what was cut may be whole again by now.
+        let reason = format!("it was given up: {evidence}");
+        self.effects.push(HeadEffect::RefuseAgent { node: name.to_owned(), incarnation, reason });
         let dead: Vec<u64> = self
             .processes
             .iter()
