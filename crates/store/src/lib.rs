@@ -50,6 +50,7 @@ mod client;
 mod error;
 mod extents;
 mod memory;
+mod moment;
 mod node;
 mod object;
 mod pool;
@@ -59,6 +60,9 @@ mod table;
 
 pub use client::{Object, ObjectWriter, StoreClient};
 pub use error::{Result, StoreError};
-pub use node::{NodeStore, PeerError, PeerFuture, StoreOptions, StorePeers, TransitRules, Usage};
+pub use node::{
+    NodeStore, PeerError, PeerFuture, SpillOptions, StoreOptions, StorePeers, TransitRules, Usage,
+};
+pub use moment::Moment;
 pub use object::{ObjectId, ObjectRef};
 pub use socket::socket_pair;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,18 +13,21 @@ use rustix::net::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{StoreOptions, StorePeers, Usage, fetch};
-use crate::error::{Result, StoreError};
-use crate::memory::{Segment, page_size};
+use super::serve::Given;
+use super::spill::{self, SpillFolder, Spilling, Work};
+use super::uploads::Uploads;
+use super::{StoreOptions, StorePeers, Usage, fetch, service};
+use crate::error::{Loss, Result, StoreError};
+use crate::memory::{Mapping, Segment, page_size};
+use crate::moment::Moment;
 use crate::object::ObjectId;
 use crate::pool::{Place, Pool};
 use crate::protocol::{Answer, Ask, Reply, VERSION, encode};
 use crate::socket::{self, Wake};
-use crate::table::{Effect, Event, Table};
+use crate::table::{Effect, Event, Served, Table, TableOptions};
 
-/// Fetches at a time, servings at a time, acknowledgements at a time (L2).
+/// Fetches at a time, acknowledgements at a time (L2).
 const MAX_FETCHES: usize = 16;
-pub(super) const MAX_SERVINGS: usize = 64;
 const MAX_ACKNOWLEDGEMENTS: usize = 1024;
 
 /// The store behind all handles, threads and tasks.
@@ -32,7 +36,8 @@ pub(super) struct Core {
     pub options: StoreOptions,
     pub segments: Vec<Segment>,
     pub wake: Wake,
-    pub servings: Semaphore,
+    pub uploads: Uploads,
+    spilling: OnceLock<Spilling>,
     remote: OnceLock<Remote>,
     state: Mutex<State>,
     stopping: AtomicBool,
@@ -62,6 +67,8 @@ struct State {
     attachments: BTreeMap<u64, Arc<Attachment>>,
     /// Drop a sender to stop its fetch.
     fetches: BTreeMap<u64, oneshot::Sender<()>>,
+    /// Peers' wishes that the table has not answered.
+    wishes: BTreeMap<u64, oneshot::Sender<Given>>,
     /// When the service thread wakes by itself.
     armed: Option<Duration>,
 }
@@ -95,13 +102,26 @@ impl Core {
         let segments = segment_bytes.iter().enumerate().map(|(i, &bytes)| Segment::create(&name(i), bytes));
         let segments = segments.collect::<Result<Vec<_>>>()?;
         let pool = Pool::new(segment_bytes, page_size() as u64);
-        let table = Table::new(&options.node, options.incarnation, options.transit, pool);
-        let state = State { table, attachments: BTreeMap::new(), fetches: BTreeMap::new(), armed: None };
+        let table = TableOptions {
+            node: options.node.clone(),
+            incarnation: options.incarnation,
+            began: Moment::now(),
+            rules: options.transit,
+            spill_bytes: options.spill.as_ref().map_or(0, |spill| spill.bytes),
+        };
+        let state = State {
+            table: Table::new(table, pool),
+            attachments: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            wishes: BTreeMap::new(),
+            armed: None,
+        };
         Ok(Core {
             options,
             segments,
             wake: Wake::new()?,
-            servings: Semaphore::new(MAX_SERVINGS),
+            uploads: Uploads::default(),
+            spilling: OnceLock::new(),
             remote: OnceLock::new(),
             state: Mutex::new(state),
             stopping: AtomicBool::new(false),
@@ -115,6 +135,33 @@ impl Core {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake.wake();
+        if let Some(spilling) = self.spilling.get() {
+            spilling.end();
+        }
+    }
+
+    /// Makes the folder for what goes to disk, and starts its threads; they end with the store.
+    pub fn start_spilling(self: &Arc<Self>) -> Result<()> {
+        let Some(options) = &self.options.spill else { return Ok(()) };
+        let (writer, to_write) = mpsc::channel();
+        let (reader, to_read) = mpsc::channel();
+        let folder = SpillFolder::open(&options.folder)?;
+        self.spilling.get_or_init(|| Spilling { folder, writer, reader });
+        for (name, work) in [("lyceum-spill", to_write), ("lyceum-unspill", to_read)] {
+            let core = self.clone();
+            service::spawn(name, move || {
+                if let Some(spilling) = core.spilling.get() {
+                    spill::run(&core, &spilling.folder, &work);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// This process's mapping of the segment in which `place` is.
+    pub fn mapping(&self, place: Place) -> Result<Arc<Mapping>, String> {
+        let segment = self.segments.get(place.segment as usize);
+        segment.map(|s| s.mapping.clone()).ok_or_else(|| format!("there is no segment {}", place.segment))
     }
 
     pub fn stopping(&self) -> bool {
@@ -186,13 +233,29 @@ impl Core {
         self.apply(Event::Asked { holder, number, ask, fresh });
     }
 
-    /// Feeds the table one event and carries its effects out. Returns the answer to [`Event::Serve`].
-    pub fn apply(self: &Arc<Self>, event: Event) -> Option<Result<Place, String>> {
-        let mut served = None;
+    /// The agent of node `peer` wants an object: what it is to be told, now or when it is its turn.
+    pub fn wished(
+        self: &Arc<Self>,
+        serve: u64,
+        id: ObjectId,
+        peer: &str,
+        insists: bool,
+    ) -> oneshot::Receiver<Given> {
+        let (answer, given) = oneshot::channel();
+        self.lock().wishes.insert(serve, answer);
+        self.apply(Event::Serve { serve, id, peer: peer.to_owned(), insists });
+        given
+    }
+
+    /// Feeds the table one event and carries its effects out.
+    pub fn apply(self: &Arc<Self>, event: Event) {
         let mut later = Vec::new();
         let mut state = self.lock();
         if let Event::FetchLanded { fetch, .. } | Event::FetchFailed { fetch, .. } = &event {
             state.fetches.remove(fetch);
+        }
+        if let Event::ServeEnded { serve, .. } = &event {
+            state.wishes.remove(serve);
         }
         for effect in state.table.apply(event, self.started.elapsed()) {
             match effect {
@@ -217,7 +280,16 @@ impl Core {
                 Effect::Acknowledge { node, id, ticket } => {
                     later.push(Later::Acknowledge { node, id, ticket })
                 }
-                Effect::Served { grant, .. } => served = Some(grant),
+                Effect::Served { serve, served } => {
+                    let given = self.given(served);
+                    if let Some(wish) = state.wishes.remove(&serve) {
+                        // Whoever does not want it any more says so with `ServeEnded`.
+                        let _ = wish.send(given);
+                    }
+                }
+                Effect::Spill { spill, id, place } => self.disk_work(Work::Write { spill, id, place }),
+                Effect::Restore { spill, id, place } => self.disk_work(Work::Read { spill, id, place }),
+                Effect::DropSpill { spill } => self.disk_work(Work::Delete { spill }),
             }
         }
         let next = state.table.next_deadline();
@@ -229,7 +301,26 @@ impl Core {
         for effect in later {
             self.go_remote(effect);
         }
-        served
+    }
+
+    fn given(&self, served: Served) -> Given {
+        match served {
+            Served::Memory(place) => Given::Memory(place),
+            // Opened here, before the table can have it deleted.
+            Served::Disk { spill, .. } => Given::Disk(match self.spilling.get() {
+                Some(spilling) => spilling.folder.file(spill),
+                None => Err(std::io::ErrorKind::NotFound.into()),
+            }),
+            Served::Elsewhere(node) => Given::Elsewhere(node),
+            Served::Refused(loss) => Given::Refused(loss),
+        }
+    }
+
+    /// Leaves it to the threads. Those end with the store, and with them all that they would have done.
+    fn disk_work(&self, work: Work) {
+        let Some(spilling) = self.spilling.get() else { return };
+        let thread = if matches!(work, Work::Read { .. }) { &spilling.reader } else { &spilling.writer };
+        let _ = thread.send(work);
     }
 
     fn go_remote(self: &Arc<Self>, effect: Later) {
@@ -239,8 +330,8 @@ impl Core {
                 remote.runtime.spawn(fetch.run(stop));
             }
             (Later::Fetch { fetch, id, .. }, None) => {
-                let reason = "this node's store has not been told how to reach other nodes".to_owned();
-                self.apply(Event::FetchFailed { fetch, id, reason });
+                let loss = Loss::now("this node's store has not been told how to reach other nodes");
+                self.apply(Event::FetchFailed { fetch, id, loss });
             }
             (Later::Acknowledge { node, id, ticket }, Some(remote)) => {
                 match remote.acknowledgements.clone().try_acquire_owned() {

@@ -43,7 +43,8 @@ pub(super) fn start_prefault(core: Arc<Core>) -> Result<()> {
     })
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Starts a thread.
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(run)

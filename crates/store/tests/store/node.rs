@@ -92,7 +92,12 @@ impl Node {
     }
 
     pub fn knows(&self, node: &str, address: SocketAddr) {
-        self.peers.known.lock().unwrap().insert(node.into(), (address, None));
+        self.peers.known.lock().unwrap().insert(node.into(), (address, BTreeMap::new()));
+    }
+
+    /// How many connections lead from here to `node`.
+    pub fn lines_to(&self, node: &str) -> usize {
+        self.peers.known.lock().unwrap().get(node).map_or(0, |(_, lines)| lines.len())
     }
 
     /// A client of this node's store in this process.
@@ -115,8 +120,8 @@ async fn serve(endpoint: Endpoint, store: NodeStore) {
         tokio::spawn(async move {
             while let Ok((header, sender, receiver)) = connection.accept_bulk().await {
                 assert!(NodeStore::is_store_stream(&header));
-                let store = store.clone();
-                tokio::spawn(async move { store.serve_bulk(header, sender, receiver).await });
+                let (store, peer) = (store.clone(), connection.peer().node().to_owned());
+                tokio::spawn(async move { store.serve_bulk(&peer, header, sender, receiver).await });
             }
         });
     }
@@ -124,21 +129,23 @@ async fn serve(endpoint: Endpoint, store: NodeStore) {
 
 struct Peers {
     endpoint: Endpoint,
-    known: Mutex<BTreeMap<String, (SocketAddr, Option<Connection>)>>,
+    known: Mutex<BTreeMap<String, (SocketAddr, BTreeMap<usize, Connection>)>>,
 }
 
 impl StorePeers for Peers {
-    fn connect(&self, node: &str) -> PeerFuture<'_> {
+    fn connect(&self, node: &str, line: usize) -> PeerFuture<'_> {
         let node = node.to_owned();
         Box::pin(async move {
             let known = self.known.lock().unwrap().get(&node).cloned();
             let (address, kept) = known.ok_or_else(|| format!("there is no node {node}"))?;
-            if let Some(connection) = kept.filter(|connection| connection.close_reason().is_none()) {
-                return Ok(connection);
+            if let Some(connection) = kept.get(&line).filter(|kept| kept.close_reason().is_none()) {
+                return Ok(connection.clone());
             }
             let connection =
                 self.endpoint.connect_for(address, &Expect::role(PeerRole::Agent), Purpose::Bulk).await?;
-            self.known.lock().unwrap().insert(node, (address, Some(connection.clone())));
+            if let Some((_, lines)) = self.known.lock().unwrap().get_mut(&node) {
+                lines.insert(line, connection.clone());
+            }
             Ok(connection)
         })
     }

@@ -110,7 +110,7 @@ async fn l3_a_senders_agent_killed_at_any_moment_is_an_object_lost_and_never_a_h
         agent.kill();
         match tokio::time::timeout(Duration::from_secs(15), opening).await.expect("a hang").unwrap() {
             Ok(object) => assert!(delay.is_some() && is_whole(&object)),
-            Err(StoreError::ObjectLost { id, node, reason }) => {
+            Err(StoreError::ObjectLost { id, node, reason, .. }) => {
                 assert_eq!((id, node.as_str()), (reference.id, "n1"));
                 assert!(!reason.is_empty());
             }
