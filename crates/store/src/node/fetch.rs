@@ -130,7 +130,7 @@ impl Fetch {
         let (stall, len) = (self.core.options.stall, self.place.len as usize);
         let finally = |reason: String| Failure::Final(Loss::now(reason));
         // Whole blocks, so that what is on disk is read once.
-        let part = len.div_ceil(lines).next_multiple_of(BLOCK);
+        let part = len.div_ceil(lines).max(1).next_multiple_of(BLOCK);
         let connection = connect(&self.core, node, 0).await.map_err(finally)?;
         let (id, ticket, first) = (self.id, self.ticket, part.min(len) as u64);
         let wish = Wish::Fetch { id, ticket, len: len as u64, first, insists }.encode();

@@ -3,6 +3,10 @@
 //! A *spill* is a file with one object's bytes. While it is being written the object stays where it is and can be opened,
 //! which makes the file worthless. When it is written the place is free. Whoever opens the object then waits for room
 //! and for the file to be read; a peer is sent it from the file.
+//!
+//! Reading back needs room in memory, which other objects make by going to disk. So a part of the disk is kept for that:
+//! as much as the memory, or half of the disk where that is less. With the former, all that nobody has open fits on disk
+//! at any time, and who reads back waits for processes alone, never for the disk.
 
 use std::time::Duration;
 
@@ -22,6 +26,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Disk {
     capacity: u64,
+    /// What is kept for those who read back.
+    kept: u64,
     /// Bytes of objects that have a file, or will have one.
     pub used: u64,
     /// Those that are being written and whose places will be free.
@@ -44,9 +50,10 @@ pub(super) struct Restoring {
 }
 
 impl Disk {
-    pub fn new(capacity: u64) -> Disk {
+    pub fn new(capacity: u64, memory: u64) -> Disk {
         Disk {
             capacity,
+            kept: memory.min(capacity / 2),
             used: 0,
             coming: 0,
             dropped: Vec::new(),
@@ -56,14 +63,10 @@ impl Disk {
         }
     }
 
-    /// Whether there is room for an object of `footprint` bytes.
-    pub fn possible(&self, footprint: u64) -> bool {
-        self.used.saturating_add(footprint) <= self.capacity
-    }
-
-    /// Whether it may be written now.
-    pub fn takes(&self, footprint: u64, now: Duration) -> bool {
-        self.possible(footprint) && self.resume <= now
+    /// Whether an object of `footprint` bytes may be written, for one who reads another back or who does not.
+    pub fn has_room(&self, footprint: u64, reads_back: bool) -> bool {
+        let kept = if reads_back { 0 } else { self.kept };
+        self.used.saturating_add(footprint) <= self.capacity - kept
     }
 
     /// Why no more goes there, for those who waited in vain.
@@ -71,7 +74,10 @@ impl Disk {
         match (&self.failure, self.capacity) {
             (_, 0) => "nothing may go to disk".into(),
             (Some(failure), _) => format!("the disk failed: {failure}"),
-            (None, capacity) => format!("{} of {capacity} bytes are used on disk", self.used),
+            (None, capacity) => format!(
+                "{} of {capacity} bytes are used on disk, and {} are kept for what is read back",
+                self.used, self.kept
+            ),
         }
     }
 }

@@ -237,7 +237,7 @@ impl Entry {
 impl Table {
     pub fn new(options: TableOptions, pool: Pool) -> Table {
         Table {
-            disk: disk::Disk::new(options.spill_bytes),
+            disk: disk::Disk::new(options.spill_bytes, pool.capacity()),
             options,
             now: Duration::ZERO,
             pool,

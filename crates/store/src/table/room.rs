@@ -135,20 +135,21 @@ impl Table {
     }
 
     fn next_victim(&self) -> Option<ObjectId> {
-        let may_go = |&(idle, id): &(Idle, ObjectId)| {
-            let footprint = self.footprint_of(id)?;
-            (idle.0 + SETTLED <= self.now && self.disk.takes(footprint, self.now)).then_some(id)
-        };
-        self.room.idle.iter().find_map(may_go)
+        let may_go = |&&(idle, id): &&(Idle, ObjectId)| self.may_go(idle, id).is_some_and(|at| at <= self.now);
+        self.room.idle.iter().find(may_go).map(|(_, id)| *id)
+    }
+
+    /// When an object that nobody has open may go to disk, for the first who waits for room; `None`: not as things are.
+    pub(super) fn may_go(&self, idle: Idle, id: ObjectId) -> Option<Duration> {
+        let first = self.room.queue.front()?;
+        let reads_back = matches!(first.demand, Demand::Restore { .. });
+        let possible = self.disk.has_room(self.footprint_of(id)?, reads_back);
+        possible.then_some((idle.0 + SETTLED).max(self.disk.resume))
     }
 
     /// When an object that could make room may first go to disk, if somebody waits for that.
     pub(super) fn next_spill(&self) -> Option<Duration> {
-        let when = |&(idle, id): &(Idle, ObjectId)| {
-            let at = (idle.0 + SETTLED).max(self.disk.resume);
-            (at > self.now && self.disk.possible(self.footprint_of(id)?)).then_some(at)
-        };
-        self.room.queue.front().and_then(|_| self.room.idle.iter().find_map(when))
+        self.room.idle.iter().filter_map(|(idle, id)| self.may_go(*idle, *id)).find(|at| *at > self.now)
     }
 
     pub(super) fn footprint_of(&self, id: ObjectId) -> Option<u64> {

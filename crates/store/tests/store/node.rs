@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lyceum_store::{NodeStore, PeerFuture, StoreClient, StorePeers, socket_pair};
+use lyceum_store::{NodeStore, PeerFuture, StoreClient, StoreOptions, StorePeers, socket_pair};
 use lyceum_wire::{
     Admission, Authority, Connection, Credentials, Endpoint, EndpointOptions, Expect, PeerIdentity, PeerRole,
     Purpose,
@@ -36,7 +36,31 @@ impl Cluster {
 
     /// A node in this process. Within a runtime.
     pub fn node(&self, name: &str, incarnation: u64) -> Node {
-        Node::start(name, incarnation, self.credentials(name, incarnation))
+        self.node_with(options(name, incarnation, CAPACITY))
+    }
+
+    /// As [`node`](Self::node), with a store of those options.
+    pub fn node_with(&self, options: StoreOptions) -> Node {
+        let credentials = self.credentials(&options.node, options.incarnation);
+        Node::start(options, credentials)
+    }
+
+    /// Nodes `n1`, `n2` and so on, that know each other.
+    pub fn nodes<const N: usize>(&self) -> [Node; N] {
+        let nodes = std::array::from_fn(|i| self.node(&format!("n{}", i + 1), i as u64 + 1));
+        for node in &nodes {
+            nodes.iter().for_each(|other: &Node| node.knows(&other.name, other.address()));
+        }
+        nodes
+    }
+
+    /// A stranger's connection to `node`, with a node's certificate.
+    pub async fn stranger(&self, name: &str, node: &Node) -> (Endpoint, Connection) {
+        let endpoint_options = EndpointOptions::new("127.0.0.1:0".parse().unwrap());
+        let endpoint = Endpoint::bind(self.credentials(name, 99), endpoint_options).unwrap();
+        let expect = Expect::role(PeerRole::Agent);
+        let connection = endpoint.connect_for(node.address(), &expect, Purpose::Bulk).await.unwrap();
+        (endpoint, connection)
     }
 
     /// A node in a process of its own that knows `peer` and performs `script` with a client of its own store. It and
@@ -74,17 +98,18 @@ pub struct Node {
 }
 
 impl Node {
-    fn start(name: &str, incarnation: u64, credentials: Credentials) -> Node {
+    fn start(options: StoreOptions, credentials: Credentials) -> Node {
         let mut endpoint_options = EndpointOptions::new("127.0.0.1:0".parse().unwrap());
         endpoint_options.admission = Admission::roles([PeerRole::Agent]);
         endpoint_options.transport.idle_timeout = Duration::from_secs(2);
         endpoint_options.transport.keep_alive = Duration::from_millis(500);
         let endpoint = Endpoint::bind(credentials, endpoint_options).unwrap();
-        let store = NodeStore::new(options(name, incarnation, CAPACITY)).unwrap();
+        let name = options.node.clone();
+        let store = NodeStore::new(options).unwrap();
         let peers = Arc::new(Peers { endpoint: endpoint.clone(), known: Mutex::default() });
         store.set_peers(peers.clone()).unwrap();
         let serving = tokio::spawn(serve(endpoint.clone(), store.clone()));
-        Node { name: name.into(), store, endpoint, peers, serving }
+        Node { name, store, endpoint, peers, serving }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -102,9 +127,7 @@ impl Node {
 
     /// A client of this node's store in this process.
     pub fn client(&self, holder: u64) -> StoreClient {
-        let (agents_end, processes_end) = socket_pair().unwrap();
-        self.store.attach(holder, agents_end).unwrap();
-        StoreClient::attach(processes_end).unwrap()
+        crate::client(&self.store, holder)
     }
 }
 
@@ -157,7 +180,8 @@ pub fn perform(agent: &str, socket: OwnedFd) -> (StoreClient, Node) {
     let [name, incarnation, dir, peer, address] = agent.lines().collect::<Vec<_>>()[..] else {
         panic!("{agent}")
     };
-    let node = Node::start(name, incarnation.parse().unwrap(), Credentials::load(Path::new(dir)).unwrap());
+    let options = options(name, incarnation.parse().unwrap(), CAPACITY);
+    let node = Node::start(options, Credentials::load(Path::new(dir)).unwrap());
     node.knows(peer, address.parse().unwrap());
     node.store.attach(99, socket).unwrap();
     say(&node.address().to_string());

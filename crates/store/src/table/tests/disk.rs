@@ -75,7 +75,7 @@ fn an_object_that_is_opened_on_its_way_to_disk_stays() {
 
 #[test]
 fn l2_creators_wait_when_memory_and_disk_are_full_and_are_told_so() {
-    let mut world = World::with_disk(2, 1);
+    let mut world = World::with_disk(2, 2);
     full(&mut world, 4);
     let (first, second) = (create(&mut world, PAGE), create(&mut world, PAGE));
     settle(&mut world);
@@ -84,16 +84,17 @@ fn l2_creators_wait_when_memory_and_disk_are_full_and_are_told_so() {
     assert_eq!(world.reply(second), None);
     world.now += Duration::from_secs(60);
     world.apply(Event::Tick);
-    let Some(Reply::Failed(full)) = world.reply(second) else { panic!() };
-    let said = full.to_string();
-    assert!(said.contains(&format!("{PAGE} of {PAGE} bytes are used on disk")), "{said}");
+    let Some(Reply::Failed(refused)) = world.reply(second) else { panic!() };
+    let said = refused.to_string();
+    let disk = format!("{PAGE} of {} bytes are used on disk, and {PAGE} are kept", 2 * PAGE);
+    assert!(said.contains(&disk), "{said}");
     assert!(said.contains(&format!("{PAGE} of those by what is open")), "{said}");
     let mut without = World::with_disk(2, 0);
-    super::disk::full(&mut without, 4);
+    full(&mut without, 4);
     let waits = without.ask(1, Ask::Create { len: PAGE, wait_ms: 1 });
     settle(&mut without);
-    let Some(Reply::Failed(full)) = without.reply(waits) else { panic!() };
-    assert!(full.to_string().contains("nothing may go to disk"), "{full}");
+    let Some(Reply::Failed(refused)) = without.reply(waits) else { panic!() };
+    assert!(refused.to_string().contains("nothing may go to disk"), "{refused}");
 }
 
 #[test]
@@ -156,15 +157,56 @@ fn an_object_on_disk_is_sent_to_peers_from_there_and_freed_with_its_last_referen
 fn who_reads_an_object_back_goes_before_who_makes_one() {
     let mut world = World::new(2);
     let references = full(&mut world, 4);
-    create(&mut world, 2 * PAGE);
+    create(&mut world, PAGE);
     settle(&mut world);
     world.spill_all();
-    let held = world.open(2, &references[3]);
-    assert!(matches!(held, Some(Reply::Opened { .. })), "{held:?}");
-    let large = world.ask(1, Ask::Create { len: 2 * PAGE, wait_ms: 60_000 });
+    // All that is left in memory is open, so that both wait.
+    for reference in &references[1..] {
+        assert!(matches!(world.open(2, reference), Some(Reply::Opened { .. })));
+    }
+    let making = create(&mut world, PAGE);
     assert_eq!(world.open(2, &references[0]), None);
-    assert_eq!(world.reply(large), None);
-    world.spill_all();
-    assert_eq!(world.restoring.len() + world.replies.iter().filter(|r| r.1 == large).count(), 1);
-    assert_eq!(world.reply(large), None, "it waits for what is read back");
+    assert!(world.restoring.is_empty());
+    world.apply(Event::Told { holder: 2, tell: Tell::Release { id: references[1].id } });
+    assert_eq!((world.restoring.len(), world.reply(making)), (1, None));
+    world.apply(Event::Told { holder: 2, tell: Tell::Release { id: references[2].id } });
+    assert!(matches!(world.reply(making), Some(Reply::Created { .. })));
+}
+
+#[test]
+fn l3_what_is_on_disk_comes_back_however_full_memory_and_disk_are() {
+    // Objects of different sizes, and a disk that those who make them have filled.
+    let mut world = World::with_disk(3, 12);
+    world.attach(1);
+    world.attach(2);
+    let mut references = Vec::new();
+    for pages in [1, 2, 1, 3, 2, 1, 1, 2, 3, 1, 1, 2, 1, 3, 2, 1] {
+        let created = create(&mut world, pages * PAGE);
+        settle(&mut world);
+        world.spill_all();
+        let Some(Reply::Created { id, .. }) = world.reply(created) else { break };
+        let sent = world.ask(1, Ask::Send { id, receiver: 2 });
+        let Some(Reply::Shared { ticket }) = world.reply(sent) else { panic!() };
+        references.push(ObjectRef { id, node: "here".into(), len: pages * PAGE, ticket });
+    }
+    let usage = world.table.usage();
+    assert!(usage.waiting == 1 && usage.bytes_on_disk >= 5 * PAGE, "{usage:?}");
+    let (_, number) = *world.open_asks.first().unwrap();
+    world.apply(Event::Told { holder: 1, tell: Tell::Cancel { number } });
+    settle(&mut world);
+    for reference in references {
+        world.open(2, &reference);
+        let opening = world.last_number;
+        while world.reply(opening).is_none() {
+            let (spilling, restoring) = (world.spilling.len(), world.restoring.len());
+            assert!(spilling + restoring > 0, "nothing is on its way: {:?}", world.table.usage());
+            world.spill_all();
+            while let Some((&spill, &(id, _))) = world.restoring.first_key_value() {
+                world.apply(Event::Restored { spill, id });
+            }
+        }
+        assert!(matches!(world.reply(opening), Some(Reply::Opened { .. })));
+        world.apply(Event::Told { holder: 2, tell: Tell::Release { id: reference.id } });
+    }
+    assert_eq!(world.in_use(), 0);
 }

@@ -45,9 +45,9 @@ fn give_up(all: &mut Vec<(u64, ObjectId)>, one: (u64, ObjectId)) {
 }
 
 impl World {
-    /// Two segments of so many pages, and a disk for six.
+    /// Two segments of so many pages, and a disk for twelve.
     pub(super) fn new(pages: u64) -> World {
-        World::with_disk(pages, 6)
+        World::with_disk(pages, 12)
     }
 
     pub(super) fn with_disk(pages: u64, disk: u64) -> World {
@@ -257,8 +257,7 @@ impl World {
         if let Some(first) = room.queue.front() {
             assert!(!table.pool.fits(first.len), "T6: the first in the queue would fit");
             let may_go = |(idle, id): &(room::Idle, ObjectId)| {
-                let footprint = table.pool.footprint(table.objects[id].len);
-                idle.0 + room::SETTLED <= self.now && table.disk.takes(footprint, self.now)
+                table.may_go(*idle, *id).is_some_and(|at| at <= self.now)
             };
             let moving = table.disk.coming > 0 || !room.idle.iter().any(may_go);
             assert!(moving, "T6: something may go to disk and nothing does");
@@ -330,7 +329,7 @@ impl World {
             }
         }
         assert_eq!((table.disk.used, table.disk.coming), (used, coming), "T8");
-        assert!(table.disk.possible(0), "T8: no more than may be");
+        assert!(table.disk.has_room(0, true), "T8: no more than may be");
         assert_eq!(self.files, files, "T8");
     }
 }
