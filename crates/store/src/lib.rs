@@ -60,9 +60,9 @@ mod table;
 
 pub use client::{Object, ObjectWriter, StoreClient};
 pub use error::{Result, StoreError};
+pub use moment::Moment;
 pub use node::{
     NodeStore, PeerError, PeerFuture, SpillOptions, StoreOptions, StorePeers, TransitRules, Usage,
 };
-pub use moment::Moment;
 pub use object::{ObjectId, ObjectRef};
 pub use socket::socket_pair;

@@ -94,7 +94,9 @@ impl Fetch {
     /// Asks the node that the reference names, and another one if that is what it says. Returns where the bytes are from.
     async fn transfer(&self) -> Result<(String, BulkSender, BulkReceiver), Loss> {
         let Some(remote) = self.core.remote() else { return Err(Loss::now("the store has no peers")) };
-        let Ok(_permit) = remote.fetches.acquire().await else { return Err(Loss::now("the store has ended")) };
+        let Ok(_permit) = remote.fetches.acquire().await else {
+            return Err(Loss::now("the store has ended"));
+        };
         let copy = match self.ask(&self.node, false).await? {
             Outcome::Landed(sender, receiver) => return Ok((self.node.clone(), sender, receiver)),
             Outcome::Elsewhere(copy) => copy,
@@ -208,20 +210,20 @@ async fn answer(stall: Duration, receiver: &mut BulkReceiver) -> Result<Answer, 
     match answer {
         [HERE] => Ok(Answer::Here),
         [ELSEWHERE] => {
-            let node = within(stall, receiver.read_to_end(LONGEST_NODE_NAME)).await.map_err(Failure::Broken)?;
+            let node =
+                within(stall, receiver.read_to_end(LONGEST_NODE_NAME)).await.map_err(Failure::Broken)?;
             Ok(Answer::Elsewhere(String::from_utf8_lossy(&node).into_owned()))
         }
         [NOT_HERE] => {
-            let said = within(stall, receiver.read_to_end(8 + LONGEST_REASON)).await.map_err(Failure::Broken)?;
+            let said =
+                within(stall, receiver.read_to_end(8 + LONGEST_REASON)).await.map_err(Failure::Broken)?;
             let loss = said.split_first_chunk().map(|(when, reason)| Loss {
                 when: Moment(u64::from_le_bytes(*when)),
                 reason: String::from_utf8_lossy(reason).into_owned(),
             });
             Err(Failure::Final(loss.unwrap_or_else(|| Loss::now("its agent refused without a word"))))
         }
-        [other] => {
-            Err(Failure::Final(Loss::now(format!("its agent answered {other}, which means nothing"))))
-        }
+        [other] => Err(Failure::Final(Loss::now(format!("its agent answered {other}, which means nothing")))),
     }
 }
 

@@ -245,13 +245,7 @@ pub(super) fn run(core: &Arc<Core>, folder: &SpillFolder, work: &Receiver<Work>)
     }
 }
 
-fn write(
-    core: &Core,
-    folder: &SpillFolder,
-    spill: u64,
-    id: ObjectId,
-    place: Place,
-) -> Result<(), String> {
+fn write(core: &Core, folder: &SpillFolder, spill: u64, id: ObjectId, place: Place) -> Result<(), String> {
     // The table frees the place with the word of this thread, not before.
     let bytes = SealedBytes::new(core.mapping(place)?, place).map_err(|e| e.to_string())?;
     folder.write(spill, id, bytes.as_slice(), core).map_err(|e| e.to_string())

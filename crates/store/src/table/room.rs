@@ -126,16 +126,15 @@ impl Table {
     /// that come free may not touch: then it goes on, one object after the other.
     fn make_room(&mut self, len: u64, effects: &mut Vec<Effect>) {
         let wanted = self.pool.footprint(len);
-        while self.disk.coming == 0
-            || self.pool.capacity() - self.pool.used() + self.disk.coming < wanted
-        {
+        while self.disk.coming == 0 || self.pool.capacity() - self.pool.used() + self.disk.coming < wanted {
             let Some(id) = self.next_victim() else { return };
             self.start_spill(id, effects);
         }
     }
 
     fn next_victim(&self) -> Option<ObjectId> {
-        let may_go = |&&(idle, id): &&(Idle, ObjectId)| self.may_go(idle, id).is_some_and(|at| at <= self.now);
+        let may_go =
+            |&&(idle, id): &&(Idle, ObjectId)| self.may_go(idle, id).is_some_and(|at| at <= self.now);
         self.room.idle.iter().find(may_go).map(|(_, id)| *id)
     }
 

@@ -105,13 +105,7 @@ impl TransitLeases {
 
 impl Table {
     /// Makes a lease in transit on an object that `holder` holds.
-    pub(super) fn share(
-        &mut self,
-        holder: u64,
-        id: ObjectId,
-        receiver: Option<u64>,
-        fresh: u64,
-    ) -> Reply {
+    pub(super) fn share(&mut self, holder: u64, id: ObjectId, receiver: Option<u64>, fresh: u64) -> Reply {
         let held = self.holders.get(&holder).is_some_and(|state| state.leases.contains_key(&id));
         let sealed = |state: &State| matches!(state, State::Sealed | State::Spilling { .. });
         let Some(entry) = self.objects.get_mut(&id).filter(|entry| held && sealed(&entry.state)) else {

@@ -117,7 +117,8 @@ async fn a_copy_that_is_gone_or_out_of_reach_sends_the_fetch_back_to_where_the_r
             streams.push(stream);
         }
         let (client, to_open) = (n3.client(3), source.share().await.unwrap());
-        let opening = tokio::spawn(async move { client.open(&to_open).await.map(|object| is_whole(&object)) });
+        let opening =
+            tokio::spawn(async move { client.open(&to_open).await.map(|object| is_whole(&object)) });
         // It insists now, and waits for its turn.
         let mut waiting = fetch(&slow, &reference).await;
         for _ in 0..6 {

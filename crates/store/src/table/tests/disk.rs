@@ -101,8 +101,7 @@ fn l2_creators_wait_when_memory_and_disk_are_full_and_are_told_so() {
 fn a_disk_that_fails_is_left_alone_for_a_while_and_creators_are_told_its_words() {
     let mut world = World::new(2);
     full(&mut world, 4);
-    let (first, second) =
-        (world.ask(1, Ask::Create { len: PAGE, wait_ms: 3000 }), create(&mut world, PAGE));
+    let (first, second) = (world.ask(1, Ask::Create { len: PAGE, wait_ms: 3000 }), create(&mut world, PAGE));
     settle(&mut world);
     let (&spill, &(id, _)) = world.spilling.first_key_value().unwrap();
     world.apply(Event::SpillFailed { spill, id, reason: "no space left on device".into() });

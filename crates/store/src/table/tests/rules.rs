@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::super::*;
-use crate::error::StoreError;
 use super::world::World;
 use super::{BEGAN, PAGE, RULES, table};
+use crate::error::StoreError;
 use crate::object::ObjectRef;
 
 #[test]

@@ -92,8 +92,7 @@ impl Nodes {
     fn receive(&mut self, of: usize) {
         let receiver = &mut self.tables[of];
         receiver.apply(Event::Attached { holder: 1 }, Duration::ZERO);
-        let reference =
-            crate::object::ObjectRef { id: ID, node: name(0), len: LEN, ticket: of as u64 };
+        let reference = crate::object::ObjectRef { id: ID, node: name(0), len: LEN, ticket: of as u64 };
         let ask = Ask::Open { reference, wait_ms: 0 };
         receiver.apply(Event::Asked { holder: 1, number: 1, ask, fresh: 1 }, Duration::ZERO);
         receiver.apply(Event::FetchLanded { fetch: 1, id: ID }, Duration::ZERO);

@@ -147,7 +147,9 @@ impl World {
                     let (&id, _) = id.expect("T7: a place that is an object's");
                     self.sent.insert(serve, (id, place));
                 }
-                Served::Disk { spill, .. } => assert!(self.files.contains(&spill), "T8: a file that is there"),
+                Served::Disk { spill, .. } => {
+                    assert!(self.files.contains(&spill), "T8: a file that is there")
+                }
                 Served::Elsewhere(_) | Served::Refused(_) => self.servings.retain(|(s, _)| *s != serve),
             },
             Effect::Spill { spill, id, place } => {
