@@ -28,7 +28,7 @@ const HEADER: usize = 8 + 2 * 4 + 3 * 8 + 4;
 const SUFFIX: &str = ".spill";
 
 /// `f_type` of a file system that is memory itself: see statfs(2).
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// The folder of a store's files. Nobody else writes there.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl SpillFolder {
                 fs::remove_file(entry.path()).map_err(failed)?;
             }
         }
-        if rustix::fs::statfs(path).is_ok_and(|file_system| file_system.f_type as i64 == TMPFS) {
+        if rustix::fs::statfs(path).is_ok_and(|file_system| file_system.f_type == TMPFS) {
             tracing::warn!(
                 path = %path.display(),
                 "objects that go to disk go to a file system in memory, which frees none: set another state folder"

@@ -152,8 +152,11 @@ async fn serve(endpoint: Endpoint, store: NodeStore) {
 
 struct Peers {
     endpoint: Endpoint,
-    known: Mutex<BTreeMap<String, (SocketAddr, BTreeMap<usize, Connection>)>>,
+    known: Mutex<BTreeMap<String, (SocketAddr, Lines)>>,
 }
+
+/// The connections to one node.
+type Lines = BTreeMap<usize, Connection>;
 
 impl StorePeers for Peers {
     fn connect(&self, node: &str, line: usize) -> PeerFuture<'_> {
