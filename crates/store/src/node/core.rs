@@ -51,6 +51,8 @@ pub(super) struct Core {
 pub(super) struct Remote {
     pub peers: Arc<dyn StorePeers>,
     pub fetches: Arc<Semaphore>,
+    /// Connections over which one object comes: as many as can be decrypted at a time.
+    pub lines: usize,
     runtime: Handle,
     acknowledgements: Arc<Semaphore>,
 }
@@ -175,6 +177,7 @@ impl Core {
     pub fn set_peers(&self, peers: Arc<dyn StorePeers>, runtime: Handle) -> Result<()> {
         let remote = Remote {
             peers,
+            lines: runtime.metrics().num_workers().clamp(1, fetch::MAX_LINES),
             runtime,
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
             acknowledgements: Arc::new(Semaphore::new(MAX_ACKNOWLEDGEMENTS)),

@@ -36,8 +36,8 @@ pub(super) struct Fetch {
 /// From this many bytes on, each connection takes a part of an object.
 const PART: usize = 16 << 20;
 
-/// Connections over which one object comes.
-const MAX_LINES: usize = 4;
+/// Connections over which one object comes, at most.
+pub(super) const MAX_LINES: usize = 4;
 
 /// What came of asking one node.
 enum Outcome {
@@ -116,9 +116,9 @@ impl Fetch {
 
     /// Asks `node`, twice where its connection breaks; then over one connection alone.
     async fn ask(&self, node: &str, insists: bool) -> Result<Outcome, Loss> {
-        let len = self.place.len as usize;
+        let most = self.core.remote().map_or(1, |remote| remote.lines);
         let mut last = String::new();
-        for lines in [(len / PART).clamp(1, MAX_LINES), 1] {
+        for lines in [(self.place.len as usize / PART).clamp(1, most), 1] {
             match self.try_over(node, insists, lines).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(Failure::Final(loss)) => return Err(loss),

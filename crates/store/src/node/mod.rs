@@ -194,7 +194,8 @@ impl NodeStore {
         self.running.core.release_holder(holder);
     }
 
-    /// Says how other nodes are reached. Fetches run on the tokio runtime in which this is called.
+    /// Says how other nodes are reached. Fetches run on the tokio runtime in which this is called; a large object comes over
+    /// as many connections as that has worker threads, four at most.
     ///
     /// # Errors
     /// [`StoreError::Invalid`] outside of a runtime, or the second time.
