@@ -14,8 +14,12 @@
 //! receiver's agent has a lease of its own ([`StoreClient::open`]), by the [`TransitRules`] where nobody comes.
 //!
 //! **Bounds.** Capacity is fixed. [`StoreClient::create`] waits in turn for room, at most as long as it says, and an
-//! object that can never fit is refused at once (L2). A copy that is gone is [`StoreError::ObjectLost`], never a wait
+//! object that can never fit is refused at once (L2). Objects in transit that nobody has open make room by going to disk
+//! ([`SpillOptions`]) and come back when they are opened. A copy that is gone is [`StoreError::ObjectLost`], never a wait
 //! without end (L3).
+//!
+//! **Spreading.** A node sends a large object to few others at a time and tells those who wait of a node that has it since,
+//! so that one object reaches many nodes along a tree.
 //!
 //! The decisions are a pure state machine (`table`), the rest carries them out: [`NodeStore`] in the agent,
 //! [`StoreClient`] in the other processes.
