@@ -1,18 +1,17 @@
 //! The table under its lock, and the carrying out of its effects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::attachment::Attachment;
 use super::serve::Given;
 use super::spill::{self, SpillFolder, Spilling, Work};
 use super::uploads::Uploads;
@@ -22,7 +21,7 @@ use crate::memory::{Mapping, Segment, page_size};
 use crate::moment::Moment;
 use crate::object::ObjectId;
 use crate::pool::{Place, Pool};
-use crate::protocol::{Answer, Ask, Reply, VERSION, encode};
+use crate::protocol::{Answer, Ask, VERSION, encode};
 use crate::socket::{self, Wake};
 use crate::table::{Effect, Event, Served, Table, TableOptions};
 
@@ -73,23 +72,6 @@ struct State {
     wishes: BTreeMap<u64, oneshot::Sender<Given>>,
     /// When the service thread wakes by itself.
     armed: Option<Duration>,
-}
-
-/// A process on its socket.
-#[derive(Debug)]
-pub(super) struct Attachment {
-    pub holder: u64,
-    pub socket: OwnedFd,
-    /// It broke the protocol. What it holds stays until it has ended, because it may still write to it.
-    pub condemned: AtomicBool,
-    /// Segments it has a writable or a read-only descriptor of.
-    granted: Mutex<Granted>,
-}
-
-#[derive(Debug, Default)]
-struct Granted {
-    writable: BTreeSet<u32>,
-    read_only: BTreeSet<u32>,
 }
 
 /// Effects that must wait until the lock is free, because a runtime that is shutting down drops a task within `spawn`.
@@ -196,12 +178,7 @@ impl Core {
         }
         let welcome = Answer::Welcome { version: VERSION, node: self.options.node.clone(), holder };
         let packet = encode(&welcome)?;
-        let attachment = Attachment {
-            holder,
-            socket,
-            condemned: AtomicBool::new(false),
-            granted: Mutex::new(Granted::default()),
-        };
+        let attachment = Attachment::new(holder, socket);
         // A process that has ended already is noticed by the service thread.
         let _ = socket::send(&attachment.socket, &packet, None);
         state.attachments.insert(holder, Arc::new(attachment));
@@ -264,7 +241,7 @@ impl Core {
             match effect {
                 Effect::Reply { holder, number, reply } => {
                     if let Some(attachment) = state.attachments.get(&holder) {
-                        self.reply(attachment, number, reply);
+                        attachment.reply(&self.segments, number, reply);
                     }
                 }
                 Effect::Condemn { holder, reason } => {
@@ -355,27 +332,6 @@ impl Core {
         }
     }
 
-    /// Sends a reply, with a descriptor of the segment if the process has none that will do.
-    fn reply(&self, attachment: &Attachment, number: u64, reply: Reply) {
-        let mut granted = attachment.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        let segment = |place: &Place| self.segments.get(place.segment as usize);
-        let descriptor: Option<BorrowedFd<'_>> = match &reply {
-            Reply::Created { place, .. } if granted.writable.insert(place.segment) => {
-                segment(place).map(|segment| segment.writable.as_fd())
-            }
-            Reply::Opened { place }
-                if !granted.writable.contains(&place.segment) && granted.read_only.insert(place.segment) =>
-            {
-                segment(place).map(|segment| segment.read_only.as_fd())
-            }
-            _ => None,
-        };
-        match encode(&Answer::Reply { number, reply }) {
-            Ok(packet) => attachment.send(&packet, descriptor),
-            Err(error) => attachment.condemn(&error.to_string()),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -390,31 +346,5 @@ impl Core {
             drop(state);
             self.apply(Event::HolderGone { holder: attachment.holder });
         }
-    }
-}
-
-impl Attachment {
-    /// Sends without waiting. A process that does not take its answers breaks the protocol.
-    fn send(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) {
-        if self.condemned.load(Ordering::Acquire) {
-            return;
-        }
-        match socket::send(&self.socket, packet, descriptor) {
-            // The process has ended: the service thread will see it.
-            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
-            Err(error) => self.condemn(&format!("its answers cannot be sent: {error}")),
-        }
-    }
-
-    /// Listens to the process no more and says so. What it holds stays until it has ended.
-    pub fn condemn(&self, reason: &str) {
-        if self.condemned.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        tracing::warn!(holder = self.holder, %reason, "the store ends its attachment of a process");
-        if let Ok(packet) = encode(&Answer::Goodbye { reason: reason.to_owned() }) {
-            let _ = socket::send(&self.socket, &packet, None);
-        }
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 }

@@ -1,5 +1,6 @@
 //! The agent's side: the store itself.
 
+mod attachment;
 mod core;
 mod fetch;
 mod peers;

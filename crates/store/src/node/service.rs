@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use super::core::{Attachment, Core};
+use super::attachment::Attachment;
+use super::core::Core;
 use crate::error::{Result, StoreError};
 use crate::protocol::{MAX_PACKET, Request, decode_request};
 use crate::socket::{self, Received};
