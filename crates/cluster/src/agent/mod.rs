@@ -26,7 +26,6 @@ pub(crate) use self::workers::{AGENT_VARIABLE, STORE_VARIABLE};
 use crate::control::{Agent, AgentOptions};
 use crate::daemon;
 use crate::error::ClusterError;
-use crate::host::own_cores;
 use crate::host_memory::{self, Memory};
 use crate::manifest::{Health, StoreSection};
 use crate::state::{StateDir, read_json, write_json};
@@ -71,8 +70,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
     let credentials = Credentials::load(&state.node(node))?;
     let incarnation = credentials.identity().incarnation();
     let forker = Forker::start()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(bulk_threads(own_cores().len()))
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ClusterError::system("start the agent's runtime"))?;
@@ -135,12 +133,6 @@ fn options_of(config: &AgentConfig) -> AgentOptions {
         cores: config.cores.clone(),
         ports: if config.ports.is_empty() { 0..0 } else { config.ports.start + 1..config.ports.end },
     }
-}
-
-/// Threads for what travels between nodes, beside the one that decides: what they encrypt is never in its way. A core
-/// encrypts about a gigabyte a second; a quarter of them is enough for a fast network, and leaves the rest to the workers.
-fn bulk_threads(cores: usize) -> usize {
-    (cores / 4).clamp(1, 4)
 }
 
 async fn end_when_told(state: StateDir, events: mpsc::Sender<Happening>) {
