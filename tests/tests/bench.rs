@@ -37,6 +37,31 @@ fn bench_actor_measures_every_work_and_leaves_nothing_running() {
 }
 
 #[test]
+fn bench_store_measures_every_work_beside_what_bounds_it() {
+    let bed = Bed::with_documents(1);
+    let file = bed.path("rows.json");
+    let run = bed.command("bench", &["store", "--rounds", "1", "--millis", "20", "--json"], &file);
+    let ended = run.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    let rows: Vec<Value> = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let beside: Vec<_> = rows.iter().map(|row| (row["work"].as_str().unwrap(), &row["peer_name"])).collect();
+    let (reading, stream) = (Value::from("reading it"), Value::from("bare stream"));
+    let expected = [
+        ("put of 100 MiB, with a copy", &Value::Null),
+        ("100 MiB made in place, from seal to the last byte read", &reading),
+        ("fetch of 100 MiB", &stream),
+    ];
+    assert_eq!(beside, expected, "{}", ended.said);
+    for row in &rows {
+        assert!(
+            row["ours"].as_f64().unwrap() > 0.0 && row["ours_us"]["p50"].as_f64().unwrap() > 0.0,
+            "{row}"
+        );
+    }
+    assert!(rows[1..].iter().all(|row| row["ratio"].as_f64().unwrap() > 0.0), "{}", ended.said);
+}
+
+#[test]
 fn a_peer_without_its_environment_is_refused_by_the_command_that_makes_it() {
     let bed = Bed::with_documents(1);
     let run = bed.command("bench", &["actor", "--peer", "ray", "--json"], &bed.path("rows.json"));

@@ -9,11 +9,12 @@ use lyceum_actor::{
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::keepers::KeeperActor;
 use crate::round::Round;
 
 /// Adds the actors of the benchmarks to what a program hosts.
 pub fn register(registry: Registry) -> Registry {
-    registry.register::<TargetActor>().register::<CallerActor>()
+    registry.register::<TargetActor>().register::<CallerActor>().register::<KeeperActor>()
 }
 
 /// Is called.

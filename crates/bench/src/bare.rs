@@ -1,5 +1,5 @@
-//! The transport beneath ours with nothing on it: an echo over one QUIC stream, between two processes, with the same crypto,
-//! the same socket settings and the same runtime. What a call costs more than this is ours.
+//! The transport beneath ours with nothing on it: an echo, or bytes one way, over one QUIC stream between two processes,
+//! with the same crypto, the same socket settings and the same runtime. What ours costs more than this is ours.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use lyceum_wire::{
     Admission, Authority, BulkReceiver, BulkSender, Connection, Credentials, Endpoint, EndpointOptions,
     Expect, PeerIdentity, PeerRole,
@@ -18,23 +19,28 @@ use crate::round::Round;
 
 /// Bytes of a small call on the wire: a frame's head, its extension and eight bytes of payload.
 pub const SMALL: usize = 64;
+/// What a stream is to do: send back what comes, or send as many bytes as the u64 that comes says.
+const ECHO: &[u8] = b"echo";
+const PULL: &[u8] = b"pull";
+/// Bytes that are handed to QUIC at a time.
+const CHUNK: usize = 1 << 20;
+/// The most that is sent at a time.
+const MOST: usize = 1 << 30;
 const CLUSTER: &str = "bench";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The other end's process, and a stream to it.
-pub struct BareEcho {
-    // In the order in which they go: the stream before its connection, that before the process.
-    sender: BulkSender,
-    receiver: BulkReceiver,
-    _connection: Connection,
+/// The other end's process, and the connection to it.
+struct OtherEnd {
+    // In the order in which they go: the connection before the process.
+    connection: Connection,
     _endpoint: Endpoint,
     _child: Child,
     _folder: tempfile::TempDir,
 }
 
-impl BareEcho {
-    /// Starts the other end with `program`'s `bench-echo` command, and connects.
-    pub async fn start(program: PathBuf) -> Result<Self> {
+impl OtherEnd {
+    /// Starts it with `program`'s `bench-echo` command, and connects.
+    async fn start(program: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("lyceum-echo-").tempdir().context("a folder")?;
         let authority = Authority::create(CLUSTER)?;
         let issue = |node: &str, number| -> Result<Credentials> {
@@ -54,15 +60,56 @@ impl BareEcho {
             BufReader::new(stdout).lines().next_line().await?.context("the echo's other end ended")?;
         let endpoint = Endpoint::bind(issue("a", 1)?, EndpointOptions::new(loopback()))?;
         let connection = endpoint.connect(address.parse()?, &Expect::role(PeerRole::Worker)).await?;
-        let (sender, receiver) = connection.open_bulk(b"echo").await?;
-        Ok(Self {
-            sender,
-            receiver,
-            _connection: connection,
-            _endpoint: endpoint,
-            _child: child,
-            _folder: folder,
-        })
+        Ok(Self { connection, _endpoint: endpoint, _child: child, _folder: folder })
+    }
+}
+
+/// A stream from one process to another.
+pub struct BareStream {
+    sender: BulkSender,
+    receiver: BulkReceiver,
+    _other: OtherEnd,
+    buffer: Vec<u8>,
+}
+
+impl BareStream {
+    /// Starts the other end with `program`'s `bench-echo` command; `bytes` come at a time.
+    pub async fn start(program: PathBuf, bytes: usize) -> Result<Self> {
+        let other = OtherEnd::start(program).await?;
+        let (sender, receiver) = other.connection.open_bulk(PULL).await?;
+        Ok(Self { sender, receiver, _other: other, buffer: vec![1; bytes] })
+    }
+
+    /// Has them sent for about `time`. The round counts MiB.
+    pub async fn pull(&mut self, time: Duration) -> Result<Round> {
+        let (began, mut round) = (Instant::now(), Round { done: 0, seconds: 0.0, latencies_us: Vec::new() });
+        while began.elapsed() < time || round.done == 0 {
+            let asked = Instant::now();
+            self.sender.write(&(self.buffer.len() as u64).to_le_bytes()).await?;
+            self.receiver.read_exact(&mut self.buffer).await?;
+            let seconds = asked.elapsed().as_secs_f64();
+            round.done += self.buffer.len() as u64 >> 20;
+            round.seconds += seconds;
+            round.latencies_us.push(seconds * 1e6);
+        }
+        Ok(round)
+    }
+}
+
+/// The other end's process, and a stream to it.
+pub struct BareEcho {
+    // In the order in which they go: the stream before its connection.
+    sender: BulkSender,
+    receiver: BulkReceiver,
+    _other: OtherEnd,
+}
+
+impl BareEcho {
+    /// Starts the other end with `program`'s `bench-echo` command, and connects.
+    pub async fn start(program: PathBuf) -> Result<Self> {
+        let other = OtherEnd::start(program).await?;
+        let (sender, receiver) = other.connection.open_bulk(ECHO).await?;
+        Ok(Self { sender, receiver, _other: other })
     }
 
     /// Echoes one after the other for about `time`.
@@ -103,14 +150,29 @@ impl BareEcho {
     }
 }
 
-/// The main of the other end: prints its address and echoes every stream of one connection.
+/// The main of the other end: prints its address and does what the one stream of one connection is to do.
 pub async fn serve(credentials: &Path) -> Result<()> {
     let mut options = EndpointOptions::new(loopback());
     options.admission = Admission::roles([PeerRole::Worker]);
     let endpoint = Endpoint::bind(Credentials::load(credentials)?, options)?;
     println!("{}", endpoint.local_addr());
     let connection = endpoint.accept().await.context("nobody came")?;
-    let (_, mut sender, mut receiver) = connection.accept_bulk().await?;
+    let (header, mut sender, mut receiver) = connection.accept_bulk().await?;
+    if header == PULL {
+        let (mut wanted, mut bytes) = ([0; 8], Bytes::new());
+        while receiver.read_exact(&mut wanted).await.is_ok() {
+            let count = usize::try_from(u64::from_le_bytes(wanted))?;
+            ensure!(count <= MOST, "{count} bytes are wanted, {MOST} at most are sent");
+            if bytes.len() != count {
+                bytes = vec![1; count].into();
+            }
+            // As large as what a store hands to QUIC at a time, and as it does, without a copy.
+            for start in (0..count).step_by(CHUNK) {
+                sender.write_bytes(bytes.slice(start..count.min(start + CHUNK))).await?;
+            }
+        }
+        return Ok(());
+    }
     let mut buffer = vec![0; 1 << 20];
     while let Ok(Some(count)) = receiver.read(&mut buffer).await {
         sender.write(&buffer[..count]).await?;

@@ -10,6 +10,7 @@ use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::state::StateDir;
 
 use crate::actors::{Caller, Target};
+use crate::keepers::Keeper;
 
 /// Nodes `a` and `b`, each with its agent and its store. The folder goes with it.
 pub struct BenchCluster {
@@ -59,6 +60,11 @@ impl BenchCluster {
     /// A process on `node` that calls.
     pub async fn caller(&self, node: &str) -> Result<ActorRef<Caller>> {
         Ok(self.cluster().spawn::<Caller>(()).cpus(0).node(node).await?)
+    }
+
+    /// A process on `node` that makes and reads objects.
+    pub async fn keeper(&self, node: &str) -> Result<ActorRef<Keeper>> {
+        Ok(self.cluster().spawn::<Keeper>(()).cpus(0).node(node).await?)
     }
 
     /// Ends it; nothing of it is left.

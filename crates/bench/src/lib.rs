@@ -13,6 +13,7 @@
 pub mod actors;
 pub mod bare;
 pub mod cluster;
+pub mod keepers;
 pub mod peer;
 pub mod round;
 pub mod row;

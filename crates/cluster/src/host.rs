@@ -92,14 +92,6 @@ impl ProcessWatch {
     }
 }
 
-/// Memory of this machine in bytes; `None` where that cannot be read.
-pub(crate) fn machine_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
-    Some(kib << 10)
-}
-
 /// The cores that this process may use.
 pub(crate) fn own_cores() -> Vec<u32> {
     let set = rustix::thread::sched_getaffinity(None).ok();

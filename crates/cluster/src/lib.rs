@@ -34,6 +34,7 @@ mod daemon;
 mod error;
 pub mod head;
 mod host;
+mod host_memory;
 pub mod launch;
 mod logs;
 pub mod manifest;

@@ -1,5 +1,6 @@
 //! What can go wrong, in words that a process and its agent share.
 
+use crate::moment::Moment;
 use crate::object::ObjectId;
 
 /// The result of every operation of the store.
@@ -13,12 +14,14 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 )]
 pub enum StoreError {
     /// The copy that a reference named is gone or out of reach. No retry brings it back.
-    #[error("object {id} is lost: node {node}: {reason}")]
+    #[error("object {id} is lost: node {node}, {when}: {reason}")]
     ObjectLost {
         /// The object.
         id: ObjectId,
         /// The node whose copy the reference named.
         node: String,
+        /// When it was lost there; where that is not known, when this was found out.
+        when: Moment,
         /// What happened to it, as far as is known.
         reason: String,
     },
@@ -38,7 +41,8 @@ pub enum StoreError {
     /// There was no room in time.
     #[error(
         "no room for {wanted} bytes within {waited_ms} ms: {in_use} of {capacity} bytes are in use \
-         by {objects} objects; drop objects sooner or raise the store's capacity_bytes"
+         by {objects} objects, and {held} of those by what is open or on its way; {disk}; drop objects sooner or raise \
+         the store's capacity_bytes"
     )]
     Full {
         /// Bytes asked for.
@@ -47,8 +51,12 @@ pub enum StoreError {
         in_use: u64,
         /// Bytes the store has in all.
         capacity: u64,
-        /// Objects in the store when the wait ended.
+        /// Objects in the store when the wait ended, those on disk too.
         objects: u64,
+        /// Bytes of objects that must stay in memory: open in a process, being written, fetched or sent.
+        held: u64,
+        /// Why no more went to disk.
+        disk: String,
         /// Milliseconds waited.
         waited_ms: u64,
     },
@@ -105,18 +113,35 @@ impl StoreError {
         StoreError::System { doing: doing.into(), reason: reason.to_string() }
     }
 
-    pub(crate) fn lost(id: ObjectId, node: &str, reason: impl std::fmt::Display) -> StoreError {
-        StoreError::ObjectLost { id, node: node.to_owned(), reason: bounded(reason.to_string()) }
+    pub(crate) fn lost(id: ObjectId, node: &str, loss: Loss) -> StoreError {
+        StoreError::ObjectLost { id, node: node.to_owned(), when: loss.when, reason: bounded(loss.reason) }
+    }
+}
+
+/// When a copy was lost, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loss {
+    pub when: Moment,
+    pub reason: String,
+}
+
+impl Loss {
+    /// One that is found out now.
+    pub fn now(reason: impl Into<String>) -> Loss {
+        Loss { when: Moment::now(), reason: reason.into() }
     }
 }
 
 /// A reason short enough for one packet: foreign error chains can be of any length.
-fn bounded(mut text: String) -> String {
+pub(crate) fn bounded(text: String) -> String {
     const LONGEST: usize = 512;
-    if text.len() > LONGEST {
-        let cut = (0..=LONGEST).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-        text.truncate(cut);
-        text.push_str("...");
+    if text.len() <= LONGEST {
+        return text;
     }
-    text
+    format!("{}...", cut(&text, LONGEST))
+}
+
+/// The first characters of a text, in at most `longest` bytes.
+pub(crate) fn cut(text: &str, longest: usize) -> &str {
+    &text[..text.floor_char_boundary(longest)]
 }

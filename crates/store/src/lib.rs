@@ -14,8 +14,12 @@
 //! receiver's agent has a lease of its own ([`StoreClient::open`]), by the [`TransitRules`] where nobody comes.
 //!
 //! **Bounds.** Capacity is fixed. [`StoreClient::create`] waits in turn for room, at most as long as it says, and an
-//! object that can never fit is refused at once (L2). A copy that is gone is [`StoreError::ObjectLost`], never a wait
+//! object that can never fit is refused at once (L2). Objects in transit that nobody has open make room by going to disk
+//! ([`SpillOptions`]) and come back when they are opened. A copy that is gone is [`StoreError::ObjectLost`], never a wait
 //! without end (L3).
+//!
+//! **Spreading.** A node sends a large object to few others at a time and tells those who wait of a node that has it since,
+//! so that one object reaches many nodes along a tree.
 //!
 //! The decisions are a pure state machine (`table`), the rest carries them out: [`NodeStore`] in the agent,
 //! [`StoreClient`] in the other processes.
@@ -50,6 +54,7 @@ mod client;
 mod error;
 mod extents;
 mod memory;
+mod moment;
 mod node;
 mod object;
 mod pool;
@@ -59,6 +64,9 @@ mod table;
 
 pub use client::{Object, ObjectWriter, StoreClient};
 pub use error::{Result, StoreError};
-pub use node::{NodeStore, PeerError, PeerFuture, StoreOptions, StorePeers, TransitRules, Usage};
+pub use moment::Moment;
+pub use node::{
+    NodeStore, PeerError, PeerFuture, SpillOptions, StoreOptions, StorePeers, TransitRules, Usage,
+};
 pub use object::{ObjectId, ObjectRef};
 pub use socket::socket_pair;

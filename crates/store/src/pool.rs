@@ -53,9 +53,9 @@ impl Pool {
         self.segments.iter().map(Extents::used_bytes).sum()
     }
 
-    #[cfg(test)]
+    /// Bytes that an object of `len` bytes takes: whole pages.
     pub fn footprint(&self, len: u64) -> u64 {
-        self.segments[0].footprint(len).unwrap()
+        self.segments.first().and_then(|extents| extents.footprint(len)).unwrap_or(len)
     }
 
     #[cfg(test)]

@@ -140,6 +140,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::Loss;
 
     #[test]
     fn messages_come_back_as_they_were_sent() {
@@ -147,7 +148,8 @@ mod tests {
         let reference = ObjectRef { id, node: "n1".into(), len: 5, ticket: 9 };
         let request = Request::Ask { number: 1, ask: Ask::Open { reference, wait_ms: 10 } };
         assert_eq!(decode_request(&encode(&request).unwrap()).unwrap(), request);
-        let answer = Answer::Reply { number: 1, reply: Reply::Failed(StoreError::lost(id, "n1", "gone")) };
+        let answer =
+            Answer::Reply { number: 1, reply: Reply::Failed(StoreError::lost(id, "n1", Loss::now("gone"))) };
         assert_eq!(decode_answer(&encode(&answer).unwrap()).unwrap(), answer);
     }
 

@@ -120,6 +120,16 @@ impl RunningPeer {
         self.ask("create", count, Duration::ZERO).await
     }
 
+    /// Puts arrays of `bytes`, each with a copy of it. The round counts MiB.
+    pub async fn put(&mut self, bytes: u64, time: Duration) -> Result<Round> {
+        self.ask("put", u32::try_from(bytes)?, time).await
+    }
+
+    /// Has an array of `bytes` fetched by one of its nodes from another. The round counts MiB.
+    pub async fn fetch(&mut self, bytes: u64, time: Duration) -> Result<Round> {
+        self.ask("fetch", u32::try_from(bytes)?, time).await
+    }
+
     async fn ask(&mut self, work: &str, count: u32, time: Duration) -> Result<Round> {
         let request = json!({ "work": work, "count": count, "millis": time.as_millis() as u64 });
         self.requests.write_all(format!("{request}\n").as_bytes()).await.context("asking the peer")?;

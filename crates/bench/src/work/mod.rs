@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod control;
+pub mod store;
 
 use std::path::PathBuf;
 use std::time::Duration;

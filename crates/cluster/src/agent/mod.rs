@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lyceum_store::{NodeStore, StoreOptions};
+use lyceum_store::{NodeStore, SpillOptions, StoreOptions};
 use lyceum_wire::{Admission, Credentials, Endpoint, EndpointOptions, PeerRole};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -26,8 +26,10 @@ pub(crate) use self::workers::{AGENT_VARIABLE, STORE_VARIABLE};
 use crate::control::{Agent, AgentOptions};
 use crate::daemon;
 use crate::error::ClusterError;
+use crate::host_memory::{self, Memory};
 use crate::manifest::{Health, StoreSection};
 use crate::state::{StateDir, read_json, write_json};
+use crate::units::Bytes;
 
 /// A head that is silent is called again no sooner than this: three of its heartbeats.
 const HEAD_PATIENCE: Duration = Duration::from_millis(1500);
@@ -73,7 +75,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         .build()
         .map_err(ClusterError::system("start the agent's runtime"))?;
     runtime.block_on(async {
-        let store = open_store(&config, incarnation)?;
+        let store = open_store(&config, incarnation, state)?;
         let first_port = if config.ports.is_empty() { 0 } else { config.ports.start };
         let options = EndpointOptions {
             admission: Admission::roles([PeerRole::Agent, PeerRole::Head]),
@@ -100,13 +102,26 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
     })
 }
 
-fn open_store(config: &AgentConfig, incarnation: u64) -> Result<NodeStore, ClusterError> {
+fn open_store(config: &AgentConfig, incarnation: u64, state: &StateDir) -> Result<NodeStore, ClusterError> {
+    let refused = |why: &dyn std::fmt::Display| ClusterError::Refused(format!("the node's store: {why}"));
+    let StoreSection { capacity, segment, prefault, .. } = config.store;
+    // Said rather than found out: whoever uses more than its cgroup allows is killed.
+    if let Some(memory) = Memory::here().filter(|memory| capacity.0 > memory.bytes) {
+        let (who, has) = (memory.in_words(), Bytes(memory.bytes));
+        return Err(refused(&format!("{capacity} lie in memory, and {who} {has}")));
+    }
+    if let Some(small) = host_memory::shm_too_small(config.gpus.len()) {
+        tracing::warn!("{small}");
+    }
+    let folder = state.node(&config.node).join("spill");
     let options = StoreOptions {
-        segment_bytes: config.store.segment.0,
-        prefault: config.store.prefault,
-        ..StoreOptions::new(&config.node, incarnation, config.store.capacity.0)
+        segment_bytes: segment.0,
+        prefault,
+        spill: Some(SpillOptions { folder, bytes: config.store.spill_bytes() })
+            .filter(|spill| spill.bytes > 0),
+        ..StoreOptions::new(&config.node, incarnation, capacity.0)
     };
-    NodeStore::new(options).map_err(|error| ClusterError::Refused(format!("the node's store: {error}")))
+    NodeStore::new(options).map_err(|error| refused(&error))
 }
 
 fn options_of(config: &AgentConfig) -> AgentOptions {

@@ -52,14 +52,14 @@ impl Directory {
     }
 }
 
-/// Connections for bulk, one to each node that something was fetched from, kept until it has been idle.
+/// Connections for bulk, one to each line of a node that something was fetched from, kept until it has been idle.
 struct Bulk {
     directory: Directory,
     endpoint: Endpoint,
-    kept: Mutex<BTreeMap<String, Arc<Kept>>>,
+    kept: Mutex<BTreeMap<(String, usize), Arc<Kept>>>,
 }
 
-/// The way to one node. Who finds it locked waits for the connection that another makes.
+/// One line to one node. Who finds it locked waits for the connection that another makes.
 #[derive(Default)]
 struct Kept(tokio::sync::Mutex<Option<InUse>>);
 
@@ -69,13 +69,13 @@ struct InUse {
 }
 
 impl StorePeers for Bulk {
-    fn connect(&self, node: &str) -> PeerFuture<'_> {
+    fn connect(&self, node: &str, line: usize) -> PeerFuture<'_> {
         let known = self.directory.expectation(node).ok_or(format!("no agent of node {node} has joined"));
         let kept = self
             .kept
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .entry(node.to_owned())
+            .entry((node.to_owned(), line))
             .or_default()
             .clone();
         Box::pin(async move {
@@ -263,8 +263,8 @@ async fn serve_bulk(connection: &Connection, store: &NodeStore) -> Result<(), Wi
         if !NodeStore::is_store_stream(&header) {
             return Err(WireError::Bulk("a stream that is not for the store".into()));
         }
-        let store = store.clone();
-        tokio::spawn(async move { store.serve_bulk(header, sender, receiver).await });
+        let (store, peer) = (store.clone(), connection.peer().node().to_owned());
+        tokio::spawn(async move { store.serve_bulk(&peer, header, sender, receiver).await });
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::host;
+use crate::host_memory::Memory;
 use crate::manifest::{Manifest, ResourceSection};
 use crate::units::Bytes;
 
@@ -14,8 +15,8 @@ pub(super) struct Machine {
     gpus: Option<u64>,
     /// What `CUDA_VISIBLE_DEVICES` calls them, where it is set.
     gpu_names: Option<Vec<String>>,
-    /// In bytes; `None` where that cannot be told.
-    memory: Option<u64>,
+    /// `None` where that cannot be told.
+    memory: Option<Memory>,
     /// Names of its network interfaces; `None` where that cannot be told.
     interfaces: Option<Vec<String>>,
 }
@@ -45,7 +46,7 @@ impl Machine {
             cores: host::own_cores(),
             gpus: host::own_gpus(),
             gpu_names: host::named_gpus(),
-            memory: host::machine_memory(),
+            memory: Memory::here(),
             interfaces: host::interfaces(),
         }
     }
@@ -69,12 +70,14 @@ impl Machine {
             return None;
         }
         let count = |count: u64| count.to_string();
-        let cores = Some(self.cores.len() as u64);
+        let machine = |count| (count, "this machine has");
+        let (cores, gpus) = (Some(machine(self.cores.len() as u64)), self.gpus.map(machine));
         overclaim(manifest, "cpus", " cores", cores, |claim| claim.cpus.ceil(), count)
-            .or_else(|| overclaim(manifest, "gpus", " GPUs", self.gpus, |claim| claim.gpus.into(), count))
+            .or_else(|| overclaim(manifest, "gpus", " GPUs", gpus, |claim| claim.gpus.into(), count))
             .or_else(|| {
                 let bytes = |bytes| Bytes(bytes).to_string();
-                overclaim(manifest, "memory", " of memory", self.memory, |claim| claim.memory.0, bytes)
+                let has = self.memory.map(|memory| (memory.bytes, memory.in_words()));
+                overclaim(manifest, "memory", " of memory", has, |claim| claim.memory.0, bytes)
             })
     }
 
@@ -89,12 +92,13 @@ impl Machine {
             let message = format!("a store of {capacity} lies in memory, and node '{name}' has {memory}");
             return Some(Unmet { key: key(), message });
         }
-        let (stores, has) = (manifest.nodes.len() as u64, self.memory?);
+        let (stores, memory) = (manifest.nodes.len() as u64, self.memory?);
         let message = || {
-            let (each, has) = (if stores == 1 { "" } else { " on each node" }, Bytes(has));
-            format!("a store of {capacity}{each} lies in memory, and this machine has {has}: expected less")
+            let (each, has) = (if stores == 1 { "" } else { " on each node" }, Bytes(memory.bytes));
+            let who = memory.in_words();
+            format!("a store of {capacity}{each} lies in memory, and {who} {has}: expected less")
         };
-        (capacity.0.saturating_mul(stores) > has).then(|| Unmet { key: key(), message: message() })
+        (capacity.0.saturating_mul(stores) > memory.bytes).then(|| Unmet { key: key(), message: message() })
     }
 
     /// A trusted interface that is not there.
@@ -136,11 +140,11 @@ fn overclaim(
     manifest: &Manifest,
     key: &str,
     unit: &str,
-    has: Option<u64>,
+    has: Option<(u64, &str)>,
     of: impl Fn(&ResourceSection) -> u64,
     shown: impl Fn(u64) -> String,
 ) -> Option<Unmet> {
-    let has = has?;
+    let (has, who) = has?;
     let mut claimed = 0_u64;
     let mut first = None;
     for (index, node) in manifest.nodes.iter().enumerate() {
@@ -150,7 +154,7 @@ fn overclaim(
         }
     }
     let message = format!(
-        "the nodes of `{}` claim {}{unit}, this machine has {}: claim less, or allow it with `oversubscribe = true`",
+        "the nodes of `{}` claim {}{unit}, {who} {}: claim less, or allow it with `oversubscribe = true`",
         manifest.name,
         shown(claimed),
         shown(has)
@@ -196,7 +200,8 @@ mod tests {
     /// Three cores, three GPUs and 8 GiB.
     fn machine() -> Machine {
         let interfaces = Some(vec!["ib0".into(), "lo".into()]);
-        Machine { cores: vec![3, 4, 5], gpus: Some(3), gpu_names: None, memory: Some(8 << 30), interfaces }
+        let memory = Some(Memory { bytes: 8 << 30, by_cgroup: false });
+        Machine { cores: vec![3, 4, 5], gpus: Some(3), gpu_names: None, memory, interfaces }
     }
 
     #[test]
@@ -243,6 +248,11 @@ mod tests {
                 "a store of 5 GiB on each node lies in memory, and this machine has 8 GiB: expected less";
             assert_eq!(unmet.message, said);
         }
+        let memory = Some(Memory { bytes: 1 << 28, by_cgroup: true });
+        let contained = Machine { memory, ..machine() }.shares(&manifest(["{}", "{}"], true)).unwrap_err();
+        let said = "a store of 256 MiB on each node lies in memory, and the memory cgroup of these processes, a \
+                    container's limit, allows 256 MiB: expected less";
+        assert_eq!(contained.message, said);
         let small = machine().shares(&manifest(["{}", "{ memory = \"200 MiB\" }"], false)).unwrap_err();
         assert_eq!(small.message, "a store of 256 MiB lies in memory, and node 'b' has 200 MiB");
     }

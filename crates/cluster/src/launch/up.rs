@@ -22,7 +22,8 @@ use super::starter::{POLL, Starter, end_processes, ended, loss, quoted, tail_of,
 use crate::client::Client;
 use crate::error::ClusterError;
 use crate::head::{HeadAddress, HeadConfig};
-use crate::host::{self, ProcessMark};
+use crate::host::ProcessMark;
+use crate::host_memory::Memory;
 use crate::manifest::{Launcher, Manifest};
 use crate::state::{StateDir, remove};
 use crate::strict::Source;
@@ -125,9 +126,10 @@ impl Up {
     }
 }
 
-/// The memory of this machine, which nodes have that say nothing of theirs; `None` where it cannot be told.
+/// The memory that processes of this machine may use, which nodes have that say nothing of theirs; `None` where it cannot
+/// be told.
 pub fn machine_memory() -> Option<Bytes> {
-    host::machine_memory().map(Bytes)
+    Memory::here().map(|memory| Bytes(memory.bytes))
 }
 
 /// Whether [`up`] could have the cluster of `manifest` here and now, before anything is touched. What this machine does

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
 use crate::strict::{Document, StrictError};
+use crate::units::Bytes;
 
 pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     let manifest = &document.value;
@@ -200,7 +201,8 @@ fn check_ports(document: &Document<Manifest>) -> Result<(), StrictError> {
 }
 
 fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let StoreSection { capacity, segment, .. } = document.value.store;
+    let StoreSection { capacity, segment, spill, .. } = document.value.store;
+    let spill = spill.unwrap_or_default();
     if segment.0 < 1 << 20 || segment.0 % 4096 != 0 {
         let text = format!("expected a segment of at least 1 MiB in whole pages of 4 KiB, found {segment}");
         return Err(document.refuse("store.segment", text));
@@ -208,6 +210,12 @@ fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
     if capacity < segment {
         let text = format!("a store of {capacity} does not hold one segment of {segment}");
         return Err(document.refuse("store.capacity", text));
+    }
+    // Half of it may be kept for what is read back; the largest object must fit into the rest.
+    if spill.0 != 0 && spill.0 / 2 < segment.0 {
+        let least = Bytes(segment.0.saturating_mul(2));
+        let text = format!("expected 0 or at least two segments ({least}), found {spill}");
+        return Err(document.refuse("store.spill", text));
     }
     Ok(())
 }

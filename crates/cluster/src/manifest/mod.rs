@@ -178,7 +178,8 @@ pub struct Ports {
     pub count: u16,
 }
 
-/// Size of each node's object store.
+/// Each node's object store. Its memory has no name in any file system: the size of `/dev/shm` does not bound it, the
+/// machine's memory and a container's limit do.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreSection {
@@ -189,9 +190,15 @@ pub struct StoreSection {
     #[serde(default = "StoreSection::default_segment")]
     pub segment: Bytes,
     /// Touches every page at start, so that no object pays for page faults (1.0 GB/s without, 11 GB/s with). All of
-    /// `capacity` is in use from then on.
+    /// `capacity` is in use from then on, and counts against the agent's cgroup; without it, each page counts against that
+    /// of the process that touches it first, and a worker's own limit.
     #[serde(default = "StoreSection::default_prefault")]
     pub prefault: bool,
+    /// Most bytes of objects in files of the node's state folder: those that nobody has open go there when there is no
+    /// room in memory. As much of it as `capacity`, at most half, is kept for what is read back. 0: none go. Where it is not
+    /// given: 1 GiB, or two segments where those are more.
+    #[serde(default)]
+    pub spill: Option<Bytes>,
 }
 
 impl StoreSection {
@@ -206,6 +213,11 @@ impl StoreSection {
     fn default_prefault() -> bool {
         true
     }
+
+    /// What `spill` is, or is by default.
+    pub fn spill_bytes(&self) -> u64 {
+        self.spill.map_or_else(|| (1 << 30).max(self.segment.0.saturating_mul(2)), |spill| spill.0)
+    }
 }
 
 impl Default for StoreSection {
@@ -214,6 +226,7 @@ impl Default for StoreSection {
             capacity: Self::default_capacity(),
             segment: Self::default_segment(),
             prefault: Self::default_prefault(),
+            spill: None,
         }
     }
 }

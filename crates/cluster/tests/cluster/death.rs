@@ -120,6 +120,38 @@ async fn a_killed_agent_takes_its_workers_along_and_up_starts_it_again() {
     testbed.down().await;
 }
 
+/// The inodes of the store's segments that process `pid` maps.
+fn segments_of(pid: u32) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let lines = maps.lines().filter(|line| line.contains("/memfd:lyceum-store-"));
+    lines.filter_map(|line| line.split_whitespace().nth(4).map(str::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn a_killed_agent_leaves_no_shared_memory_behind_and_the_next_one_no_files_of_it() {
+    let mut testbed = Testbed::start(&[("a", "{ cpus = 2 }")]).await;
+    let (job, system) = testbed.job().await;
+    let spawn = job.cluster(&system).spawn::<Probe>("lost".into()).node("a");
+    let sight = look(&within(spawn.into_future()).await.unwrap(), &[]).await;
+    let segments = segments_of(sight.parent);
+    assert!(!segments.is_empty(), "its store is in memory that it maps");
+    let spill = testbed.state().node("a").join("spill");
+    std::fs::write(spill.join("7.spill"), b"of an object that nobody can name any more").unwrap();
+
+    kill(sight.parent, Signal::KILL);
+    until("nobody maps the store of a killed agent", || {
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok());
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        !pids.any(|pid| segments_of(pid).iter().any(|segment| segments.contains(segment)))
+    })
+    .await;
+    testbed.up = None;
+    testbed.up = Some(testbed.try_up(&testbed.manifest).await.unwrap());
+    assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0);
+    testbed.down().await;
+    assert!(!spill.exists());
+}
+
 #[tokio::test]
 async fn a_standing_cluster_outlives_its_head() {
     let mut testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;

@@ -42,8 +42,8 @@ async fn serve(endpoint: Endpoint, store: NodeStore) {
         let store = store.clone();
         tokio::spawn(async move {
             while let Ok((header, sender, receiver)) = connection.accept_bulk().await {
-                let store = store.clone();
-                tokio::spawn(async move { store.serve_bulk(header, sender, receiver).await });
+                let (store, peer) = (store.clone(), connection.peer().node().to_owned());
+                tokio::spawn(async move { store.serve_bulk(&peer, header, sender, receiver).await });
             }
         });
     }
@@ -56,7 +56,7 @@ struct Other {
 }
 
 impl StorePeers for Other {
-    fn connect(&self, _: &str) -> PeerFuture<'_> {
+    fn connect(&self, _: &str, _: usize) -> PeerFuture<'_> {
         let expected = Expect::role(PeerRole::Agent);
         Box::pin(async move { Ok(self.endpoint.connect_for(self.address, &expected, Purpose::Bulk).await?) })
     }

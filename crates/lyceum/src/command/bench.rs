@@ -34,6 +34,8 @@ pub struct Bench {
 enum Subject {
     /// Calls between processes, and the creation of actors
     Actor,
+    /// Objects: made, handed to another process, fetched by another node
+    Store,
     /// The head's decisions, written down, over nodes that are simulated; no other system is measured beside it
     Control,
 }
@@ -55,6 +57,7 @@ impl Bench {
         let rows = block_on(async {
             match self.subject {
                 Subject::Actor => work::actor::measure(&options).await,
+                Subject::Store => work::store::measure(&options).await,
                 Subject::Control => work::control::measure(&options),
             }
         })?;

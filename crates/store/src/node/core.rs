@@ -1,29 +1,32 @@
 //! The table under its lock, and the carrying out of its effects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{StoreOptions, StorePeers, Usage, fetch};
-use crate::error::{Result, StoreError};
-use crate::memory::{Segment, page_size};
+use super::attachment::Attachment;
+use super::serve::Given;
+use super::spill::{self, SpillFolder, Spilling, Work};
+use super::uploads::Uploads;
+use super::{StoreOptions, StorePeers, Usage, fetch, service};
+use crate::error::{Loss, Result, StoreError};
+use crate::memory::{Mapping, Segment, page_size};
+use crate::moment::Moment;
 use crate::object::ObjectId;
 use crate::pool::{Place, Pool};
-use crate::protocol::{Answer, Ask, Reply, VERSION, encode};
+use crate::protocol::{Answer, Ask, VERSION, encode};
 use crate::socket::{self, Wake};
-use crate::table::{Effect, Event, Table};
+use crate::table::{Effect, Event, Served, Table, TableOptions};
 
-/// Fetches at a time, servings at a time, acknowledgements at a time (L2).
+/// Fetches at a time, acknowledgements at a time (L2).
 const MAX_FETCHES: usize = 16;
-pub(super) const MAX_SERVINGS: usize = 64;
 const MAX_ACKNOWLEDGEMENTS: usize = 1024;
 
 /// The store behind all handles, threads and tasks.
@@ -32,7 +35,8 @@ pub(super) struct Core {
     pub options: StoreOptions,
     pub segments: Vec<Segment>,
     pub wake: Wake,
-    pub servings: Semaphore,
+    pub uploads: Uploads,
+    spilling: OnceLock<Spilling>,
     remote: OnceLock<Remote>,
     state: Mutex<State>,
     stopping: AtomicBool,
@@ -46,6 +50,8 @@ pub(super) struct Core {
 pub(super) struct Remote {
     pub peers: Arc<dyn StorePeers>,
     pub fetches: Arc<Semaphore>,
+    /// Connections over which one object comes: as many as can be decrypted at a time.
+    pub lines: usize,
     runtime: Handle,
     acknowledgements: Arc<Semaphore>,
 }
@@ -62,25 +68,10 @@ struct State {
     attachments: BTreeMap<u64, Arc<Attachment>>,
     /// Drop a sender to stop its fetch.
     fetches: BTreeMap<u64, oneshot::Sender<()>>,
+    /// Peers' wishes that the table has not answered.
+    wishes: BTreeMap<u64, oneshot::Sender<Given>>,
     /// When the service thread wakes by itself.
     armed: Option<Duration>,
-}
-
-/// A process on its socket.
-#[derive(Debug)]
-pub(super) struct Attachment {
-    pub holder: u64,
-    pub socket: OwnedFd,
-    /// It broke the protocol. What it holds stays until it has ended, because it may still write to it.
-    pub condemned: AtomicBool,
-    /// Segments it has a writable or a read-only descriptor of.
-    granted: Mutex<Granted>,
-}
-
-#[derive(Debug, Default)]
-struct Granted {
-    writable: BTreeSet<u32>,
-    read_only: BTreeSet<u32>,
 }
 
 /// Effects that must wait until the lock is free, because a runtime that is shutting down drops a task within `spawn`.
@@ -95,13 +86,26 @@ impl Core {
         let segments = segment_bytes.iter().enumerate().map(|(i, &bytes)| Segment::create(&name(i), bytes));
         let segments = segments.collect::<Result<Vec<_>>>()?;
         let pool = Pool::new(segment_bytes, page_size() as u64);
-        let table = Table::new(&options.node, options.incarnation, options.transit, pool);
-        let state = State { table, attachments: BTreeMap::new(), fetches: BTreeMap::new(), armed: None };
+        let table = TableOptions {
+            node: options.node.clone(),
+            incarnation: options.incarnation,
+            began: Moment::now(),
+            rules: options.transit,
+            spill_bytes: options.spill.as_ref().map_or(0, |spill| spill.bytes),
+        };
+        let state = State {
+            table: Table::new(table, pool),
+            attachments: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            wishes: BTreeMap::new(),
+            armed: None,
+        };
         Ok(Core {
             options,
             segments,
             wake: Wake::new()?,
-            servings: Semaphore::new(MAX_SERVINGS),
+            uploads: Uploads::default(),
+            spilling: OnceLock::new(),
             remote: OnceLock::new(),
             state: Mutex::new(state),
             stopping: AtomicBool::new(false),
@@ -115,6 +119,33 @@ impl Core {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake.wake();
+        if let Some(spilling) = self.spilling.get() {
+            spilling.end();
+        }
+    }
+
+    /// Makes the folder for what goes to disk, and starts its threads; they end with the store.
+    pub fn start_spilling(self: &Arc<Self>) -> Result<()> {
+        let Some(options) = &self.options.spill else { return Ok(()) };
+        let (writer, to_write) = mpsc::channel();
+        let (reader, to_read) = mpsc::channel();
+        let folder = SpillFolder::open(&options.folder)?;
+        self.spilling.get_or_init(|| Spilling { folder, writer, reader });
+        for (name, work) in [("lyceum-spill", to_write), ("lyceum-unspill", to_read)] {
+            let core = self.clone();
+            service::spawn(name, move || {
+                if let Some(spilling) = core.spilling.get() {
+                    spill::run(&core, &spilling.folder, &work);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// This process's mapping of the segment in which `place` is.
+    pub fn mapping(&self, place: Place) -> Result<Arc<Mapping>, String> {
+        let segment = self.segments.get(place.segment as usize);
+        segment.map(|s| s.mapping.clone()).ok_or_else(|| format!("there is no segment {}", place.segment))
     }
 
     pub fn stopping(&self) -> bool {
@@ -128,6 +159,7 @@ impl Core {
     pub fn set_peers(&self, peers: Arc<dyn StorePeers>, runtime: Handle) -> Result<()> {
         let remote = Remote {
             peers,
+            lines: runtime.metrics().num_workers().clamp(1, fetch::MAX_LINES),
             runtime,
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
             acknowledgements: Arc::new(Semaphore::new(MAX_ACKNOWLEDGEMENTS)),
@@ -146,12 +178,7 @@ impl Core {
         }
         let welcome = Answer::Welcome { version: VERSION, node: self.options.node.clone(), holder };
         let packet = encode(&welcome)?;
-        let attachment = Attachment {
-            holder,
-            socket,
-            condemned: AtomicBool::new(false),
-            granted: Mutex::new(Granted::default()),
-        };
+        let attachment = Attachment::new(holder, socket);
         // A process that has ended already is noticed by the service thread.
         let _ = socket::send(&attachment.socket, &packet, None);
         state.attachments.insert(holder, Arc::new(attachment));
@@ -186,19 +213,35 @@ impl Core {
         self.apply(Event::Asked { holder, number, ask, fresh });
     }
 
-    /// Feeds the table one event and carries its effects out. Returns the answer to [`Event::Serve`].
-    pub fn apply(self: &Arc<Self>, event: Event) -> Option<Result<Place, String>> {
-        let mut served = None;
+    /// The agent of node `peer` wants an object: what it is to be told, now or when it is its turn.
+    pub fn wished(
+        self: &Arc<Self>,
+        serve: u64,
+        id: ObjectId,
+        peer: &str,
+        insists: bool,
+    ) -> oneshot::Receiver<Given> {
+        let (answer, given) = oneshot::channel();
+        self.lock().wishes.insert(serve, answer);
+        self.apply(Event::Serve { serve, id, peer: peer.to_owned(), insists });
+        given
+    }
+
+    /// Feeds the table one event and carries its effects out.
+    pub fn apply(self: &Arc<Self>, event: Event) {
         let mut later = Vec::new();
         let mut state = self.lock();
         if let Event::FetchLanded { fetch, .. } | Event::FetchFailed { fetch, .. } = &event {
             state.fetches.remove(fetch);
         }
+        if let Event::ServeEnded { serve, .. } = &event {
+            state.wishes.remove(serve);
+        }
         for effect in state.table.apply(event, self.started.elapsed()) {
             match effect {
                 Effect::Reply { holder, number, reply } => {
                     if let Some(attachment) = state.attachments.get(&holder) {
-                        self.reply(attachment, number, reply);
+                        attachment.reply(&self.segments, number, reply);
                     }
                 }
                 Effect::Condemn { holder, reason } => {
@@ -217,7 +260,16 @@ impl Core {
                 Effect::Acknowledge { node, id, ticket } => {
                     later.push(Later::Acknowledge { node, id, ticket })
                 }
-                Effect::Served { grant, .. } => served = Some(grant),
+                Effect::Served { serve, served } => {
+                    let given = self.given(served);
+                    if let Some(wish) = state.wishes.remove(&serve) {
+                        // Whoever does not want it any more says so with `ServeEnded`.
+                        let _ = wish.send(given);
+                    }
+                }
+                Effect::Spill { spill, id, place } => self.disk_work(Work::Write { spill, id, place }),
+                Effect::Restore { spill, id, place } => self.disk_work(Work::Read { spill, id, place }),
+                Effect::DropSpill { spill } => self.disk_work(Work::Delete { spill }),
             }
         }
         let next = state.table.next_deadline();
@@ -229,7 +281,26 @@ impl Core {
         for effect in later {
             self.go_remote(effect);
         }
-        served
+    }
+
+    fn given(&self, served: Served) -> Given {
+        match served {
+            Served::Memory(place) => Given::Memory(place),
+            // Opened here, before the table can have it deleted.
+            Served::Disk { spill, .. } => Given::Disk(match self.spilling.get() {
+                Some(spilling) => spilling.folder.file(spill),
+                None => Err(std::io::ErrorKind::NotFound.into()),
+            }),
+            Served::Elsewhere(node) => Given::Elsewhere(node),
+            Served::Refused(loss) => Given::Refused(loss),
+        }
+    }
+
+    /// Leaves it to the threads. Those end with the store, and with them all that they would have done.
+    fn disk_work(&self, work: Work) {
+        let Some(spilling) = self.spilling.get() else { return };
+        let thread = if matches!(work, Work::Read { .. }) { &spilling.reader } else { &spilling.writer };
+        let _ = thread.send(work);
     }
 
     fn go_remote(self: &Arc<Self>, effect: Later) {
@@ -239,8 +310,8 @@ impl Core {
                 remote.runtime.spawn(fetch.run(stop));
             }
             (Later::Fetch { fetch, id, .. }, None) => {
-                let reason = "this node's store has not been told how to reach other nodes".to_owned();
-                self.apply(Event::FetchFailed { fetch, id, reason });
+                let loss = Loss::now("this node's store has not been told how to reach other nodes");
+                self.apply(Event::FetchFailed { fetch, id, loss });
             }
             (Later::Acknowledge { node, id, ticket }, Some(remote)) => {
                 match remote.acknowledgements.clone().try_acquire_owned() {
@@ -261,27 +332,6 @@ impl Core {
         }
     }
 
-    /// Sends a reply, with a descriptor of the segment if the process has none that will do.
-    fn reply(&self, attachment: &Attachment, number: u64, reply: Reply) {
-        let mut granted = attachment.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        let segment = |place: &Place| self.segments.get(place.segment as usize);
-        let descriptor: Option<BorrowedFd<'_>> = match &reply {
-            Reply::Created { place, .. } if granted.writable.insert(place.segment) => {
-                segment(place).map(|segment| segment.writable.as_fd())
-            }
-            Reply::Opened { place }
-                if !granted.writable.contains(&place.segment) && granted.read_only.insert(place.segment) =>
-            {
-                segment(place).map(|segment| segment.read_only.as_fd())
-            }
-            _ => None,
-        };
-        match encode(&Answer::Reply { number, reply }) {
-            Ok(packet) => attachment.send(&packet, descriptor),
-            Err(error) => attachment.condemn(&error.to_string()),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,31 +346,5 @@ impl Core {
             drop(state);
             self.apply(Event::HolderGone { holder: attachment.holder });
         }
-    }
-}
-
-impl Attachment {
-    /// Sends without waiting. A process that does not take its answers breaks the protocol.
-    fn send(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) {
-        if self.condemned.load(Ordering::Acquire) {
-            return;
-        }
-        match socket::send(&self.socket, packet, descriptor) {
-            // The process has ended: the service thread will see it.
-            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
-            Err(error) => self.condemn(&format!("its answers cannot be sent: {error}")),
-        }
-    }
-
-    /// Listens to the process no more and says so. What it holds stays until it has ended.
-    pub fn condemn(&self, reason: &str) {
-        if self.condemned.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        tracing::warn!(holder = self.holder, %reason, "the store ends its attachment of a process");
-        if let Ok(packet) = encode(&Answer::Goodbye { reason: reason.to_owned() }) {
-            let _ = socket::send(&self.socket, &packet, None);
-        }
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 }

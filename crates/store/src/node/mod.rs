@@ -1,12 +1,16 @@
 //! The agent's side: the store itself.
 
+mod attachment;
 mod core;
 mod fetch;
 mod peers;
 mod serve;
 mod service;
+mod spill;
+mod uploads;
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +49,15 @@ impl Default for TransitRules {
     }
 }
 
+/// Where a [`NodeStore`] keeps what it has no room for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpillOptions {
+    /// A folder for this store alone, on a disk. What another has left there is deleted; it is gone when the store ends.
+    pub folder: PathBuf,
+    /// Most bytes of objects in it.
+    pub bytes: u64,
+}
+
 /// Settings of a [`NodeStore`].
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -61,12 +74,15 @@ pub struct StoreOptions {
     pub prefault: bool,
     /// When leases in transit end that nobody claimed.
     pub transit: TransitRules,
+    /// Where objects that nobody has open go when there is no room.
+    pub spill: Option<SpillOptions>,
     /// Connecting to a peer, or a fetch from it, that makes no progress for this long has failed (L3).
     pub stall: Duration,
 }
 
 impl StoreOptions {
-    /// Defaults: segments of 4 GiB or the capacity, pre-faulted; [`TransitRules::default`]; a stall of 10 s.
+    /// Defaults: segments of 4 GiB or the capacity, pre-faulted; [`TransitRules::default`]; nothing goes to disk; a stall
+    /// of 10 s.
     pub fn new(node: &str, incarnation: u64, capacity_bytes: u64) -> StoreOptions {
         StoreOptions {
             node: node.to_owned(),
@@ -75,6 +91,7 @@ impl StoreOptions {
             segment_bytes: capacity_bytes.min(DEFAULT_SEGMENT_BYTES),
             prefault: true,
             transit: TransitRules::default(),
+            spill: None,
             stall: Duration::from_secs(10),
         }
     }
@@ -114,7 +131,9 @@ pub struct Usage {
     pub capacity_bytes: u64,
     /// Bytes in use, whole pages.
     pub bytes_in_use: u64,
-    /// Objects: being written, on their way here, or sealed.
+    /// Bytes of objects on disk, whole pages.
+    pub bytes_on_disk: u64,
+    /// Objects: being written, on their way here, or sealed, in memory or on disk.
     pub objects: u64,
     /// Leases of this node's processes.
     pub leases: u64,
@@ -152,6 +171,7 @@ impl NodeStore {
         // From here on dropping `running` ends the threads.
         let running = Running { core: core.clone() };
         service::start(core.clone())?;
+        core.start_spilling()?;
         if prefault {
             service::start_prefault(core)?;
         }
@@ -175,7 +195,8 @@ impl NodeStore {
         self.running.core.release_holder(holder);
     }
 
-    /// Says how other nodes are reached. Fetches run on the tokio runtime in which this is called.
+    /// Says how other nodes are reached. Fetches run on the tokio runtime in which this is called; a large object comes over
+    /// as many connections as that has worker threads, four at most.
     ///
     /// # Errors
     /// [`StoreError::Invalid`] outside of a runtime, or the second time.
@@ -191,11 +212,12 @@ impl NodeStore {
         peers::Wish::is_ours(header)
     }
 
-    /// Answers a bulk stream that a peer's agent opened. Call it, as a task, only for connections whose certificate
-    /// says that the peer is an agent (L6). A stream that asks for anything odd is refused and logged.
-    pub async fn serve_bulk(&self, header: Bytes, sender: BulkSender, receiver: BulkReceiver) {
+    /// Answers a bulk stream that the agent of node `peer` opened. Call it, as a task, only for connections whose
+    /// certificate says that the peer is an agent, and of which node (L6). A stream that asks for anything odd is
+    /// refused and logged.
+    pub async fn serve_bulk(&self, peer: &str, header: Bytes, sender: BulkSender, receiver: BulkReceiver) {
         let core = self.running.core.clone();
-        if let Err(reason) = serve::serve(core, &header, sender, receiver).await {
+        if let Err(reason) = serve::serve(core, peer, &header, sender, receiver).await {
             tracing::debug!(%reason, "serving an object to a peer broke off");
         }
     }
@@ -203,6 +225,11 @@ impl NodeStore {
     /// What is in the store now.
     pub fn usage(&self) -> Usage {
         self.running.core.usage()
+    }
+
+    /// Objects that were sent to other nodes since the store began.
+    pub fn uploaded(&self) -> u64 {
+        self.running.core.uploads.ended()
     }
 
     /// Name of the node.

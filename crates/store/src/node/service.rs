@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use super::core::{Attachment, Core};
+use super::attachment::Attachment;
+use super::core::Core;
 use crate::error::{Result, StoreError};
 use crate::protocol::{MAX_PACKET, Request, decode_request};
 use crate::socket::{self, Received};
@@ -43,7 +44,8 @@ pub(super) fn start_prefault(core: Arc<Core>) -> Result<()> {
     })
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Starts a thread.
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(run)

@@ -1,7 +1,9 @@
 //! Objects on their way from another node: one fetch for all who wait for the same object.
 
-use super::{Demand, Effect, Entry, State, Table};
-use crate::error::StoreError;
+use super::gone::Ending;
+use super::room::Demand;
+use super::{Effect, Entry, State, Table};
+use crate::error::{Loss, StoreError};
 use crate::object::ObjectId;
 use crate::pool::Place;
 use crate::protocol::Reply;
@@ -42,7 +44,7 @@ impl Table {
     pub(super) fn expect_arrival(&mut self, id: ObjectId, len: u64, first: Waiter) {
         let (node, ticket) = (first.node.clone(), first.ticket);
         let arriving = Arriving { phase: Phase::Queued, node, ticket, waiters: vec![first] };
-        self.objects.insert(id, Entry { len, place: None, state: State::Arriving(arriving), references: 0 });
+        self.objects.insert(id, Entry::new(len, None, State::Arriving(arriving)));
     }
 
     /// Room was found.
@@ -73,17 +75,17 @@ impl Table {
                 self.settle(&waiter.node, id, waiter.ticket, effects);
             }
         }
-        self.free_if_unused(id);
+        self.free_if_unused(id, Ending::Released);
     }
 
-    pub(super) fn fetch_failed(&mut self, fetch: u64, id: ObjectId, reason: &str, effects: &mut Vec<Effect>) {
+    pub(super) fn fetch_failed(&mut self, fetch: u64, id: ObjectId, loss: &Loss, effects: &mut Vec<Effect>) {
         let stopped = self.phase(id) == Some(Phase::Stopping { fetch });
         let Some((place, node, _, waiters)) = self.end_of_fetch(fetch, id) else { return };
         // Those who came after a stop, or whose reference names another node, have not had their try yet.
         let (waiting, failed): (Vec<_>, Vec<_>) =
             waiters.into_iter().partition(|waiter| stopped || waiter.node != node);
         for waiter in failed {
-            let lost = StoreError::lost(id, &node, reason);
+            let lost = StoreError::lost(id, &node, loss.clone());
             self.answer(waiter.holder, waiter.number, Reply::Failed(lost), effects);
         }
         match (waiting.first(), self.objects.get_mut(&id)) {
@@ -93,7 +95,10 @@ impl Table {
                 entry.state = State::Arriving(arriving);
                 self.start_fetch(id, place, effects);
             }
-            _ => self.free(id),
+            _ => {
+                self.objects.remove(&id);
+                self.pool.release(place);
+            }
         }
     }
 
@@ -113,7 +118,7 @@ impl Table {
         if arriving.waiters.is_empty() {
             match arriving.phase {
                 Phase::Queued => {
-                    self.queue.retain(|queued| queued.demand != Demand::Fetch { id });
+                    self.leave_queue(&Demand::Fetch { id });
                     self.objects.remove(&id);
                 }
                 Phase::Running { fetch } => {

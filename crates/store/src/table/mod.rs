@@ -3,111 +3,71 @@
 //! [`Table::apply`] takes one event and the time and returns effects; it does no I/O, reads no clock and draws no random
 //! number. The agent's threads feed it and carry its effects out. Holders are processes of this node, named by their
 //! incarnation. An object is *writing* (its creator alone has it), *arriving* (fetched from another node) or *sealed*.
+//! A sealed one that nobody has open may go to disk when room is wanted, and is *restored* when somebody opens it.
 //!
-//! Invariants, held by the property tests in `tests.rs`:
+//! Invariants, held by the property tests in `tests`:
 //! - **T1** a sealed object's references are its holders' leases, its leases in transit and the peers it is being
-//!   served to, and nothing else;
-//! - **T2** bytes in use are those of the objects in the table;
-//! - **T3** a sealed object without references does not exist: it was freed in the same event;
-//! - **T4** when every holder is gone, every fetch and serving has ended and the transit rules' times have passed,
-//!   nothing is in use;
+//!   served to or that wait for that, and nothing else;
+//! - **T2** bytes in use are those of the objects in the table that have a place in memory;
+//! - **T3** a sealed object without references does not exist: it was freed in the same event, or, where its bytes are
+//!   on their way between memory and disk, with the end of that;
+//! - **T4** when every holder is gone, every fetch, serving, spill and restoring has ended and the transit rules' times
+//!   have passed, nothing is in use, in memory and on disk;
 //! - **T5** each ask is answered exactly once, unless its holder has gone;
-//! - **T6** nobody waits for room while the first in the queue would fit, and nobody overtakes the first (fair).
+//! - **T6** nobody waits for room while the first in the queue would fit, or while something may go to disk and nothing
+//!   does; and nobody overtakes the first (fair), except that who waits to read an object back from disk goes before who
+//!   makes or fetches one: what is read back is on its way to be used and freed;
+//! - **T7** a place is given to nobody else while a process has the object there open or writes it, a peer is sent it,
+//!   a fetch or a restoring writes to it, or it is being written to disk;
+//! - **T8** no more bytes are on disk than may be, the agent has a file for each of them, and no file outlives its
+//!   object;
+//! - **T9** an object of `SHARED_FROM` bytes or more is sent to `MAX_UPLOADS` peers at a time at most.
 
+mod disk;
+mod events;
 mod fetches;
+mod gone;
 mod requests;
+mod room;
+mod serves;
 #[cfg(test)]
 mod tests;
 mod transit;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::error::StoreError;
-use crate::node::{TransitRules, Usage};
+pub(crate) use self::events::{Effect, Event, Served, TableOptions};
+use self::gone::{Ending, Gone};
+#[cfg(test)]
+use self::serves::{MAX_UPLOADS, SHARED_FROM};
+use crate::error::Loss;
+use crate::moment::Moment;
+use crate::node::Usage;
 use crate::object::ObjectId;
 use crate::pool::{Place, Pool};
-use crate::protocol::{Ask, Reply, Tell};
+use crate::protocol::Reply;
+#[cfg(test)]
+use crate::protocol::{Ask, Tell};
 
 /// Leases that one process may have (L2).
 pub(crate) const MAX_LEASES: u64 = 65_536;
 /// Leases in transit that one process may have under way (L2).
 pub(crate) const MAX_TRANSIT: u64 = 16_384;
 
-/// What happened.
-#[derive(Debug, Clone)]
-pub(crate) enum Event {
-    /// A process is attached.
-    Attached { holder: u64 },
-    /// A process asks. `fresh` is an unguessable number, used if the ask needs a ticket.
-    Asked { holder: u64, number: u64, ask: Ask, fresh: u64 },
-    /// A process says something that needs no answer.
-    Told { holder: u64, tell: Tell },
-    /// A process, of this node or another, has ended.
-    HolderGone { holder: u64 },
-    /// The bytes of a fetch are all in place; its writer is done with them.
-    FetchLanded { fetch: u64, id: ObjectId },
-    /// A fetch has ended without them; its writer no longer touches the place.
-    FetchFailed { fetch: u64, id: ObjectId, reason: String },
-    /// A peer's agent wants the object's bytes.
-    Serve { serve: u64, id: ObjectId },
-    /// The peer's agent holds its own lease (`acknowledged`), or broke off.
-    ServeEnded { serve: u64, ticket: u64, acknowledged: bool },
-    /// A peer's agent holds a lease of its own without having fetched.
-    Acknowledged { id: ObjectId, ticket: u64 },
-    /// Time has passed.
-    Tick,
-}
-
-/// What is to be done now.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Effect {
-    Reply {
-        holder: u64,
-        number: u64,
-        reply: Reply,
-    },
-    /// The process broke the protocol: listen to it no more.
-    Condemn {
-        holder: u64,
-        reason: String,
-    },
-    StartFetch {
-        fetch: u64,
-        id: ObjectId,
-        place: Place,
-        node: String,
-        ticket: u64,
-    },
-    /// Ends in `FetchFailed` (or `FetchLanded`) once nothing writes to the place any more.
-    StopFetch {
-        fetch: u64,
-    },
-    /// Tell the node's agent that the ticket is claimed.
-    Acknowledge {
-        node: String,
-        id: ObjectId,
-        ticket: u64,
-    },
-    /// The answer to `Serve`.
-    Served {
-        serve: u64,
-        grant: Result<Place, String>,
-    },
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Table {
-    node: String,
-    incarnation: u64,
-    rules: TransitRules,
+    options: TableOptions,
+    now: Duration,
     pool: Pool,
     objects: BTreeMap<ObjectId, Entry>,
     holders: BTreeMap<u64, HolderState>,
-    serving: BTreeMap<u64, ObjectId>,
+    serves: serves::Serves,
     transit: transit::TransitLeases,
-    queue: VecDeque<Queued>,
+    room: room::Room,
+    disk: disk::Disk,
+    gone: Gone,
     last_sequence: u64,
     last_fetch: u64,
 }
@@ -115,18 +75,34 @@ pub(crate) struct Table {
 #[derive(Debug)]
 struct Entry {
     len: u64,
-    /// Absent while an arriving object waits for room.
+    /// Absent while the object waits for room, and while it is on disk.
     place: Option<Place>,
     state: State,
-    /// Leases of holders, leases in transit, servings (T1).
+    /// Leases of holders, leases in transit, servings under way or waiting (T1).
     references: u64,
+    /// Those of them that have the bytes open: leases of holders, and servings under way.
+    open: u64,
+    /// Its place in the order in which objects go to disk; absent where it must not.
+    idle: Option<room::Idle>,
 }
 
 #[derive(Debug)]
 enum State {
-    Writing { creator: u64 },
+    Writing {
+        creator: u64,
+    },
     Arriving(fetches::Arriving),
     Sealed,
+    /// Sealed, and being written to disk.
+    Spilling {
+        spill: u64,
+    },
+    /// Sealed, and in a file alone.
+    OnDisk {
+        spill: u64,
+    },
+    /// Sealed, in a file, and somebody wants to open it.
+    Restoring(disk::Restoring),
 }
 
 #[derive(Debug, Default)]
@@ -145,33 +121,25 @@ enum WaitsFor {
     Arrival(ObjectId),
 }
 
-/// Somebody who waits for room.
-#[derive(Debug)]
-struct Queued {
-    since: Duration,
-    deadline: Duration,
-    len: u64,
-    demand: Demand,
-}
-
-#[derive(Debug, PartialEq)]
-enum Demand {
-    Create { holder: u64, number: u64 },
-    Fetch { id: ObjectId },
+impl Entry {
+    fn new(len: u64, place: Option<Place>, state: State) -> Entry {
+        Entry { len, place, state, references: 0, open: 0, idle: None }
+    }
 }
 
 impl Table {
-    pub fn new(node: &str, incarnation: u64, rules: TransitRules, pool: Pool) -> Table {
+    pub fn new(options: TableOptions, pool: Pool) -> Table {
         Table {
-            node: node.to_owned(),
-            incarnation,
-            rules,
+            disk: disk::Disk::new(options.spill_bytes, pool.capacity()),
+            options,
+            now: Duration::ZERO,
             pool,
             objects: BTreeMap::new(),
             holders: BTreeMap::new(),
-            serving: BTreeMap::new(),
+            serves: serves::Serves::default(),
             transit: transit::TransitLeases::default(),
-            queue: VecDeque::new(),
+            room: room::Room::default(),
+            gone: Gone::default(),
             last_sequence: 0,
             last_fetch: 0,
         }
@@ -179,90 +147,66 @@ impl Table {
 
     /// Takes one event at `now` (time since the store began, never going back) and says what is to be done.
     pub fn apply(&mut self, event: Event, now: Duration) -> Vec<Effect> {
+        self.now = now;
         let mut effects = Vec::new();
-        self.expire(now, &mut effects);
+        self.expire(&mut effects);
         match event {
             Event::Attached { holder } => {
                 self.holders.entry(holder).or_default();
             }
             Event::Asked { holder, number, ask, fresh } => {
-                self.asked(holder, number, ask, fresh, now, &mut effects);
+                self.asked(holder, number, ask, fresh, &mut effects);
             }
             Event::Told { holder, tell } => self.told(holder, tell, &mut effects),
-            Event::HolderGone { holder } => self.holder_gone(holder, now, &mut effects),
+            Event::HolderGone { holder } => self.holder_gone(holder, &mut effects),
             Event::FetchLanded { fetch, id } => self.fetch_landed(fetch, id, &mut effects),
-            Event::FetchFailed { fetch, id, reason } => self.fetch_failed(fetch, id, &reason, &mut effects),
-            Event::Serve { serve, id } => self.serve(serve, id, &mut effects),
+            Event::FetchFailed { fetch, id, loss } => self.fetch_failed(fetch, id, &loss, &mut effects),
+            Event::Serve { serve, id, peer, insists } => self.serve(serve, id, peer, insists, &mut effects),
             Event::ServeEnded { serve, ticket, acknowledged } => {
-                self.serve_ended(serve, ticket, acknowledged, now);
+                self.serve_ended(serve, ticket, acknowledged, &mut effects);
             }
-            Event::Acknowledged { id, ticket } => {
-                self.end_transit(id, ticket);
+            Event::Acknowledged { id, ticket, peer } => {
+                self.peer_has_it(id, &peer);
+                self.end_transit(id, ticket, Ending::Released);
+                self.serve_those_who_wait(&mut effects);
+            }
+            Event::Spilled { spill, id } => self.spilled(spill, id),
+            Event::SpillFailed { spill, id, reason } => self.spill_failed(spill, id, reason),
+            Event::Restored { spill, id } => self.restored(spill, id, &mut effects),
+            Event::RestoreFailed { spill, id, reason } => {
+                self.restore_failed(spill, id, &reason, &mut effects)
             }
             Event::Tick => {}
         }
         self.admit(&mut effects);
+        effects.extend(self.disk.dropped.drain(..).map(|spill| Effect::DropSpill { spill }));
         effects
     }
 
     /// When [`apply`](Self::apply) has something to do if nothing else happens.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let waiting = self.queue.iter().map(|queued| queued.deadline).min();
-        [self.transit.next_expiry(), waiting].into_iter().flatten().min()
+        let next = [self.transit.next_expiry(), self.room.next_deadline(), self.next_spill()];
+        next.into_iter().flatten().min()
     }
 
     pub fn usage(&self) -> Usage {
         Usage {
             capacity_bytes: self.pool.capacity(),
             bytes_in_use: self.pool.used(),
+            bytes_on_disk: self.disk.used,
             objects: self.objects.len() as u64,
             leases: self.holders.values().map(|h| h.lease_count).sum(),
             in_transit: self.transit.len(),
-            waiting: self.queue.len() as u64,
+            waiting: self.room.len(),
         }
     }
 
-    fn expire(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        for (ticket, id) in self.transit.expired(now) {
-            self.end_transit(id, ticket);
-        }
-        while let Some(index) = self.queue.iter().position(|queued| queued.deadline <= now) {
-            if let Some(queued) = self.queue.remove(index) {
-                self.no_room_in_time(&queued, now, effects);
-            }
-        }
+    fn moment(&self) -> Moment {
+        self.options.began.after(self.now)
     }
 
-    fn no_room_in_time(&mut self, queued: &Queued, now: Duration, effects: &mut Vec<Effect>) {
-        let full = StoreError::Full {
-            wanted: queued.len,
-            in_use: self.pool.used(),
-            capacity: self.pool.capacity(),
-            objects: self.objects.len() as u64,
-            waited_ms: now.saturating_sub(queued.since).as_millis() as u64,
-        };
-        match queued.demand {
-            Demand::Create { holder, number } => self.answer(holder, number, Reply::Failed(full), effects),
-            Demand::Fetch { id } => {
-                if let Some(Entry { state: State::Arriving(arriving), .. }) = self.objects.remove(&id) {
-                    for waiter in arriving.waiters {
-                        self.answer(waiter.holder, waiter.number, Reply::Failed(full.clone()), effects);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Gives room to those who wait for it, strictly in turn (T6).
-    fn admit(&mut self, effects: &mut Vec<Effect>) {
-        while let Some(first) = self.queue.front() {
-            let Some(place) = self.pool.allocate(first.len) else { return };
-            match self.queue.pop_front().map(|queued| queued.demand) {
-                Some(Demand::Create { holder, number }) => self.created(holder, number, place, effects),
-                Some(Demand::Fetch { id }) => self.start_fetch(id, place, effects),
-                None => self.pool.release(place),
-            }
-        }
+    fn lost_now(&self, reason: impl Into<String>) -> Loss {
+        Loss { when: self.moment(), reason: reason.into() }
     }
 
     /// Answers an ask that waited; an ask whose holder has gone needs no answer (T5).
@@ -282,25 +226,47 @@ impl Table {
         *state.leases.entry(id).or_default() += 1;
         state.lease_count += 1;
         entry.references += 1;
+        entry.open += 1;
+        self.note_use(id);
         true
     }
 
+    /// Takes `count` references that have the bytes open off a sealed object.
+    fn close(&mut self, id: ObjectId, count: u64, ending: Ending) {
+        if let Some(entry) = self.objects.get_mut(&id) {
+            entry.open = entry.open.saturating_sub(count);
+            self.note_use(id);
+        }
+        self.drop_references(id, count, ending);
+    }
+
     /// Takes `count` references off a sealed object and frees it with the last one (T3).
-    fn drop_references(&mut self, id: ObjectId, count: u64) {
+    fn drop_references(&mut self, id: ObjectId, count: u64, ending: Ending) {
         let Some(entry) = self.objects.get_mut(&id) else { return };
         entry.references = entry.references.saturating_sub(count);
-        self.free_if_unused(id);
+        self.free_if_unused(id, ending);
     }
 
-    fn free_if_unused(&mut self, id: ObjectId) {
-        if let Some(Entry { references: 0, state: State::Sealed, .. }) = self.objects.get(&id) {
-            self.free(id);
+    fn free_if_unused(&mut self, id: ObjectId, ending: Ending) {
+        if let Some(Entry { references: 0, state: State::Sealed | State::OnDisk { .. }, .. }) =
+            self.objects.get(&id)
+        {
+            self.free(id, ending);
         }
     }
 
-    fn free(&mut self, id: ObjectId) {
-        if let Some(Entry { place: Some(place), .. }) = self.objects.remove(&id) {
+    fn free(&mut self, id: ObjectId, ending: Ending) {
+        let Some(entry) = self.objects.remove(&id) else { return };
+        self.forget_idle(id, entry.idle);
+        self.serves.forget(id);
+        if let Some(place) = entry.place {
             self.pool.release(place);
         }
+        match entry.state {
+            State::OnDisk { spill } => self.drop_file(spill, entry.len),
+            State::Restoring(restoring) => self.drop_file(restoring.spill, entry.len),
+            State::Writing { .. } | State::Arriving(_) | State::Sealed | State::Spilling { .. } => {}
+        }
+        self.gone.note(id, ending, self.now);
     }
 }

@@ -1,9 +1,9 @@
 //! What processes ask for and tell.
 
-use std::time::Duration;
-
 use super::fetches::Waiter;
-use super::{Demand, Effect, Entry, MAX_LEASES, Queued, State, Table, WaitsFor};
+use super::gone::Ending;
+use super::room::Demand;
+use super::{Effect, Entry, MAX_LEASES, State, Table, WaitsFor};
 use crate::error::StoreError;
 use crate::object::{ObjectId, ObjectRef};
 use crate::pool::Place;
@@ -16,7 +16,6 @@ impl Table {
         number: u64,
         ask: Ask,
         fresh: u64,
-        now: Duration,
         effects: &mut Vec<Effect>,
     ) {
         let Some(state) = self.holders.get(&holder) else { return };
@@ -32,11 +31,11 @@ impl Table {
             return;
         }
         let reply = match ask {
-            Ask::Create { len, wait_ms } => self.create(holder, number, len, wait_ms, now),
+            Ask::Create { len, wait_ms } => self.create(holder, number, len, wait_ms),
             Ask::Seal { id } => Some(self.seal(holder, id)),
-            Ask::Share { id, receiver } => Some(self.share(holder, id, receiver, fresh, now)),
-            Ask::Send { id, receiver } => Some(self.send(holder, id, receiver, fresh, now)),
-            Ask::Open { reference, wait_ms } => self.open(holder, number, reference, wait_ms, now, effects),
+            Ask::Share { id, receiver } => Some(self.share(holder, id, receiver, fresh)),
+            Ask::Send { id, receiver } => Some(self.send(holder, id, receiver, fresh)),
+            Ask::Open { reference, wait_ms } => self.open(holder, number, reference, wait_ms, effects),
         };
         if let Some(reply) = reply {
             effects.push(Effect::Reply { holder, number, reply });
@@ -46,7 +45,7 @@ impl Table {
     pub(super) fn told(&mut self, holder: u64, tell: Tell, effects: &mut Vec<Effect>) {
         let Some(state) = self.holders.get_mut(&holder) else { return };
         match tell {
-            Tell::Abandon { id } if state.writing.remove(&id) => self.free(id),
+            Tell::Abandon { id } if state.writing.remove(&id) => self.free(id, Ending::Unsealed),
             Tell::Release { id } if state.leases.contains_key(&id) => self.release(holder, id),
             Tell::Abandon { id } | Tell::Release { id } => {
                 let reason = format!("it gave back object {id}, which it does not hold");
@@ -66,7 +65,7 @@ impl Table {
     }
 
     /// Everything of a process that has ended. Safe only once it has: its mappings must be gone.
-    pub(super) fn holder_gone(&mut self, holder: u64, now: Duration, effects: &mut Vec<Effect>) {
+    pub(super) fn holder_gone(&mut self, holder: u64, effects: &mut Vec<Effect>) {
         if let Some(state) = self.holders.remove(&holder) {
             for (number, waits_for) in state.waiting {
                 // The message reached its receiver, which died with it: nobody else will claim the ticket.
@@ -76,16 +75,16 @@ impl Table {
                 }
             }
             for id in state.writing {
-                self.free(id);
+                self.free(id, Ending::HolderGone(holder));
             }
             for (id, count) in state.leases {
-                self.drop_references(id, count);
+                self.close(id, count, Ending::HolderGone(holder));
             }
         }
-        self.transit_of_gone(holder, now);
+        self.transit_of_gone(holder);
     }
 
-    fn create(&mut self, holder: u64, number: u64, len: u64, wait_ms: u64, now: Duration) -> Option<Reply> {
+    fn create(&mut self, holder: u64, number: u64, len: u64, wait_ms: u64) -> Option<Reply> {
         let largest = self.pool.largest();
         if len > largest {
             return Some(Reply::Failed(StoreError::TooLarge { wanted: len, largest }));
@@ -93,10 +92,8 @@ impl Table {
         if let Some(limit) = self.lease_limit(holder) {
             return Some(Reply::Failed(limit));
         }
-        let deadline = now + Duration::from_millis(wait_ms);
-        let demand = Demand::Create { holder, number };
         self.wait(holder, number, WaitsFor::Room);
-        self.queue.push_back(Queued { since: now, deadline, len, demand });
+        self.queue(len, wait_ms, Demand::Create { holder, number });
         None
     }
 
@@ -107,10 +104,10 @@ impl Table {
             return;
         };
         self.last_sequence += 1;
-        let id = ObjectId { origin: self.incarnation, sequence: self.last_sequence };
+        let id = ObjectId { origin: self.options.incarnation, sequence: self.last_sequence };
         state.writing.insert(id);
         let state = State::Writing { creator: holder };
-        self.objects.insert(id, Entry { len: place.len, place: Some(place), state, references: 0 });
+        self.objects.insert(id, Entry::new(place.len, Some(place), state));
         self.answer(holder, number, Reply::Created { id, place }, effects);
     }
 
@@ -129,10 +126,10 @@ impl Table {
     }
 
     /// Seals an object for one receiver alone: what its creator leaves is the lease in transit.
-    fn send(&mut self, holder: u64, id: ObjectId, receiver: u64, fresh: u64, now: Duration) -> Reply {
+    fn send(&mut self, holder: u64, id: ObjectId, receiver: u64, fresh: u64) -> Reply {
         match self.seal(holder, id) {
             Reply::Sealed => {
-                let shared = self.share(holder, id, Some(receiver), fresh, now);
+                let shared = self.share(holder, id, Some(receiver), fresh);
                 self.release(holder, id);
                 shared
             }
@@ -149,7 +146,7 @@ impl Table {
             state.leases.remove(&id);
         }
         state.lease_count -= 1;
-        self.drop_references(id, 1);
+        self.close(id, 1, Ending::Released);
     }
 
     fn open(
@@ -158,7 +155,6 @@ impl Table {
         number: u64,
         reference: ObjectRef,
         wait_ms: u64,
-        now: Duration,
         effects: &mut Vec<Effect>,
     ) -> Option<Reply> {
         let ObjectRef { id, node, len, ticket } = reference;
@@ -166,13 +162,13 @@ impl Table {
             return Some(Reply::Failed(limit));
         }
         let waiter = Waiter { holder, number, node: node.clone(), ticket };
-        let absent = self.absent();
+        let never_sealed = self.lost_now("it was never sealed");
         match self.objects.get_mut(&id) {
             Some(entry) if entry.len != len => Some(Reply::Failed(StoreError::Invalid(format!(
                 "the reference says that object {id} has {len} bytes, but it has {}",
                 entry.len
             )))),
-            Some(Entry { state: State::Sealed, place: Some(place), .. }) => {
+            Some(Entry { state: State::Sealed | State::Spilling { .. }, place: Some(place), .. }) => {
                 let place = *place;
                 self.grant_lease(holder, id);
                 self.settle(&node, id, ticket, effects);
@@ -183,22 +179,27 @@ impl Table {
                 self.wait(holder, number, WaitsFor::Arrival(id));
                 None
             }
-            Some(_) => Some(Reply::Failed(StoreError::lost(id, &node, "it was never sealed"))),
-            None if node == self.node => Some(Reply::Failed(StoreError::lost(id, &node, absent))),
+            Some(Entry { state: State::OnDisk { .. } | State::Restoring(_), .. }) => {
+                self.restore(id, waiter, wait_ms);
+                None
+            }
+            Some(_) => Some(Reply::Failed(StoreError::lost(id, &node, never_sealed))),
+            None if node == self.options.node => {
+                Some(Reply::Failed(StoreError::lost(id, &node, self.absent(id))))
+            }
             None if len > self.pool.largest() => {
                 Some(Reply::Failed(StoreError::TooLarge { wanted: len, largest: self.pool.largest() }))
             }
             None => {
                 self.wait(holder, number, WaitsFor::Arrival(id));
-                let deadline = now + Duration::from_millis(wait_ms);
-                self.queue.push_back(Queued { since: now, deadline, len, demand: Demand::Fetch { id } });
+                self.queue(len, wait_ms, Demand::Fetch { id });
                 self.expect_arrival(id, len, waiter);
                 None
             }
         }
     }
 
-    fn wait(&mut self, holder: u64, number: u64, waits_for: WaitsFor) {
+    pub(super) fn wait(&mut self, holder: u64, number: u64, waits_for: WaitsFor) {
         if let Some(state) = self.holders.get_mut(&holder) {
             state.waiting.insert(number, waits_for);
         }
@@ -214,10 +215,12 @@ impl Table {
     ) -> Option<(String, u64)> {
         match waits_for {
             WaitsFor::Room => {
-                self.queue.retain(|queued| queued.demand != Demand::Create { holder, number });
+                self.leave_queue(&Demand::Create { holder, number });
                 None
             }
-            WaitsFor::Arrival(id) => self.stop_waiting_for_arrival(holder, number, id, effects),
+            WaitsFor::Arrival(id) => self
+                .stop_waiting_for_arrival(holder, number, id, effects)
+                .or_else(|| self.stop_waiting_for_disk(holder, number, id)),
         }
     }
 

@@ -11,7 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Effect, Entry, MAX_TRANSIT, State, Table};
+use super::gone::Ending;
+use super::{Effect, MAX_TRANSIT, State, Table};
 use crate::error::StoreError;
 use crate::object::ObjectId;
 use crate::protocol::Reply;
@@ -76,6 +77,13 @@ impl TransitLeases {
         }
     }
 
+    /// The object is no more: neither is what was in transit of it.
+    pub fn forget(&mut self, id: ObjectId) {
+        for (ticket, _) in self.matching(|lease| lease.id == id) {
+            self.remove(ticket);
+        }
+    }
+
     fn sent_by(&self, sender: u64) -> u64 {
         self.by_sender.get(&sender).copied().unwrap_or(0)
     }
@@ -97,18 +105,10 @@ impl TransitLeases {
 
 impl Table {
     /// Makes a lease in transit on an object that `holder` holds.
-    pub(super) fn share(
-        &mut self,
-        holder: u64,
-        id: ObjectId,
-        receiver: Option<u64>,
-        fresh: u64,
-        now: Duration,
-    ) -> Reply {
+    pub(super) fn share(&mut self, holder: u64, id: ObjectId, receiver: Option<u64>, fresh: u64) -> Reply {
         let held = self.holders.get(&holder).is_some_and(|state| state.leases.contains_key(&id));
-        let Some(entry) =
-            self.objects.get_mut(&id).filter(|entry| held && matches!(entry.state, State::Sealed))
-        else {
+        let sealed = |state: &State| matches!(state, State::Sealed | State::Spilling { .. });
+        let Some(entry) = self.objects.get_mut(&id).filter(|entry| held && sealed(&entry.state)) else {
             return Reply::Failed(StoreError::NotHeld { id, action: "share".into() });
         };
         if self.transit.sent_by(holder) >= MAX_TRANSIT {
@@ -122,77 +122,50 @@ impl Table {
             ));
         }
         entry.references += 1;
-        let expires = now + self.rules.unclaimed;
+        let expires = self.now + self.options.rules.unclaimed;
         self.transit.insert(fresh, TransitLease { id, sender: holder, receiver, expires });
         Reply::Shared { ticket: fresh }
     }
 
     /// Ends the lease in transit, if there is one of that number for that object.
-    pub(super) fn end_transit(&mut self, id: ObjectId, ticket: u64) {
+    pub(super) fn end_transit(&mut self, id: ObjectId, ticket: u64, ending: Ending) {
         if self.transit.by_ticket.get(&ticket).is_some_and(|lease| lease.id == id) {
             self.transit.remove(ticket);
-            self.drop_references(id, 1);
+            self.drop_references(id, 1, ending);
         }
     }
 
     /// Takes a lease in transit back; only its sender can.
     pub(super) fn revoke(&mut self, holder: u64, id: ObjectId, ticket: u64) {
         if self.transit.by_ticket.get(&ticket).is_some_and(|lease| lease.sender == holder) {
-            self.end_transit(id, ticket);
+            self.end_transit(id, ticket, Ending::Released);
         }
     }
 
     /// The receiver of a reference has what it needs, or will never need it: ends the lease where it was made.
     pub(super) fn settle(&mut self, node: &str, id: ObjectId, ticket: u64, effects: &mut Vec<Effect>) {
-        if node == self.node {
-            self.end_transit(id, ticket);
+        if node == self.options.node {
+            self.end_transit(id, ticket, Ending::Released);
         } else {
             effects.push(Effect::Acknowledge { node: node.to_owned(), id, ticket });
         }
     }
 
     /// Rules 3 and 4 for a process that has ended.
-    pub(super) fn transit_of_gone(&mut self, holder: u64, now: Duration) {
+    pub(super) fn transit_of_gone(&mut self, holder: u64) {
         for (ticket, id) in self.transit.matching(|lease| lease.receiver == Some(holder)) {
-            self.end_transit(id, ticket);
+            self.end_transit(id, ticket, Ending::HolderGone(holder));
         }
-        let orphaned = now + self.rules.orphaned;
+        let orphaned = self.now + self.options.rules.orphaned;
         for (ticket, _) in self.transit.matching(|lease| lease.sender == holder) {
             self.transit.shorten(ticket, orphaned);
         }
     }
 
-    /// A peer's agent wants the bytes: they stay while it reads.
-    pub(super) fn serve(&mut self, serve: u64, id: ObjectId, effects: &mut Vec<Effect>) {
-        let grant = match self.objects.get_mut(&id) {
-            Some(Entry { state: State::Sealed, place: Some(place), references, .. }) => {
-                *references += 1;
-                self.serving.insert(serve, id);
-                Ok(*place)
-            }
-            Some(_) => Err("it is not sealed yet".to_owned()),
-            None => Err(self.absent()),
-        };
-        effects.push(Effect::Served { serve, grant });
-    }
-
-    /// Rules 1 and 4 for a peer's agent that was reading.
-    pub(super) fn serve_ended(&mut self, serve: u64, ticket: u64, acknowledged: bool, now: Duration) {
-        let Some(id) = self.serving.remove(&serve) else { return };
-        if acknowledged {
-            self.end_transit(id, ticket);
-        } else if self.transit.by_ticket.get(&ticket).is_some_and(|lease| lease.id == id) {
-            self.transit.shorten(ticket, now + self.rules.orphaned);
+    /// Rule 4 for a fetch that broke off.
+    pub(super) fn orphan(&mut self, id: ObjectId, ticket: u64) {
+        if self.transit.by_ticket.get(&ticket).is_some_and(|lease| lease.id == id) {
+            self.transit.shorten(ticket, self.now + self.options.rules.orphaned);
         }
-        self.drop_references(id, 1);
-    }
-
-    /// Why an object is not here, for the one who asked.
-    pub(super) fn absent(&self) -> String {
-        format!(
-            "incarnation {} of its store does not have it: every lease on it has ended, the reference was used or \
-             expired, or the store was restarted",
-            self.incarnation
-        )
     }
 }

@@ -6,16 +6,10 @@ use lyceum_store::{NodeStore, Object, StoreClient, StoreError, socket_pair};
 
 use crate::node::{Cluster, Node};
 use crate::process::Process;
-use crate::{MIB, block_on, fill, is_whole, options, until, until_empty, write_reference};
+use crate::{MIB, block_on, client, fill, is_whole, options, until, until_empty, write_reference};
 
 fn store(capacity: usize) -> NodeStore {
     NodeStore::new(options("n1", 1, capacity)).unwrap()
-}
-
-fn client(store: &NodeStore, holder: u64) -> StoreClient {
-    let (agents_end, processes_end) = socket_pair().unwrap();
-    store.attach(holder, agents_end).unwrap();
-    StoreClient::attach(processes_end).unwrap()
 }
 
 #[test]

@@ -3,15 +3,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod disk;
 mod hostile;
 mod local;
 mod node;
 mod process;
 mod remote;
+mod spread;
 
 use std::time::{Duration, Instant};
 
-use lyceum_store::{NodeStore, ObjectRef, StoreOptions, TransitRules, Usage};
+use lyceum_store::{NodeStore, ObjectRef, StoreClient, StoreOptions, TransitRules, Usage, socket_pair};
 
 const MIB: usize = 1 << 20;
 
@@ -25,6 +27,12 @@ fn options(node: &str, incarnation: u64, capacity: usize) -> StoreOptions {
     options.transit = RULES;
     options.stall = Duration::from_millis(700);
     options
+}
+
+fn client(store: &NodeStore, holder: u64) -> StoreClient {
+    let (agents_end, processes_end) = socket_pair().unwrap();
+    store.attach(holder, agents_end).unwrap();
+    StoreClient::attach(processes_end).unwrap()
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

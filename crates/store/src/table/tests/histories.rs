@@ -7,7 +7,8 @@ use proptest::sample::Index;
 
 use super::super::*;
 use super::world::World;
-use super::{PAGE, RULES};
+use super::{BEGAN, PAGE, RULES};
+use crate::error::StoreError;
 use crate::object::ObjectRef;
 
 #[derive(Debug, Clone)]
@@ -27,9 +28,11 @@ enum Step {
     Cancel(Index),
     Land(Index),
     Fail(Index),
-    Serve(Index),
+    Serve(Index, u8, bool),
     ServeEnded(Index, bool),
-    Acknowledged(Index),
+    Acknowledged(Index, u8),
+    SpillEnded(Index, bool),
+    RestoreEnded(Index, bool),
     Wait(u64),
 }
 
@@ -52,12 +55,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => index().prop_map(Step::Cancel),
         3 => index().prop_map(Step::Land),
         2 => index().prop_map(Step::Fail),
-        2 => index().prop_map(Step::Serve),
-        2 => (index(), any::<bool>()).prop_map(|(i, a)| Step::ServeEnded(i, a)),
-        1 => index().prop_map(Step::Acknowledged),
+        4 => (index(), 0..6u8, any::<bool>()).prop_map(|(i, peer, insists)| Step::Serve(i, peer, insists)),
+        3 => (index(), any::<bool>()).prop_map(|(i, a)| Step::ServeEnded(i, a)),
+        1 => (index(), 0..6u8).prop_map(|(i, peer)| Step::Acknowledged(i, peer)),
+        4 => (index(), prop::bool::weighted(0.8)).prop_map(|(i, good)| Step::SpillEnded(i, good)),
+        3 => (index(), prop::bool::weighted(0.8)).prop_map(|(i, good)| Step::RestoreEnded(i, good)),
         2 => (0..5000u64).prop_map(Step::Wait),
     ];
-    prop::collection::vec(step, 0..120)
+    prop::collection::vec(step, 0..160)
+}
+
+fn by_chance() -> Loss {
+    Loss { when: BEGAN, reason: "by chance".into() }
+}
+
+fn pick<T: Copy>(from: &[T], index: Index) -> Option<T> {
+    if from.is_empty() { None } else { Some(from[index.index(from.len())]) }
 }
 
 fn take<T>(from: &mut Vec<T>, index: Index) -> Option<T> {
@@ -72,47 +85,41 @@ fn run(world: &mut World, step: Step) {
             world.ask(holder, Ask::Create { len, wait_ms });
         }
         Step::Seal(index) => {
-            if let Some((holder, id)) = take(&mut world.writing, index) {
+            if let Some((holder, id)) = pick(&world.writing, index) {
                 let number = world.ask(holder, Ask::Seal { id });
                 assert_eq!(world.reply(number), Some(Reply::Sealed));
-                world.leases.push((holder, id));
             }
         }
         Step::Abandon(index) => {
-            if let Some((holder, id)) = take(&mut world.writing, index) {
+            if let Some((holder, id)) = pick(&world.writing, index) {
                 world.apply(Event::Told { holder, tell: Tell::Abandon { id } });
             }
         }
         Step::Share(index, receiver) => {
-            if !world.leases.is_empty() {
-                let (holder, id) = world.leases[index.index(world.leases.len())];
+            if let Some((holder, id)) = pick(&world.leases, index) {
                 let reference = world.share(holder, id, receiver);
                 world.references.push(reference);
             }
         }
         Step::Send(index, receiver) => {
-            if let Some((holder, id)) = take(&mut world.writing, index) {
+            if let Some((holder, id)) = pick(&world.writing, index) {
                 let reference = world.shared(holder, id, Ask::Send { id, receiver });
                 world.references.push(reference);
             }
         }
         Step::Open(holder, index) => {
-            if let Some(reference) = take(&mut world.references, index)
-                && let Some(Reply::Opened { .. }) = world.open(holder, &reference)
-            {
-                world.leases.push((holder, reference.id));
+            if let Some(reference) = take(&mut world.references, index) {
+                world.open(holder, &reference);
             }
         }
         Step::OpenRemote(holder, sequence, ticket) => {
             let id = ObjectId { origin: 9, sequence };
             let node = if ticket % 2 == 0 { "there" } else { "elsewhere" };
             let reference = ObjectRef { id, node: node.into(), len: sequence * PAGE, ticket };
-            if let Some(Reply::Opened { .. }) = world.open(holder, &reference) {
-                world.leases.push((holder, id));
-            }
+            world.open(holder, &reference);
         }
         Step::Release(index) => {
-            if let Some((holder, id)) = take(&mut world.leases, index) {
+            if let Some((holder, id)) = pick(&world.leases, index) {
                 world.apply(Event::Told { holder, tell: Tell::Release { id } });
             }
         }
@@ -137,32 +144,21 @@ fn run(world: &mut World, step: Step) {
             }
         }
         Step::Land(index) | Step::Fail(index) => {
-            let running: Vec<_> = world.fetches.iter().map(|(&f, &id)| (f, id)).collect();
+            let running: Vec<_> = world.fetches.iter().map(|(&fetch, &(id, _))| (fetch, id)).collect();
             if running.is_empty() {
                 return;
             }
             let (fetch, id) = running[index.index(running.len())];
-            world.fetches.remove(&fetch);
             world.stopped.remove(&fetch);
-            let answered = world.replies.len();
-            if matches!(step, Step::Land(_)) {
-                world.apply(Event::FetchLanded { fetch, id });
-                for (holder, _, reply) in &world.replies[answered..] {
-                    if matches!(reply, Reply::Opened { .. }) {
-                        world.leases.push((*holder, id));
-                    }
-                }
-            } else {
-                world.apply(Event::FetchFailed { fetch, id, reason: "by chance".into() });
-            }
+            world.apply(match step {
+                Step::Land(_) => Event::FetchLanded { fetch, id },
+                _ => Event::FetchFailed { fetch, id, loss: by_chance() },
+            });
         }
-        Step::Serve(index) => {
+        Step::Serve(index, peer, insists) => {
             if !world.references.is_empty() {
-                let reference = &world.references[index.index(world.references.len())];
-                let (id, ticket) = (reference.id, reference.ticket);
-                world.serves += 1;
-                world.servings.push((world.serves, ticket));
-                world.apply(Event::Serve { serve: world.serves, id });
+                let reference = world.references[index.index(world.references.len())].clone();
+                world.serve(&reference, &format!("peer {peer}"), insists);
             }
         }
         Step::ServeEnded(index, acknowledged) => {
@@ -170,9 +166,29 @@ fn run(world: &mut World, step: Step) {
                 world.apply(Event::ServeEnded { serve, ticket, acknowledged });
             }
         }
-        Step::Acknowledged(index) => {
-            if let Some(reference) = take(&mut world.references, index) {
-                world.apply(Event::Acknowledged { id: reference.id, ticket: reference.ticket });
+        Step::Acknowledged(index, peer) => {
+            if let Some(ObjectRef { id, ticket, .. }) = take(&mut world.references, index) {
+                world.apply(Event::Acknowledged { id, ticket, peer: format!("peer {peer}") });
+            }
+        }
+        Step::SpillEnded(index, good) => {
+            let all: Vec<_> = world.spilling.iter().map(|(&spill, &(id, _))| (spill, id)).collect();
+            if !all.is_empty() {
+                let (spill, id) = all[index.index(all.len())];
+                world.apply(match good {
+                    true => Event::Spilled { spill, id },
+                    false => Event::SpillFailed { spill, id, reason: "by chance".into() },
+                });
+            }
+        }
+        Step::RestoreEnded(index, good) => {
+            let all: Vec<_> = world.restoring.iter().map(|(&spill, &(id, _))| (spill, id)).collect();
+            if !all.is_empty() {
+                let (spill, id) = all[index.index(all.len())];
+                world.apply(match good {
+                    true => Event::Restored { spill, id },
+                    false => Event::RestoreFailed { spill, id, reason: "by chance".into() },
+                });
             }
         }
         Step::Wait(milliseconds) => {
@@ -193,17 +209,22 @@ proptest! {
         for holder in 1..8 {
             world.gone(holder);
         }
-        while let Some((&fetch, &id)) = world.fetches.first_key_value() {
-            world.fetches.remove(&fetch);
-            world.apply(Event::FetchFailed { fetch, id, reason: "the end".into() });
+        while let Some((&fetch, &(id, _))) = world.fetches.first_key_value() {
+            world.apply(Event::FetchFailed { fetch, id, loss: by_chance() });
         }
         while let Some((serve, ticket)) = world.servings.pop() {
             world.apply(Event::ServeEnded { serve, ticket, acknowledged: false });
+        }
+        world.spill_all();
+        while let Some((&spill, &(id, _))) = world.restoring.first_key_value() {
+            world.apply(Event::Restored { spill, id });
         }
         world.now += RULES.orphaned;
         world.apply(Event::Tick);
         let usage = world.table.usage();
         prop_assert_eq!(usage, Usage { capacity_bytes: usage.capacity_bytes, ..Usage::default() }, "T4");
         prop_assert!(world.open_asks.is_empty(), "T5");
+        prop_assert!(world.files.is_empty(), "T8");
+
     }
 }

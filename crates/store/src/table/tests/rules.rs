@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::super::*;
 use super::world::World;
-use super::{PAGE, RULES};
+use super::{BEGAN, PAGE, RULES, table};
+use crate::error::StoreError;
 use crate::object::ObjectRef;
 
 #[test]
@@ -146,7 +147,8 @@ fn a_fetch_nobody_waits_for_keeps_its_place_until_its_writer_has_let_go() {
     assert!(world.stopped.contains(&fetch));
     assert!(world.effects.contains(&Effect::Acknowledge { node: "there".into(), id, ticket: 4 }));
     assert_eq!(world.in_use(), PAGE);
-    world.apply(Event::FetchFailed { fetch, id, reason: "stopped".into() });
+    let loss = Loss { when: BEGAN, reason: "stopped".into() };
+    world.apply(Event::FetchFailed { fetch, id, loss });
     assert_eq!(world.in_use(), 0);
 }
 
@@ -161,9 +163,9 @@ fn l3_a_failed_fetch_is_an_object_lost_that_names_the_node_and_another_node_is_t
     world.open(1, &reference("elsewhere"));
     let elsewhere = world.last_number;
     let fetch = *world.fetches.keys().next().unwrap();
-    world.fetches.remove(&fetch);
-    world.apply(Event::FetchFailed { fetch, id, reason: "it died".into() });
-    assert_eq!(world.reply(there), Some(Reply::Failed(StoreError::lost(id, "there", "it died"))));
+    let loss = Loss { when: BEGAN, reason: "it died".into() };
+    world.apply(Event::FetchFailed { fetch, id, loss: loss.clone() });
+    assert_eq!(world.reply(there), Some(Reply::Failed(StoreError::lost(id, "there", loss))));
     assert_eq!(world.reply(elsewhere), None);
     let (&fetch, _) = world.fetches.first_key_value().unwrap();
     world.apply(Event::FetchLanded { fetch, id });
@@ -172,7 +174,7 @@ fn l3_a_failed_fetch_is_an_object_lost_that_names_the_node_and_another_node_is_t
 
 #[test]
 fn a_process_frees_seals_and_shares_only_what_it_holds() {
-    let mut table = Table::new("here", 5, RULES, Pool::new(&[4 * PAGE], PAGE));
+    let mut table = table("here", &[4 * PAGE], 0);
     let mut apply = |event| table.apply(event, Duration::ZERO);
     apply(Event::Attached { holder: 1 });
     apply(Event::Attached { holder: 2 });
@@ -199,7 +201,7 @@ fn a_process_frees_seals_and_shares_only_what_it_holds() {
 
 #[test]
 fn l2_a_process_with_too_many_asks_under_way_breaks_the_protocol() {
-    let mut table = Table::new("here", 5, RULES, Pool::new(&[PAGE], PAGE));
+    let mut table = table("here", &[PAGE], 0);
     table.apply(Event::Attached { holder: 1 }, Duration::ZERO);
     let mut condemned = false;
     for number in 0..=crate::protocol::MAX_OUTSTANDING as u64 + 1 {
@@ -208,4 +210,58 @@ fn l2_a_process_with_too_many_asks_under_way_breaks_the_protocol() {
         condemned |= matches!(effects[..], [Effect::Condemn { .. }]);
     }
     assert!(condemned);
+}
+
+#[test]
+fn l3_an_object_lost_says_when_it_was_freed_and_how() {
+    let mut world = World::new(4);
+    for holder in [1, 2, 3] {
+        world.attach(holder);
+    }
+    let [released, died, unclaimed] = [1, 2, 1].map(|holder| world.object(holder, PAGE));
+    let references = [(1, released), (2, died), (1, unclaimed)].map(|(h, id)| world.share(h, id, None));
+    world.now += Duration::from_secs(1);
+    world.apply(Event::Told { holder: 1, tell: Tell::Revoke { id: released, ticket: references[0].ticket } });
+    world.apply(Event::Told { holder: 1, tell: Tell::Release { id: released } });
+    world.now += Duration::from_secs(1);
+    world.apply(Event::Told { holder: 2, tell: Tell::Revoke { id: died, ticket: references[1].ticket } });
+    world.gone(2);
+    world.apply(Event::Told { holder: 1, tell: Tell::Release { id: unclaimed } });
+    world.now += RULES.unclaimed;
+    let unknown = ObjectRef { id: ObjectId { origin: 3, sequence: 1 }, ..references[0].clone() };
+    let end = 2 + RULES.unclaimed.as_secs();
+    for (reference, seconds, how) in [
+        (&references[0], 1, "its last lease ended"),
+        (&references[1], 2, "process 2, the last to have it, has ended"),
+        (&references[2], end, "its last reference was not opened in time"),
+        (&unknown, end, "knows nothing of it"),
+    ] {
+        let Some(Reply::Failed(StoreError::ObjectLost { id, node, when, reason })) = world.open(3, reference)
+        else {
+            panic!("{:?}", world.replies.last())
+        };
+        assert_eq!((id, node.as_str()), (reference.id, "here"));
+        assert_eq!(when, BEGAN.after(Duration::from_secs(seconds)), "{reason}");
+        assert!(reason.contains(how) && reason.contains("incarnation 5"), "{reason}");
+    }
+}
+
+#[test]
+fn l2_what_one_process_dropped_counts_until_the_last_that_maps_it_has_let_go() {
+    let mut world = World::new(2);
+    world.attach(1);
+    world.attach(2);
+    let id = world.object(1, 2 * PAGE);
+    let reference = world.share(1, id, None);
+    assert!(matches!(world.open(2, &reference), Some(Reply::Opened { .. })));
+    world.apply(Event::Told { holder: 1, tell: Tell::Release { id } });
+    let other = world.object(1, 2 * PAGE);
+    let waiting = world.ask(1, Ask::Create { len: PAGE, wait_ms: 60_000 });
+    world.now += Duration::from_secs(1);
+    world.apply(Event::Tick);
+    assert_eq!((world.in_use(), world.reply(waiting)), (4 * PAGE, None), "it is read by the other");
+    world.gone(2);
+    assert!(matches!(world.reply(waiting), Some(Reply::Created { .. })));
+    assert_eq!(world.in_use(), 3 * PAGE);
+    assert_ne!(other, id);
 }
