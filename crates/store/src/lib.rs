@@ -49,6 +49,8 @@
 mod client;
 mod error;
 mod extents;
+#[cfg(test)]
+mod fuzz;
 mod memory;
 mod node;
 mod object;

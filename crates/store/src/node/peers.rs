@@ -41,7 +41,7 @@ pub trait StorePeers: Send + Sync + 'static {
 
 /// What a store wants from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(crate) enum Wish {
     Fetch { id: ObjectId, ticket: u64, len: u64 },
     Acknowledge { id: ObjectId, ticket: u64 },
 }

@@ -185,6 +185,10 @@ impl Table {
             }
             Some(_) => Some(Reply::Failed(StoreError::lost(id, &node, "it was never sealed"))),
             None if node == self.node => Some(Reply::Failed(StoreError::lost(id, &node, absent))),
+            // Its number will be that of another object, which must not find its place taken.
+            None if id.origin == self.incarnation && id.sequence > self.last_sequence => {
+                Some(Reply::Failed(StoreError::lost(id, &node, "it was never created")))
+            }
             None if len > self.pool.largest() => {
                 Some(Reply::Failed(StoreError::TooLarge { wanted: len, largest: self.pool.largest() }))
             }
