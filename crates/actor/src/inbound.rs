@@ -40,7 +40,7 @@ pub(crate) async fn read(system: System, link: Arc<Link>, mut lane: LaneReceiver
     }
 }
 
-fn take(
+pub(crate) fn take(
     system: &System,
     link: &Arc<Link>,
     frame: Frame,
@@ -129,6 +129,7 @@ fn request(
              same sources",
             cell.address.role, cell.fingerprint, extension.message
         );
+        tracing::warn!(peer = %link.peer, why, "calls are refused");
         link.refuse(life, 0, Outcome::Refused(why));
         return Ok(());
     }
@@ -203,7 +204,7 @@ fn call(
 
 /// Puts the pieces of one payload together. Memory is taken as pieces come, not as they are announced.
 #[derive(Default)]
-struct Assembly {
+pub(crate) struct Assembly {
     open: Option<(u64, AlignedVec)>,
 }
 

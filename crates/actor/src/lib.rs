@@ -69,6 +69,8 @@ mod death;
 mod dispatch;
 mod error;
 mod executor;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod inbound;
 mod incoming;

@@ -294,7 +294,7 @@ impl System {
     }
 
     /// The connection of `link` is gone for the reason `why`.
-    fn lost(&self, link: &Arc<Link>, why: &str) {
+    pub(crate) fn lost(&self, link: &Arc<Link>, why: &str) {
         link.close(why);
         for cell in self.inner().actors.all() {
             let untold = cell.peer_gone(link.key);

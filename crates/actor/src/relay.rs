@@ -295,6 +295,24 @@ fn route(system: &System, to: &ActorAddress, fingerprint: u64) -> Result<Route, 
     let cell = system.find(to.actor, to.incarnation)?;
     match cell.fingerprint == fingerprint {
         true => Ok(Route::Local(cell)),
-        false => Err(Outcome::Refused(format!("role {} differs: build both programs alike", to.role))),
+        false => Err(Outcome::Refused(format!(
+            "role {} differs: its fingerprint is {:#x} here and {fingerprint:#x} at the caller; build both programs from the \
+             same sources",
+            to.role, cell.fingerprint
+        ))),
+    }
+}
+
+#[cfg(test)]
+impl PassOn {
+    pub(crate) fn sample(to: Vec<ActorAddress>) -> PassOn {
+        PassOn { to, fingerprint: 1, message: 2, payload: vec![3; 20], ask: true, patient: false }
+    }
+}
+
+#[cfg(test)]
+impl End {
+    pub(crate) fn sample(status: u32) -> End {
+        End { status, payload: vec![4; 12] }
     }
 }

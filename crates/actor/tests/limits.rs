@@ -59,7 +59,12 @@ fn a_role_with_another_fingerprint_is_refused_by_name_and_others_work() {
             let desk = pair.desk::<Clerk>("ada").await;
             let newer = pair.here.actor_ref::<newer::Desk>(desk.address().clone()).unwrap();
             match newer.ask(Echo("hello".into())).await {
-                Err(CallError::Refused(why)) => assert!(why.contains("role desk differs"), "{why}"),
+                Err(CallError::Refused(why)) => {
+                    assert!(why.contains("role desk differs"), "{why}");
+                    for known in [fingerprint::<Desk>(), fingerprint::<newer::Desk>()] {
+                        assert!(why.contains(&format!("{known:#x}")), "{why} lacks {known:#x}");
+                    }
+                }
                 other => panic!("{other:?}"),
             }
             assert_eq!(desk.ask(Echo("hello".into())).await.unwrap(), "ada: hello");

@@ -19,7 +19,7 @@ use crate::ask::{Control, Line, Questions, Reply, unexpected};
 use crate::control::vocabulary::{Answer, Ask, JobEvent, Notice, Status};
 use crate::error::ClusterError;
 use crate::head::HeadAddress;
-use crate::message::{self, ClientToHead, HeadToClient};
+use crate::message::{ClientToHead, HeadToClient, Message, Unknown, Unread};
 use crate::state::StateDir;
 
 /// Questions that may wait to be sent.
@@ -389,8 +389,17 @@ async fn converse(
 }
 
 async fn read_frames(frames: &mut LaneReceiver, shared: &std::sync::Weak<Shared>) -> Result<(), WireError> {
+    let mut unknown = Unknown::default();
     while let Some(frame) = frames.recv().await? {
-        let message = message::from_frame(&frame)?;
+        let message = match HeadToClient::from_frame(&frame)? {
+            Some(message) => message,
+            None => match unknown.pass_by(&frame, &"the head") {
+                Some(Unread { request, answer, .. }) => {
+                    HeadToClient::Answer { request, answer, credentials: Vec::new() }
+                }
+                None => continue,
+            },
+        };
         let Some(shared) = shared.upgrade() else { return Ok(()) };
         shared.take_in(message);
     }
@@ -399,7 +408,7 @@ async fn read_frames(frames: &mut LaneReceiver, shared: &std::sync::Weak<Shared>
 
 async fn write_asks(lane: &LaneSender, leaving: &mut mpsc::Receiver<(u64, Ask)>) -> Result<(), WireError> {
     while let Some((request, ask)) = leaving.recv().await {
-        lane.send(message::to_frame(&ClientToHead::Ask { request, ask })?).await?;
+        lane.send(ClientToHead::Ask { request, ask }.into_frame()?).await?;
     }
     Ok(())
 }

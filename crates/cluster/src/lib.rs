@@ -29,16 +29,25 @@
 pub mod agent;
 mod ask;
 mod client;
+#[cfg(test)]
+mod committed;
 pub mod control;
 mod daemon;
 mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod head;
 mod host;
 mod host_memory;
+mod kinds;
 pub mod launch;
 mod logs;
 pub mod manifest;
 mod message;
+#[cfg(test)]
+mod newer;
+#[cfg(test)]
+mod samples;
 mod spawn;
 pub mod state;
 pub mod strict;

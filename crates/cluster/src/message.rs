@@ -1,32 +1,28 @@
-//! Messages between head, agents, workers and clients, and how they become bytes.
+//! Messages between head, agents, workers and clients, and how they become frames.
+//!
+//! Of a question or an answer the frame's head says whose it is: the process (as the incarnation) and the number of the
+//! question (as the trace), also to those who do not know its kind. So an unknown question is refused, an unknown answer is an
+//! error to who asked, and everything else that is unknown is passed by.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use lyceum_actor::{ActorId, Cause, ProcessAddress, ProcessDeath, SpawnRequest};
-use lyceum_wire::{AlignedBytes, ArchiveValidator, Frame, FrameHeader, WireError, access_checked};
-use rkyv::api::high::{HighDeserializer, HighSerializer};
-use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error;
-use rkyv::ser::allocator::ArenaHandle;
-use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Portable, Serialize};
+use bytes::BytesMut;
+use lyceum_actor::{ActorId, Cause, ControlError, ProcessAddress, ProcessDeath, SpawnRequest};
+use lyceum_wire::{Frame, FrameDecoder, FrameEncoder, WireError};
+use rkyv::{Archive, Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::control::vocabulary::{Answer, Ask, Command, Notice, Report, Running, StoreUse};
+use crate::control::vocabulary::{Answer, Ask, Command, JobEvent, Notice, Report, Running, StoreUse};
+use crate::kinds::{Kinds, kinds};
 
 /// An agent to the head.
-#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "messages go one by one into a frame")]
 pub(crate) enum AgentToHead {
     /// The first message of a connection.
-    Join {
-        address: SocketAddr,
-        pid: u32,
-        host: String,
-        running: Vec<Running>,
-        ended: Vec<ProcessDeath>,
-    },
+    Join(Join),
     Report(Report),
     /// A worker of the agent asks.
     Ask {
@@ -36,15 +32,22 @@ pub(crate) enum AgentToHead {
     },
 }
 
+/// What an agent says when it joins.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Join {
+    pub(crate) address: SocketAddr,
+    pub(crate) pid: u32,
+    pub(crate) host: String,
+    pub(crate) running: Vec<Running>,
+    pub(crate) ended: Vec<ProcessDeath>,
+}
+
 /// The head to an agent.
-#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "messages go one by one into a frame")]
 pub(crate) enum HeadToAgent {
     /// The first message of a connection.
-    Welcome {
-        pid: u32,
-        host: String,
-    },
+    Welcome(Welcome),
     /// A command; with a launch come the credentials of the process.
     Command {
         command: Command,
@@ -57,14 +60,21 @@ pub(crate) enum HeadToAgent {
     },
 }
 
+/// What the head says to an agent that has joined.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    pub(crate) pid: u32,
+    pub(crate) host: String,
+}
+
 /// A client to the head.
-#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ClientToHead {
     Ask { request: u64, ask: Ask },
 }
 
 /// The head to a client.
-#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum HeadToClient {
     /// With an identity come its credentials.
     Answer {
@@ -76,17 +86,20 @@ pub(crate) enum HeadToClient {
 }
 
 /// An agent to another.
-#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum AgentToAgent {
     Watch(ProcessAddress),
     Died(ProcessDeath),
 }
 
 /// An agent to its worker, over the inherited socket.
-#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum AgentToWorker {
     /// The first message.
-    Init(Box<WorkerInit>),
+    Init {
+        init: Box<WorkerInit>,
+        credentials: Vec<u8>,
+    },
     Stop {
         by: String,
     },
@@ -102,9 +115,8 @@ pub(crate) enum AgentToWorker {
 }
 
 /// Who a worker is and what it is to run.
-#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct WorkerInit {
-    pub(crate) credentials: Vec<u8>,
     pub(crate) bind: SocketAddr,
     pub(crate) advertise: Option<IpAddr>,
     pub(crate) threads: u32,
@@ -116,8 +128,11 @@ pub(crate) struct WorkerInit {
     pub(crate) saved: Option<Vec<u8>>,
 }
 
+/// Bytes that are read from a worker's socket at a time.
+const READ_BYTES: usize = 16 * 1024;
+
 /// A worker to its agent.
-#[derive(Debug, Clone, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "messages go one by one into a frame")]
 pub(crate) enum WorkerToAgent {
     Ready {
@@ -140,89 +155,296 @@ pub(crate) enum WorkerToAgent {
     },
 }
 
-/// Kind of frames that carry these messages; each lane carries one type in each direction.
-const KIND: u16 = 0x4c43;
-/// Longest message over a worker's socket, in bytes.
-const MAX_LOCAL: u32 = 2 << 20;
-
-/// What can be sent: any of the types above.
-pub(crate) trait Message:
-    for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>> + Archive + Sized
-{
-}
-impl<T> Message for T where T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>> + Archive {}
-
-/// The archived bytes of `message`.
-pub(crate) fn encode<T: Message>(message: &T) -> Result<AlignedVec, WireError> {
-    rkyv::to_bytes::<Error>(message).map_err(|error| WireError::Archive(error.to_string()))
+/// What is no question, answer, command or report.
+enum Word {
+    Join(Join),
+    Welcome(Welcome),
+    Watch(ProcessAddress),
+    Init(Box<WorkerInit>),
+    Stop { by: String },
+    Ready { address: SocketAddr },
+    Ended { cause: Cause },
+    Died(ProcessDeath),
+    Suspect { node: String, unreachable: bool },
+    Stalled { actor: ActorId, role: String, stall: Option<String> },
 }
 
-/// The message that `bytes`, 16-byte aligned, hold.
-pub(crate) fn decode<T>(bytes: &[u8]) -> Result<T, WireError>
-where
-    T: Archive,
-    T::Archived:
-        Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
-{
-    let archived = access_checked::<T::Archived>(bytes)?;
-    rkyv::deserialize::<T, Error>(archived).map_err(|error| WireError::Archive(error.to_string()))
+kinds! { Word:
+    0x0101 = Join(join),
+    0x0102 = Welcome(welcome),
+    0x0103 = Watch(process),
+    0x0104 = Init(init),
+    0x0105 = Stop { by },
+    0x0106 = Ready { address },
+    0x0107 = Ended { cause },
+    0x0108 = Died(death),
+    0x0109 = Suspect { node, unreachable },
+    0x010a = Stalled { actor, role, stall },
 }
 
-/// `message` as a frame of a lane.
-pub(crate) fn to_frame<T: Message>(message: &T) -> Result<Frame, WireError> {
-    let header = FrameHeader { kind: KIND, ..FrameHeader::default() };
-    Ok(Frame::new(header, AlignedBytes::from(encode(message)?)))
+/// What can be sent: any of the messages above.
+pub(crate) trait Message: Sized {
+    /// The message as a frame.
+    fn into_frame(self) -> Result<Frame, WireError>;
+    /// The message in a frame; `None` where its kind is none that is said to this end.
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError>;
 }
 
-/// The message in a frame of a lane.
-pub(crate) fn from_frame<T>(frame: &Frame) -> Result<T, WireError>
-where
-    T: Archive,
-    T::Archived:
-        Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
-{
-    match frame.header.kind {
-        KIND => decode(&frame.payload),
-        other => {
-            Err(WireError::Archive(format!("a frame of kind {other} on a control lane, expected {KIND}")))
+impl Message for AgentToHead {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        Ok(match self {
+            AgentToHead::Join(join) => Word::Join(join).seal()?.into_frame(),
+            AgentToHead::Report(report) => report.seal()?.into_frame(),
+            AgentToHead::Ask { process, request, ask } => ask.seal()?.into_frame_about(process, request),
+        })
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        let (process, request) = (frame.header.incarnation, frame.header.trace);
+        if let Some(report) = open(frame)? {
+            return Ok(Some(AgentToHead::Report(report)));
         }
+        if let Some(ask) = open(frame)? {
+            return Ok(Some(AgentToHead::Ask { process, request, ask }));
+        }
+        Ok(match open(frame)? {
+            Some(Word::Join(join)) => Some(AgentToHead::Join(join)),
+            _ => None,
+        })
+    }
+}
+
+impl Message for HeadToAgent {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        Ok(match self {
+            HeadToAgent::Welcome(welcome) => Word::Welcome(welcome).seal()?.into_frame(),
+            HeadToAgent::Command { command, credentials } => {
+                Frame { extension: credentials.into(), ..command.seal()?.into_frame() }
+            }
+            HeadToAgent::Answer { process, request, answer } => {
+                answer.seal()?.into_frame_about(process, request)
+            }
+        })
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        let (process, request) = (frame.header.incarnation, frame.header.trace);
+        if let Some(command) = open(frame)? {
+            return Ok(Some(HeadToAgent::Command { command, credentials: frame.extension.to_vec() }));
+        }
+        if let Some(answer) = open(frame)? {
+            return Ok(Some(HeadToAgent::Answer { process, request, answer }));
+        }
+        Ok(match open(frame)? {
+            Some(Word::Welcome(welcome)) => Some(HeadToAgent::Welcome(welcome)),
+            _ => None,
+        })
+    }
+}
+
+impl Message for ClientToHead {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        let ClientToHead::Ask { request, ask } = self;
+        Ok(ask.seal()?.into_frame_about(0, request))
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        Ok(open(frame)?.map(|ask| ClientToHead::Ask { request: frame.header.trace, ask }))
+    }
+}
+
+impl Message for HeadToClient {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        Ok(match self {
+            HeadToClient::Answer { request, answer, credentials } => {
+                Frame { extension: credentials.into(), ..answer.seal()?.into_frame_about(0, request) }
+            }
+            HeadToClient::Notice(Notice::Job { job, event }) => {
+                let mut frame = event.seal()?.into_frame();
+                frame.header.job = job;
+                frame
+            }
+            HeadToClient::Notice(Notice::Died(death)) => Word::Died(death).seal()?.into_frame(),
+            HeadToClient::Notice(Notice::Suspect { node, unreachable }) => {
+                Word::Suspect { node, unreachable }.seal()?.into_frame()
+            }
+        })
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        if let Some(answer) = open(frame)? {
+            let (request, credentials) = (frame.header.trace, frame.extension.to_vec());
+            return Ok(Some(HeadToClient::Answer { request, answer, credentials }));
+        }
+        if let Some(event) = open::<JobEvent>(frame)? {
+            return Ok(Some(HeadToClient::Notice(Notice::Job { job: frame.header.job, event })));
+        }
+        Ok(match open(frame)? {
+            Some(Word::Died(death)) => Some(HeadToClient::Notice(Notice::Died(death))),
+            Some(Word::Suspect { node, unreachable }) => {
+                Some(HeadToClient::Notice(Notice::Suspect { node, unreachable }))
+            }
+            _ => None,
+        })
+    }
+}
+
+impl Message for AgentToAgent {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        let word = match self {
+            AgentToAgent::Watch(process) => Word::Watch(process),
+            AgentToAgent::Died(death) => Word::Died(death),
+        };
+        Ok(word.seal()?.into_frame())
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        Ok(match open(frame)? {
+            Some(Word::Watch(process)) => Some(AgentToAgent::Watch(process)),
+            Some(Word::Died(death)) => Some(AgentToAgent::Died(death)),
+            _ => None,
+        })
+    }
+}
+
+impl Message for AgentToWorker {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        let word = match self {
+            AgentToWorker::Init { init, credentials } => {
+                return Ok(Frame { extension: credentials.into(), ..Word::Init(init).seal()?.into_frame() });
+            }
+            AgentToWorker::Answer { request, answer } => {
+                return Ok(answer.seal()?.into_frame_about(0, request));
+            }
+            AgentToWorker::Stop { by } => Word::Stop { by },
+            AgentToWorker::Died(death) => Word::Died(death),
+            AgentToWorker::Suspect { node, unreachable } => Word::Suspect { node, unreachable },
+        };
+        Ok(word.seal()?.into_frame())
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        if let Some(answer) = open(frame)? {
+            return Ok(Some(AgentToWorker::Answer { request: frame.header.trace, answer }));
+        }
+        Ok(match open(frame)? {
+            Some(Word::Init(init)) => {
+                Some(AgentToWorker::Init { init, credentials: frame.extension.to_vec() })
+            }
+            Some(Word::Stop { by }) => Some(AgentToWorker::Stop { by }),
+            Some(Word::Died(death)) => Some(AgentToWorker::Died(death)),
+            Some(Word::Suspect { node, unreachable }) => Some(AgentToWorker::Suspect { node, unreachable }),
+            _ => None,
+        })
+    }
+}
+
+impl Message for WorkerToAgent {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        let word = match self {
+            WorkerToAgent::Ask { request, ask } => return Ok(ask.seal()?.into_frame_about(0, request)),
+            WorkerToAgent::Ready { address } => Word::Ready { address },
+            WorkerToAgent::Ended { cause } => Word::Ended { cause },
+            WorkerToAgent::Watch(process) => Word::Watch(process),
+            WorkerToAgent::Stalled { actor, role, stall } => Word::Stalled { actor, role, stall },
+        };
+        Ok(word.seal()?.into_frame())
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        if let Some(ask) = open(frame)? {
+            return Ok(Some(WorkerToAgent::Ask { request: frame.header.trace, ask }));
+        }
+        Ok(match open(frame)? {
+            Some(Word::Ready { address }) => Some(WorkerToAgent::Ready { address }),
+            Some(Word::Ended { cause }) => Some(WorkerToAgent::Ended { cause }),
+            Some(Word::Watch(process)) => Some(WorkerToAgent::Watch(process)),
+            Some(Word::Stalled { actor, role, stall }) => Some(WorkerToAgent::Stalled { actor, role, stall }),
+            _ => None,
+        })
+    }
+}
+
+fn open<K: Kinds>(frame: &Frame) -> Result<Option<K>, WireError> {
+    K::open(frame.header.kind, &frame.payload)
+}
+
+/// The frames of one connection that were passed by.
+#[derive(Debug, Default)]
+pub(crate) struct Unknown {
+    told: BTreeSet<u16>,
+}
+
+/// A question or an answer that was passed by.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Unread {
+    pub(crate) process: u64,
+    pub(crate) request: u64,
+    /// What whoever waits for an answer is told.
+    pub(crate) answer: Answer,
+}
+
+impl Unknown {
+    /// Passes `frame` by, which `who` sent. Each kind is logged once.
+    pub(crate) fn pass_by(&mut self, frame: &Frame, who: &dyn std::fmt::Display) -> Option<Unread> {
+        let kind = frame.header.kind;
+        let version = env!("CARGO_PKG_VERSION");
+        let why =
+            format!("messages of kind {kind:#06x} are not known to lyceum {version}: one of both is newer");
+        if self.told.insert(kind) {
+            tracing::warn!(from = %who, "passed by: {why}");
+        }
+        let (process, request) = (frame.header.incarnation, frame.header.trace);
+        let answer = Answer::Error(ControlError::Refused(why));
+        (request != 0).then_some(Unread { process, request, answer })
     }
 }
 
 /// Writes a message to a worker's socket.
 pub(crate) async fn write_local<T: Message>(
     socket: &mut (impl AsyncWriteExt + Unpin),
-    message: &T,
+    message: T,
 ) -> io::Result<()> {
-    let bytes = encode(message).map_err(io::Error::other)?;
-    let len = u32::try_from(bytes.len()).ok().filter(|len| *len <= MAX_LOCAL);
-    let len =
-        len.ok_or_else(|| io::Error::other(format!("a message of {} bytes is too long", bytes.len())))?;
-    socket.write_all(&len.to_le_bytes()).await?;
-    socket.write_all(&bytes).await
+    write_local_frame(socket, &message.into_frame().map_err(io::Error::other)?).await
 }
 
-/// Reads a message from a worker's socket; `None` at its end.
-pub(crate) async fn read_local<T>(socket: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Option<T>>
-where
-    T: Archive,
-    T::Archived:
-        Portable + for<'a> CheckBytes<ArchiveValidator<'a>> + Deserialize<T, HighDeserializer<Error>>,
-{
-    let mut len = [0; 4];
-    match socket.read_exact(&mut len).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
+pub(crate) async fn write_local_frame(
+    socket: &mut (impl AsyncWriteExt + Unpin),
+    frame: &Frame,
+) -> io::Result<()> {
+    let mut encoder = FrameEncoder::default();
+    encoder.push(frame).map_err(io::Error::other)?;
+    for piece in encoder.take() {
+        socket.write_all(&piece).await?;
     }
-    let len = u32::from_le_bytes(len);
-    if len > MAX_LOCAL {
-        return Err(io::Error::other(format!("a message of {len} bytes is too long")));
+    Ok(())
+}
+
+/// The frames of a worker's socket.
+#[derive(Debug)]
+pub(crate) struct LocalFrames<S> {
+    socket: S,
+    decoder: FrameDecoder,
+}
+
+impl<S: AsyncReadExt + Unpin> LocalFrames<S> {
+    pub(crate) fn new(socket: S) -> LocalFrames<S> {
+        LocalFrames { socket, decoder: FrameDecoder::default() }
     }
-    let mut bytes: AlignedVec = AlignedVec::with_capacity(len as usize);
-    bytes.resize(len as usize, 0);
-    socket.read_exact(&mut bytes).await?;
-    decode(&bytes).map(Some).map_err(io::Error::other)
+
+    /// The next frame; `None` at the socket's end.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().map_err(io::Error::other)? {
+                return Ok(Some(frame));
+            }
+            let mut piece = BytesMut::with_capacity(READ_BYTES);
+            if self.socket.read_buf(&mut piece).await? == 0 {
+                return self.decoder.end().map(|()| None).map_err(io::Error::other);
+            }
+            self.decoder.push(piece.freeze());
+        }
+    }
 }
 
 /// A heartbeat of an agent, as a datagram: a tag and three numbers.

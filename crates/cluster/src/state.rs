@@ -176,8 +176,11 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ClusterErr
 /// Reads what [`write_json`] wrote.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ClusterError> {
     let text = fs::read(path).map_err(|error| ClusterError::file(path, &error))?;
-    serde_json::from_slice(&text)
-        .map_err(|error| ClusterError::Refused(format!("{}: is damaged: {error}", path.display())))
+    from_json(&text).map_err(|error| ClusterError::Refused(format!("{}: {error}", path.display())))
+}
+
+pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(text).map_err(|error| format!("is damaged: {error}"))
 }
 
 /// Writes `bytes`; the file is there whole or not at all, readable by its owner alone.

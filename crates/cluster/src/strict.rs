@@ -31,6 +31,9 @@ use toml::de::{DeTable, DeValue};
 /// Largest file that is read, in bytes: a larger one is not a file that a person wrote.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
+/// Longest message, in characters: a name that is wrong may be as long as the file.
+const MAX_MESSAGE: usize = 1000;
+
 /// Reads the TOML file at `path` as a `T`; relative paths inside it are relative to its folder.
 pub fn load<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Document<T>, StrictError> {
     let path = path.as_ref();
@@ -65,7 +68,10 @@ pub fn parse<T: DeserializeOwned>(file: impl Into<PathBuf>, text: &str) -> Resul
         Ok(value) => Ok(Document { value, source: Source { file, text: text.to_owned() } }),
         Err(error) => Err(StrictError {
             place: error.span().map(|span| Place::of(text, span.start)),
-            message: explain(error.message()),
+            message: in_one_line(&explain(
+                error.message(),
+                error.span().and_then(|span| text.get(span)).unwrap_or_default(),
+            )),
             file,
         }),
     }
@@ -103,7 +109,7 @@ impl Source {
     /// An error at the value called `path` (`head.bind`, `nodes[1].name`), or at its nearest ancestor in the file.
     pub fn refuse(&self, path: &str, message: impl Into<String>) -> StrictError {
         let place = self.locate(path).map(|offset| Place::of(&self.text, offset));
-        StrictError { file: self.file.clone(), place, message: message.into() }
+        StrictError { file: self.file.clone(), place, message: in_one_line(&message.into()) }
     }
 
     /// `path` as written in the file, relative to the file's folder.
@@ -226,9 +232,30 @@ fn describe_io(error: &std::io::Error) -> String {
     }
 }
 
-/// Puts serde's messages into one wording, with the nearest valid name.
-fn explain(message: &str) -> String {
+/// A message that quotes the file, which may hold anything: without line breaks and the like, and not endless.
+fn in_one_line(message: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    let mut line: String = message.chars().take(MAX_MESSAGE).map(escaped).collect();
+    if message.chars().nth(MAX_MESSAGE).is_some() {
+        line.push_str(" ...");
+    }
+    line
+}
+
+/// Puts serde's and the parser's messages about the text at `place` into one wording, with the nearest valid name.
+fn explain(message: &str, place: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
+    match first {
+        "duplicate key" => return format!("key `{place}` is given twice"),
+        "invalid IP address syntax" => {
+            return format!("expected an IP address such as \"10.0.0.1\" or \"::1\", found {place}");
+        }
+        "wanted string or table" => return format!("expected a string, found {place}"),
+        "recursion limit" | "cannot recurse further; max recursion depth met" => {
+            return "nested too deep".into();
+        }
+        _ => {}
+    }
     for (prefix, what) in [("unknown field ", "key"), ("unknown variant ", "value")] {
         if let Some(rest) = first.strip_prefix(prefix) {
             let mut quoted = rest.split('`').skip(1).step_by(2);
@@ -247,7 +274,7 @@ fn explain(message: &str) -> String {
         if let Some((found, expected)) =
             first.strip_prefix(prefix).and_then(|rest| rest.split_once(", expected "))
         {
-            return format!("expected {}, found {found}", in_words(expected));
+            return format!("expected {}, found {}", in_words(expected), found_in_words(found));
         }
     }
     first.to_owned()
@@ -256,13 +283,27 @@ fn explain(message: &str) -> String {
 /// Rust's type names in a reader's words.
 fn in_words(expected: &str) -> String {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more".into(),
+        "u8" => format!("a whole number from 0 to {}", u8::MAX),
+        "u16" => format!("a whole number from 0 to {}", u16::MAX),
+        "u32" => format!("a whole number from 0 to {}", u32::MAX),
+        "u64" | "usize" => "a whole number, 0 or more".into(),
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".into(),
         "f32" | "f64" => "a number".into(),
         "a sequence" => "a list".into(),
         "a map" => "a table".into(),
+        "IP address" => "an IP address".into(),
         other if other.starts_with("struct ") => "a table".into(),
         other => other.to_owned(),
+    }
+}
+
+/// The same for what was found.
+fn found_in_words(found: &str) -> &str {
+    match found {
+        "sequence" => "a list",
+        "map" => "a table",
+        // Of a number beyond 64 bits the type is nobody's business.
+        other => other.trim_end_matches(" as i128").trim_end_matches(" as u128"),
     }
 }
 
@@ -322,16 +363,16 @@ mod tests {
         );
         assert_eq!(
             fault("name = \"a\"\n[[rooms]]\nseats = \"many\""),
-            "s.toml:3:9: expected a whole number, 0 or more, found string \"many\""
+            "s.toml:3:9: expected a whole number from 0 to 4294967295, found string \"many\""
         );
         assert_eq!(
             fault("name = \"a\"\n[[rooms]]\nseats = -1"),
-            "s.toml:3:9: expected a whole number, 0 or more, found integer `-1`"
+            "s.toml:3:9: expected a whole number from 0 to 4294967295, found integer `-1`"
         );
         assert_eq!(fault("name = 3"), "s.toml:1:8: expected a string, found integer `3`");
         assert_eq!(fault("name = \"a\"\nrooms = 1"), "s.toml:2:9: expected a list, found integer `1`");
         assert_eq!(fault("name = \"a\"\n[[rooms]]\n"), "s.toml:2:1: missing key `seats`");
-        assert_eq!(fault("name = \"a\"\nname = \"b\""), "s.toml:2:1: duplicate key");
+        assert_eq!(fault("name = \"a\"\nname = \"b\""), "s.toml:2:1: key `name` is given twice");
         assert_eq!(fault("name = \"é\" = 2"), "s.toml:1:12: unexpected key or value, expected newline, `#`");
     }
 

@@ -1,7 +1,7 @@
 //! Faulty manifests are refused with the exact place, the expectation and the nearest name. Each file under
 //! `tests/manifests/bad` carries its expected message in its first line, after `#! `.
 
-use lyceum_cluster::manifest::Manifest;
+use lyceum_cluster::manifest::{MAX_NODES, Manifest};
 
 #[test]
 fn every_faulty_manifest_is_refused_with_its_exact_message() {
@@ -10,7 +10,9 @@ fn every_faulty_manifest_is_refused_with_its_exact_message() {
     let mut tried = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
+        // One of them is no text.
+        let bytes = std::fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
         let expected = text.lines().next().and_then(|line| line.strip_prefix("#! ")).unwrap();
         let expected = format!("{}:{expected}", path.display());
         let found = match Manifest::load(&path) {
@@ -23,7 +25,64 @@ fn every_faulty_manifest_is_refused_with_its_exact_message() {
         tried += 1;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(tried >= 15, "only {tried} manifests found in {folder}");
+    assert!(tried >= 130, "only {tried} manifests found in {folder}");
+}
+
+/// The keys of each table of the manifest, as the message about one that is none lists them.
+fn keys(table: &str) -> Vec<String> {
+    let text = match table {
+        "" => "zzzzzz = 1".to_owned(),
+        "nodes" => "name = \"c\"\n[[nodes]]\nzzzzzz = 1".to_owned(),
+        "nodes.resources" => "name = \"c\"\n[[nodes]]\nresources = { zzzzzz = 1 }".to_owned(),
+        table => format!("name = \"c\"\n[{table}]\nzzzzzz = 1"),
+    };
+    let message = Manifest::parse("c.toml", &text).expect_err("a key that is none").message;
+    let (_, valid) = message.split_once("valid here: ").unwrap_or_else(|| panic!("{table}: {message}"));
+    valid.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn each_key_has_a_manifest_in_which_it_is_wrong() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/manifests/bad");
+    // Where the messages point: a word or more before the value that is wrong, on that line.
+    let mut blamed = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        let line =
+            text.lines().next().and_then(|first| first.strip_prefix("#! ")?.split(':').next()?.parse().ok());
+        let line: usize = line.unwrap_or(1);
+        blamed.push_str(text.lines().nth(line - 1).unwrap_or_default());
+        blamed.push('\n');
+    }
+    for table in ["", "ssh", "head", "ports", "store", "health", "nodes", "nodes.resources"] {
+        for key in keys(table) {
+            let is_there = blamed
+                .lines()
+                .any(|line| line.contains(&format!("{key} =")) || line.contains(&format!("{key}]")));
+            assert!(is_there, "no faulty manifest is about `{table}.{key}`");
+        }
+    }
+}
+
+#[test]
+fn what_is_too_large_for_a_manifest_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    let refused = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let error = Manifest::load(&path).unwrap_err().to_string();
+        error.strip_prefix(&format!("{}:", path.display())).unwrap().to_owned()
+    };
+    let nodes = |count| (0..count).map(|node| format!("[[nodes]]\nname = \"n{node}\"\n")).collect::<String>();
+    let message = refused(&format!("name = \"c\"\n{}", nodes(MAX_NODES + 1)));
+    assert_eq!(message, "2:1: expected 1 to 4096 nodes, found 4097");
+    let message = refused(&format!("name = \"c\" #{}", " ".repeat(4 << 20)));
+    assert_eq!(message, " has 4194316 bytes, expected at most 4194304");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let error = Manifest::load(&path).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: is a folder, expected a TOML file", path.display()));
 }
 
 #[test]

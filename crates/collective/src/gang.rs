@@ -27,6 +27,14 @@ impl Token {
         Ok(token)
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_bytes(bytes: [u8; 32]) -> Self {
+        let [mut name, mut secret] = [[0; 16]; 2];
+        name.copy_from_slice(&bytes[..16]);
+        secret.copy_from_slice(&bytes[16..]);
+        Self { name, secret }
+    }
+
     pub(crate) fn name(&self) -> u128 {
         u128::from_le_bytes(self.name)
     }

@@ -38,6 +38,8 @@ mod communicator;
 mod epoch;
 mod failure;
 mod form;
+#[cfg(test)]
+mod fuzz;
 mod gang;
 mod host;
 pub mod nccl;

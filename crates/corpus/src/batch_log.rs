@@ -13,9 +13,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::chain::{Accounts, ChainId};
 use crate::journal::{Durability, Journal, JournalError, JournalOptions, Location};
-use crate::pack::{BatchShape, Layout};
+use crate::pack::{BatchShape, Layout, Piece};
 
-const OPTIONS: JournalOptions = JournalOptions {
+pub(crate) const OPTIONS: JournalOptions = JournalOptions {
     kind: u32::from_le_bytes(*b"BLOG"),
     durability: Durability::EveryAppend,
     file_bytes: 64 << 20,
@@ -67,6 +67,14 @@ pub enum LogError {
     /// An entry is whole but not a batch.
     #[error("an entry of the batch log cannot be read: {0}")]
     Content(Rancor),
+    /// An entry is one of a batch that cannot be.
+    #[error("the entry of the batch log for position {position} cannot be: {reason}")]
+    Impossible {
+        /// The entry's position.
+        position: u64,
+        /// What cannot be.
+        reason: String,
+    },
 }
 
 /// What the entries of a log add up to.
@@ -96,12 +104,12 @@ pub struct SourceSummary {
 impl LogSummary {
     fn add(&mut self, entry: &Entry) {
         self.accounts.add(&entry.accounts);
-        self.tokens += entry.tokens;
+        self.tokens = self.tokens.saturating_add(entry.tokens);
         self.ended = entry.last;
         for &(chain, tokens) in &entry.drawn {
             let source = self.sources.entry(chain.source).or_default();
-            source.next_chain = chain.number + 1;
-            source.tokens += tokens;
+            source.next_chain = chain.number.saturating_add(1);
+            source.tokens = source.tokens.saturating_add(tokens);
         }
         for &source in &entry.ended {
             self.sources.entry(source).or_default().ended = true;
@@ -177,8 +185,22 @@ impl BatchLog {
     }
 }
 
-fn decode(payload: &[u8]) -> Result<Entry, LogError> {
+pub(crate) fn decode(payload: &[u8]) -> Result<Entry, LogError> {
     let mut aligned = AlignedVec::<16>::with_capacity(payload.len());
     aligned.extend_from_slice(payload);
-    rkyv::from_bytes::<Entry, Rancor>(&aligned).map_err(LogError::Content)
+    let entry = rkyv::from_bytes::<Entry, Rancor>(&aligned).map_err(LogError::Content)?;
+    let position = entry.position;
+    entry.check().map(|()| entry).map_err(|reason| LogError::Impossible { position, reason })
+}
+
+impl Entry {
+    /// What else relies on, and an archive may break.
+    fn check(&self) -> Result<(), String> {
+        self.shape.check().map_err(|error| error.to_string())?;
+        let ends = |piece: &Piece| piece.start.checked_add(piece.length).is_some_and(|end| end < u32::MAX);
+        match self.rows.iter().flatten().find(|piece| !ends(piece)) {
+            Some(piece) => Err(format!("a piece of {} tokens begins at {}", piece.length, piece.start)),
+            None => Ok(()),
+        }
+    }
 }

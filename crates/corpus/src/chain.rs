@@ -94,10 +94,11 @@ impl Chain {
 /// Counts by reason, for instance `{"empty": 3}`.
 pub type Counts = BTreeMap<String, u64>;
 
-/// Adds `more` to `counts`, reason by reason.
+/// Adds `more` to `counts`, reason by reason. Counts that are read from a file may be anything: they end at the largest.
 pub fn add_counts(counts: &mut Counts, more: &Counts) {
     for (reason, count) in more {
-        *counts.entry(reason.clone()).or_default() += count;
+        let sum = counts.entry(reason.clone()).or_default();
+        *sum = sum.saturating_add(*count);
     }
 }
 
@@ -213,7 +214,9 @@ impl ChainRecord {
             match state {
                 FinalState::Raw => accounts.raw += 1,
                 FinalState::Augmented => accounts.augmented += 1,
-                FinalState::Skipped(reason) => *accounts.skipped.entry(reason.clone()).or_default() += 1,
+                FinalState::Skipped(reason) => {
+                    add_counts(&mut accounts.skipped, &Counts::from([(reason.clone(), 1)]));
+                }
             }
         }
         accounts
@@ -253,14 +256,16 @@ pub struct Accounts {
 impl Accounts {
     /// Entries read: raw + augmented + skipped.
     pub fn read(&self) -> u64 {
-        self.raw + self.augmented + self.skipped.values().sum::<u64>()
+        self.skipped
+            .values()
+            .fold(self.raw.saturating_add(self.augmented), |sum, count| sum.saturating_add(*count))
     }
 
     /// Adds another account to this one.
     pub fn add(&mut self, more: &Accounts) {
-        self.raw += more.raw;
-        self.augmented += more.augmented;
-        self.pairs_kept += more.pairs_kept;
+        self.raw = self.raw.saturating_add(more.raw);
+        self.augmented = self.augmented.saturating_add(more.augmented);
+        self.pairs_kept = self.pairs_kept.saturating_add(more.pairs_kept);
         add_counts(&mut self.skipped, &more.skipped);
         add_counts(&mut self.pairs_dropped, &more.pairs_dropped);
         add_counts(&mut self.unconverted, &more.unconverted);

@@ -467,3 +467,32 @@ fn checksum_of(magic: u32, payload: &[u8]) -> u64 {
 fn system<'a>(path: &'a Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> JournalError + 'a {
     move |error| JournalError::System { path: path.to_owned(), doing, error }
 }
+
+/// A whole file of this kind with these payloads; with `marks` each is durable.
+#[cfg(test)]
+pub(crate) fn file_of<'a>(kind: u32, payloads: impl Iterator<Item = &'a [u8]>, marks: bool) -> Vec<u8> {
+    let mut file = [&FILE_MAGIC[..], &VERSION.to_le_bytes(), &kind.to_le_bytes()].concat();
+    for payload in payloads {
+        file.extend(record_of(RECORD_MAGIC, payload));
+        if marks {
+            file.extend(record_of(MARK_MAGIC, &[]));
+        }
+    }
+    file
+}
+
+/// Makes the header of a file, and the checksums of its records as far as their lengths lead, right.
+#[cfg(test)]
+pub(crate) fn repair(file: &mut [u8], kind: u32) {
+    let header = file_of(kind, std::iter::empty(), false);
+    let begun = header.len().min(file.len());
+    file[..begun].copy_from_slice(&header[..begun]);
+    let mut rest = &mut file[begun..];
+    while let Some((header, tail)) = rest.split_first_chunk_mut::<RECORD_HEADER>() {
+        let Some(Header { magic, size, .. }) = Header::read(header) else { return };
+        let Some(payload) = tail.get(..size) else { return };
+        header[8..].copy_from_slice(&checksum_of(magic, payload).to_le_bytes());
+        let padded = size.next_multiple_of(16).min(tail.len());
+        rest = &mut tail[padded..];
+    }
+}

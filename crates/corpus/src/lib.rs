@@ -21,6 +21,8 @@ pub mod batch_log;
 pub mod chain;
 pub mod document;
 pub mod fingerprint;
+#[cfg(test)]
+mod fuzz;
 pub mod journal;
 pub mod lease;
 pub mod mix;

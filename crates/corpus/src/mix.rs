@@ -39,7 +39,7 @@ impl Mixer {
     /// Notes `tokens` drawn from `source`.
     pub fn draw(&mut self, source: usize, tokens: u64) {
         if let Some(source) = self.sources.get_mut(source) {
-            source.drawn += tokens;
+            source.drawn = source.drawn.saturating_add(tokens);
         }
     }
 

@@ -58,6 +58,11 @@ impl BatchShape {
         Ok(Self { rows: rows as u32, sequence_length: sequence_length as u32, pad })
     }
 
+    /// As [`new`](Self::new) for one that was read from a file.
+    pub(crate) fn check(&self) -> Result<(), ShapeError> {
+        Self::new(self.rows(), self.sequence_length(), self.pad).map(drop)
+    }
+
     /// Rows in a global batch.
     pub fn rows(&self) -> usize {
         self.rows as usize

@@ -9,7 +9,7 @@ use rkyv::util::AlignedVec;
 use crate::chain::{ChainId, ChainRecord};
 use crate::journal::{Durability, Journal, JournalError, JournalOptions, Location};
 
-const OPTIONS: JournalOptions = JournalOptions {
+pub(crate) const OPTIONS: JournalOptions = JournalOptions {
     kind: u32::from_le_bytes(*b"CHNS"),
     durability: Durability::OnSync,
     file_bytes: 256 << 20,
@@ -90,7 +90,7 @@ impl RecordStore {
     }
 }
 
-fn decode(payload: &[u8]) -> Result<ChainRecord, RecordError> {
+pub(crate) fn decode(payload: &[u8]) -> Result<ChainRecord, RecordError> {
     let mut aligned = AlignedVec::<16>::with_capacity(payload.len());
     aligned.extend_from_slice(payload);
     rkyv::from_bytes::<ChainRecord, Rancor>(&aligned).map_err(RecordError::Content)

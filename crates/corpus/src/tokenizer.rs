@@ -11,6 +11,7 @@
 //! vocabulary of one's own ([`TrainOptions`]): both work, because nothing here asks which it is.
 
 use std::borrow::Cow;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -112,14 +113,19 @@ impl Tokenizer {
             return Err(failed(format!("expected a file of at most {LARGEST_FILE} bytes")));
         }
         let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-        let inner = Inner::from_bytes(&bytes).map_err(|error| failed(error.to_string()))?;
-        Self::new(inner)
+        Self::parse(&bytes).map_err(failed)?
     }
 
     /// Reads a `tokenizer.json` from memory.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
-        let failed = |reason| TokenizerError::File { path: "(memory)".into(), reason };
-        Self::new(Inner::from_bytes(bytes).map_err(|error| failed(error.to_string()))?)
+        Self::parse(bytes).map_err(|reason| TokenizerError::File { path: "(memory)".into(), reason })?
+    }
+
+    /// The outer error is one of form. The library panics on some files that are cut or damaged, which is an error here.
+    fn parse(bytes: &[u8]) -> Result<Result<Self, TokenizerError>, String> {
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|error| error.to_string())?;
+        let read = || Inner::from_bytes(bytes).map(Self::new).map_err(|error| error.to_string());
+        catch_unwind(read).unwrap_or_else(|_| Err("the library cannot read it".into()))
     }
 
     /// Trains byte-level BPE on `texts`: the same texts in any order give the same vocabulary.

@@ -147,7 +147,8 @@ impl Metrics {
             self.last.pop_front();
         }
         self.step = metric.step;
-        self.tokens += metric.tokens;
+        // As many as a file says, which may be anything.
+        self.tokens = self.tokens.saturating_add(metric.tokens);
         self.seconds += metric.seconds;
         self.waited += metric.waited;
         self.skipped += u64::from(metric.skipped);

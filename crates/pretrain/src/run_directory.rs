@@ -91,7 +91,8 @@ impl RunLock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error),
         };
-        let epoch = before + 1;
+        let epoch =
+            before.checked_add(1).ok_or_else(|| io::Error::other("attempt: no number comes after it"))?;
         let mut next = File::create(&partial)?;
         write!(next, "{epoch}")?;
         next.sync_all()?;

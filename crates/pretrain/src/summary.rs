@@ -62,7 +62,8 @@ pub struct Documents {
 impl Documents {
     /// L1: every document read has exactly one final state.
     pub fn adds_up(&self) -> bool {
-        self.read == self.raw + self.augmented + self.skipped.values().sum::<u64>()
+        let states = [&self.raw, &self.augmented].into_iter().chain(self.skipped.values());
+        u128::from(self.read) == states.map(|count| u128::from(*count)).sum::<u128>()
     }
 }
 

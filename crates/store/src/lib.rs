@@ -53,6 +53,8 @@
 mod client;
 mod error;
 mod extents;
+#[cfg(test)]
+mod fuzz;
 mod memory;
 mod moment;
 mod node;

@@ -54,8 +54,11 @@ impl Authority {
             String::from_utf8(private_file::read(dir, name)?)
                 .map_err(|_| WireError::KeyFile { path: dir.join(name), reason: "is not PEM text".into() })
         };
-        let certificate = text(CERTIFICATE_FILE)?;
-        let key = KeyPair::from_pem(&text(KEY_FILE)?).map_err(certificate_error)?;
+        Self::from_pem(text(CERTIFICATE_FILE)?, &text(KEY_FILE)?)
+    }
+
+    pub(crate) fn from_pem(certificate: String, key: &str) -> Result<Self> {
+        let key = KeyPair::from_pem(key).map_err(certificate_error)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(certificate_error)?;
         let cluster = cluster_of(&certificate)?;
         Ok(Self { cluster, certificate, issuer })

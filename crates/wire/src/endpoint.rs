@@ -99,8 +99,12 @@ impl Endpoint {
         )
         .map_err(bind)?;
         let local_addr = quinn.local_addr().map_err(bind)?;
-        let local =
-            Arc::new(Local { admission: options.admission, roles: options.roles, lane: options.lane });
+        let local = Arc::new(Local {
+            identity: identity.clone(),
+            admission: options.admission,
+            roles: options.roles,
+            lane: options.lane,
+        });
         let counters = Arc::<Counters>::default();
         let (accepted_sender, accepted) = mpsc::channel(ACCEPT_BACKLOG);
         let acceptor = Acceptor {

@@ -10,12 +10,14 @@ use quinn::{RecvStream, SendStream};
 use crate::congestion;
 use crate::hello::MAX_HELLO;
 use crate::{
-    Admission, CloseCode, CloseReason, Connection, Hello, LaneOptions, Purpose, Result, WireError, tls,
+    Admission, CloseCode, CloseReason, Connection, Hello, LaneOptions, PeerIdentity, Purpose, Result,
+    WireError, tls,
 };
 
 /// What this end says and demands.
 #[derive(Debug)]
 pub(crate) struct Local {
+    pub(crate) identity: PeerIdentity,
     pub(crate) admission: Admission,
     pub(crate) roles: Vec<crate::RoleFingerprint>,
     pub(crate) lane: LaneOptions,
@@ -34,7 +36,7 @@ pub(crate) async fn call(quinn: quinn::Connection, purpose: Purpose, local: &Loc
         let peer = tls::proven_identity(&quinn)?;
         let (mut sender, mut receiver) = quinn.open_bi().await.map_err(CloseReason::from)?;
         write_hello(&mut sender, &local.hello(purpose)).await?;
-        let hello = read_hello(&mut receiver).await?;
+        let hello = read_hello(&mut receiver, &peer, &local.identity).await?;
         if hello.purpose != purpose {
             return Err(WireError::Hello("it names another purpose than was asked for".into()));
         }
@@ -58,7 +60,7 @@ pub(crate) async fn answer(quinn: quinn::Connection, local: &Local) -> Result<Co
         let addr = quinn.remote_address();
         local.admission.check(&peer).map_err(|reason| WireError::Refused { addr, reason })?;
         let (mut sender, mut receiver) = quinn.accept_bi().await.map_err(CloseReason::from)?;
-        let hello = read_hello(&mut receiver).await?;
+        let hello = read_hello(&mut receiver, &peer, &local.identity).await?;
         write_hello(&mut sender, &local.hello(hello.purpose)).await?;
         Ok(Connection::new(quinn.clone(), peer, hello, (sender, receiver), local.lane.clone()))
     };
@@ -86,7 +88,7 @@ async fn write_hello(stream: &mut SendStream, hello: &Hello) -> Result<()> {
     stream.write_all(&bytes).await.map_err(|error| WireError::Hello(error.to_string()))
 }
 
-async fn read_hello(stream: &mut RecvStream) -> Result<Hello> {
+async fn read_hello(stream: &mut RecvStream, peer: &PeerIdentity, own: &PeerIdentity) -> Result<Hello> {
     let mut len = [0; 4];
     let unread = |error: quinn::ReadExactError| WireError::Hello(error.to_string());
     stream.read_exact(&mut len).await.map_err(unread)?;
@@ -96,5 +98,5 @@ async fn read_hello(stream: &mut RecvStream) -> Result<Hello> {
     }
     let mut body = vec![0; len];
     stream.read_exact(&mut body).await.map_err(unread)?;
-    Hello::decode(&body)
+    Hello::decode(&body).map_err(|error| error.between(peer, own))
 }

@@ -1,9 +1,9 @@
 //! The first words on a connection, in a form that every version of this crate can read.
 
-use crate::{Result, WireError};
+use crate::{PeerIdentity, Result, WireError};
 
 /// Version of the hello, the frames and the bulk headers. Peers of another version are refused.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// How archives are laid out in memory here; peers with another layout are refused.
 pub const RKYV_FORMAT: u64 = fnv1a(b"rkyv 0.8, little endian, aligned, 32-bit pointers");
@@ -71,8 +71,8 @@ impl Hello {
         Ok(bytes)
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let bad = |reason: String| WireError::Hello(reason);
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, HelloError> {
+        let bad = HelloError::Malformed;
         let mut rest = bytes;
         if take::<4>(&mut rest) != Some(MAGIC) {
             return Err(bad("it does not begin as lyceum's does".into()));
@@ -80,7 +80,7 @@ impl Hello {
         let short = || bad(format!("it ends after {} bytes", bytes.len()));
         let version = u16::from_le_bytes(take(&mut rest).ok_or_else(short)?);
         if version != PROTOCOL_VERSION {
-            return Err(bad(format!("protocol version {version}, spoken here is {PROTOCOL_VERSION}")));
+            return Err(HelloError::Version(version));
         }
         let purpose = match take(&mut rest).ok_or_else(short)? {
             [0, 0] => Purpose::Lane,
@@ -89,7 +89,7 @@ impl Hello {
         };
         let format = u64::from_le_bytes(take(&mut rest).ok_or_else(short)?);
         if format != RKYV_FORMAT {
-            return Err(bad(format!("archive format {format:016x}, used here is {RKYV_FORMAT:016x}")));
+            return Err(HelloError::Format(format));
         }
         let count = usize::from(u16::from_le_bytes(take(&mut rest).ok_or_else(short)?));
         if count > MAX_ROLES {
@@ -109,6 +109,37 @@ impl Hello {
         } else {
             Err(bad(format!("{} bytes too many", rest.len())))
         }
+    }
+}
+
+/// Why bytes are no hello of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HelloError {
+    /// Of another protocol version.
+    Version(u16),
+    /// With another layout of archives.
+    Format(u64),
+    /// Not a hello, or not a whole one.
+    Malformed(String),
+}
+
+impl HelloError {
+    /// In words for both ends, when `peer` said it to `own`.
+    pub(crate) fn between(self, peer: &PeerIdentity, own: &PeerIdentity) -> WireError {
+        let name = |who: &PeerIdentity| format!("{} {} ({})", who.role(), who.node(), who.incarnation());
+        let differ = |what: &str, theirs: String, ours: String| {
+            let (peer, own) = (name(peer), name(own));
+            format!("{peer} has {what} {theirs}, {own} has {ours}: let both be programs of the same version")
+        };
+        WireError::Hello(match self {
+            Self::Version(theirs) => {
+                differ("protocol version", theirs.to_string(), PROTOCOL_VERSION.to_string())
+            }
+            Self::Format(theirs) => {
+                differ("archive format", format!("{theirs:016x}"), format!("{RKYV_FORMAT:016x}"))
+            }
+            Self::Malformed(reason) => reason,
+        })
     }
 }
 
@@ -166,7 +197,11 @@ mod tests {
     fn another_version_is_refused_by_name() {
         let mut bytes = hello(vec![], false).encode().unwrap();
         bytes[4] = 9;
-        let error = Hello::decode(&bytes).unwrap_err().to_string();
-        assert!(error.contains("protocol version 9, spoken here is 1"), "{error}");
+        let peer = PeerIdentity::new("school", crate::PeerRole::Agent, "n1", 7).unwrap();
+        let own = PeerIdentity::new("school", crate::PeerRole::Head, "n0", 1).unwrap();
+        let error = Hello::decode(&bytes).unwrap_err().between(&peer, &own).to_string();
+        let expected =
+            format!("agent n1 (7) has protocol version 9, head n0 (1) has {PROTOCOL_VERSION}: let both");
+        assert!(error.contains(&expected), "{error}");
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! **Do we speak the same language?** The first bytes of a connection are a [`Hello`] each way: protocol version, rkyv
 //! format and the fingerprints of the message sets that the process hosts. A wrong version closes the connection with
-//! the reason; an unknown fingerprint is the upper layer's to refuse, role by role.
+//! the reason, which names both ends and both versions; an unknown fingerprint is the upper layer's to refuse, role by role.
 //!
 //! **How do small things travel?** Each connection has one ordered [lane](Connection::lane) of [`Frame`]s. Sending
 //! costs no system call and no task: frames wait in a queue that is bounded in count and bytes (L2) and a writer gathers
@@ -65,6 +65,8 @@ mod credentials;
 mod endpoint;
 mod error;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod handshake;
 mod hello;
 mod identity;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::*;
-use lyceum_wire::testing::{Rogue, hostile_datagrams, oversized_frame, sound_hello};
+use lyceum_wire::testing::{Rogue, RogueHost, hostile_datagrams, oversized_frame, sound_hello};
 use lyceum_wire::*;
 
 /// A head that lets in agents and workers, and the authority behind it.
@@ -162,7 +162,7 @@ async fn bad_hellos_are_refused_with_the_reason() {
     let (authority, head) = school();
     let other_version = {
         let mut bytes = sound_hello();
-        bytes[8] = 2;
+        bytes[8] = 9;
         bytes
     };
     let other_format = {
@@ -172,8 +172,11 @@ async fn bad_hellos_are_refused_with_the_reason() {
     };
     let cases: [(&[u8], &str); 5] = [
         (b"\x0c\0\0\0GET / HTTP/1", "does not begin as lyceum's"),
-        (&other_version, "protocol version 2, spoken here is 1"),
-        (&other_format, "archive format"),
+        (
+            &other_version,
+            "agent n1 (66) has protocol version 9, head n0 (1) has 2: let both be programs of the same",
+        ),
+        (&other_format, "agent n1 (66) has archive format"),
         (&u32::MAX.to_le_bytes(), "at most 65536 are read"),
         (&sound_hello()[..9], "early"),
     ];
@@ -187,6 +190,24 @@ async fn bad_hellos_are_refused_with_the_reason() {
     }
     assert_lives(&authority, &head).await;
     assert_eq!(let_in_and_refused(&head), (1, 5));
+}
+
+#[tokio::test]
+async fn a_caller_that_is_answered_in_another_protocol_version_names_both_and_tells_the_called() {
+    let (authority, _) = school();
+    let newer = RogueHost::listen(&credentials(&authority, PeerRole::Head, "n0", 1)).unwrap();
+    let agent = endpoint(&authority, PeerRole::Agent, "n1", 2);
+    let mut hello = sound_hello();
+    hello[8] = 9;
+    let expect = Expect::role(PeerRole::Head);
+    let (told, refused) = tokio::join!(newer.answer(&hello), agent.connect(newer.addr(), &expect));
+    let both =
+        "head n0 (1) has protocol version 9, agent n1 (2) has 2: let both be programs of the same version";
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains(both), "{error}");
+    let (code, told) = told.unwrap();
+    assert_eq!(code, Some(CloseCode::BadHello as u64), "{told}");
+    assert!(told.contains(both), "{told}");
 }
 
 #[tokio::test]

@@ -23,7 +23,9 @@ use crate::control::{Agent, AgentEffect, AgentEvent, Ending, Watcher};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
 use crate::logs;
-use crate::message::{self, AgentToAgent, AgentToHead, AgentToWorker, HeadToAgent, WorkerToAgent};
+use crate::message::{
+    self, AgentToAgent, AgentToHead, AgentToWorker, HeadToAgent, Join, Message, Welcome, WorkerToAgent,
+};
 use crate::state::{StateDir, log_tail};
 
 /// Lines of a worker's log that go into its death report.
@@ -39,15 +41,36 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// What can happen to an agent's process.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "most of what happens is the large variant")]
-pub(super) enum Happening {
+pub(crate) enum Happening {
     Machine(AgentEvent),
-    HeadUp { lane: LaneSender, connection: Connection },
+    HeadUp {
+        lane: LaneSender,
+        connection: Connection,
+    },
     HeadDown,
     FromHead(Box<HeadToAgent>),
-    PeerIn { node: String, lane: LaneSender },
-    Forked { process: u64, forked: io::Result<Box<(Child, UnixStream, Receiver<AgentToWorker>)>> },
-    FromWorker { process: u64, message: Box<WorkerToAgent> },
-    Exited { process: u64, status: io::Result<ExitStatus> },
+    PeerIn {
+        node: String,
+        lane: LaneSender,
+    },
+    Forked {
+        process: u64,
+        forked: io::Result<Box<(Child, UnixStream, Receiver<AgentToWorker>)>>,
+    },
+    FromWorker {
+        process: u64,
+        message: Box<WorkerToAgent>,
+    },
+    /// A worker asked what is not known here.
+    Unread {
+        process: u64,
+        request: u64,
+        answer: Answer,
+    },
+    Exited {
+        process: u64,
+        status: io::Result<ExitStatus>,
+    },
 }
 
 pub(super) struct Driver {
@@ -139,6 +162,9 @@ impl Driver {
             Happening::PeerIn { node, lane } => self.peers.came_in(node, lane),
             Happening::Forked { process, forked } => self.forked(process, forked),
             Happening::FromWorker { process, message } => self.heard_worker(process, *message),
+            Happening::Unread { process, request, answer } => {
+                self.tell_worker(process, AgentToWorker::Answer { request, answer });
+            }
             Happening::Exited { process, status } => self.exited(process, status),
         }
     }
@@ -233,7 +259,7 @@ impl Driver {
         let ip = self.config.advertise.unwrap_or(self.config.bind);
         let address = SocketAddr::new(ip, self.endpoint.local_addr().port());
         let (pid, host) = (std::process::id(), host_identity());
-        self.tell_head(AgentToHead::Join { address, pid, host, running, ended });
+        self.tell_head(AgentToHead::Join(Join { address, pid, host, running, ended }));
         self.beat();
         self.apply(AgentEvent::HeadLinked);
     }
@@ -249,7 +275,7 @@ impl Driver {
 
     fn heard_head(&mut self, message: HeadToAgent) {
         match message {
-            HeadToAgent::Welcome { pid, host } => {
+            HeadToAgent::Welcome(Welcome { pid, host }) => {
                 tracing::info!("joined the head");
                 if host == host_identity() {
                     self.watch_head(pid);
@@ -408,7 +434,7 @@ impl Driver {
     /// Dropped where there is no link: the inventory tells all of it again.
     fn tell_head(&self, message: AgentToHead) {
         let Some((lane, connection)) = &self.head else { return };
-        let sent = message::to_frame(&message).map_err(|error| error.to_string());
+        let sent = message.into_frame().map_err(|error| error.to_string());
         if let Err(reason) = sent.and_then(|frame| lane.try_send(frame).map_err(|error| error.to_string())) {
             tracing::warn!(reason, "a message to the head was not sent");
             connection.close(CloseCode::Protocol, &reason);

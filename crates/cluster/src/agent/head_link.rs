@@ -8,7 +8,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::driver::Happening;
 use crate::control::AgentEvent;
-use crate::message;
+use crate::message::{self, HeadToAgent, Message, Unknown, Unread};
 
 /// Longest wait for one attempt: a head that comes up while an attempt is under way is found by the next one.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Keeps a link to the head, at one of `heads`, for as long as the agent lives. A head that is silent for `patience` is called
 /// again: a successor at its address knows nothing of the old connection. Where there are several places they are tried in
 /// turn, and a head of an earlier term than one that was met is none any more.
-pub(super) async fn keep(
+pub(crate) async fn keep(
     endpoint: Endpoint,
     heads: Vec<SocketAddr>,
     patience: Duration,
@@ -93,8 +93,15 @@ async fn use_link(
 }
 
 async fn read_frames(frames: &mut LaneReceiver, events: &Sender<Happening>) -> Result<(), WireError> {
+    let mut unknown = Unknown::default();
     while let Some(frame) = frames.recv().await? {
-        let message = message::from_frame(&frame)?;
+        let message = match HeadToAgent::from_frame(&frame)? {
+            Some(message) => message,
+            None => match unknown.pass_by(&frame, &"the head") {
+                Some(Unread { process, request, answer }) => HeadToAgent::Answer { process, request, answer },
+                None => continue,
+            },
+        };
         if events.send(Happening::FromHead(Box::new(message))).await.is_err() {
             return Ok(());
         }

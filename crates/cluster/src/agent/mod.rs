@@ -3,10 +3,10 @@
 
 mod driver;
 mod forker;
-mod head_link;
+pub(crate) mod head_link;
 mod memory;
 mod peers;
-mod workers;
+pub(crate) mod workers;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -18,7 +18,8 @@ use lyceum_wire::{Admission, Credentials, Endpoint, EndpointOptions, PeerRole};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use self::driver::{Driver, Happening};
+use self::driver::Driver;
+pub(crate) use self::driver::Happening;
 use self::forker::Forker;
 use self::memory::MemoryGuard;
 use self::peers::{Directory, Peers};
@@ -62,11 +63,21 @@ impl AgentConfig {
     pub(crate) fn save(&self, state: &StateDir) -> Result<(), ClusterError> {
         write_json(&state.node(&self.node).join("config.json"), self)
     }
+
+    fn load(state: &StateDir, node: &str) -> Result<AgentConfig, ClusterError> {
+        let path = state.node(node).join("config.json");
+        let checked = read_json::<AgentConfig>(&path)?.checked();
+        checked.map_err(|why| ClusterError::Refused(format!("{}: {why}", path.display())))
+    }
+
+    pub(crate) fn checked(self) -> Result<AgentConfig, String> {
+        self.health.check().map(|()| self)
+    }
 }
 
 /// Runs the agent of `node` of the cluster in `state` until it is told to end. The body of `lyceum agent`.
 pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
-    let config: AgentConfig = read_json(&state.node(node).join("config.json"))?;
+    let config = AgentConfig::load(state, node)?;
     let credentials = Credentials::load(&state.node(node))?;
     let incarnation = credentials.identity().incarnation();
     let forker = Forker::start()?;
@@ -124,7 +135,7 @@ fn open_store(config: &AgentConfig, incarnation: u64, state: &StateDir) -> Resul
     NodeStore::new(options).map_err(|error| refused(&error))
 }
 
-fn options_of(config: &AgentConfig) -> AgentOptions {
+pub(crate) fn options_of(config: &AgentConfig) -> AgentOptions {
     AgentOptions {
         node: config.node.clone(),
         owned: config.owned,

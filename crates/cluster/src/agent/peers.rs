@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use lyceum_store::{NodeStore, PeerFuture, StorePeers};
-use lyceum_wire::{CloseCode, Connection, Endpoint, Expect, LaneSender, PeerRole, Purpose, WireError};
+use lyceum_wire::{CloseCode, Connection, Endpoint, Expect, Frame, LaneSender, PeerRole, Purpose, WireError};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::watch;
 
 use super::driver::Happening;
 use crate::control::{AgentEvent, Watcher};
-use crate::message::{self, AgentToAgent};
+use crate::message::{AgentToAgent, Message, Unknown};
 
 /// First and longest wait between two attempts to reach an agent.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -160,7 +160,7 @@ impl Peers {
 
     /// Tells the agent of `node` on the link on which it asked.
     pub(super) fn answer(&mut self, node: &str, message: AgentToAgent) {
-        let frame = message::to_frame(&message).ok();
+        let frame = message.clone().into_frame().ok();
         let sent = self.inward.get(node).zip(frame).is_some_and(|(lane, frame)| lane.try_send(frame).is_ok());
         if !sent {
             self.inward.remove(node);
@@ -207,15 +207,16 @@ impl Link {
         let (lane, mut frames) = connection.lane()?;
         let linked = AgentEvent::PeerLinked { node: self.node.clone() };
         let _ = self.events.send(Happening::Machine(linked)).await;
+        let mut unknown = Unknown::default();
         loop {
             tokio::select! {
                 frame = frames.recv() => {
                     let Some(frame) = frame? else { return Ok(()) };
-                    take_in(message::from_frame(&frame)?, &self.node, &self.events).await?;
+                    take_in(&frame, &mut unknown, &self.node, &self.events).await?;
                 }
                 message = inbox.recv() => {
                     let Some(message) = message else { return Ok(()) };
-                    lane.send(message::to_frame(&message)?).await?;
+                    lane.send(message.into_frame()?).await?;
                 }
             }
         }
@@ -223,7 +224,16 @@ impl Link {
 }
 
 /// An agent may ask about processes here and tell of its own, not of others'.
-async fn take_in(message: AgentToAgent, node: &str, events: &Sender<Happening>) -> Result<(), WireError> {
+async fn take_in(
+    frame: &Frame,
+    unknown: &mut Unknown,
+    node: &str,
+    events: &Sender<Happening>,
+) -> Result<(), WireError> {
+    let Some(message) = AgentToAgent::from_frame(frame)? else {
+        unknown.pass_by(frame, &format!("the agent of {node}"));
+        return Ok(());
+    };
     let event = match message {
         AgentToAgent::Watch(target) => AgentEvent::Watch { watcher: Watcher::Agent(node.to_owned()), target },
         AgentToAgent::Died(death) if death.node == node => AgentEvent::PeerReported(death),
@@ -272,8 +282,9 @@ async fn serve_agent(connection: &Connection, events: &Sender<Happening>) -> Res
     let (lane, mut frames) = connection.lane()?;
     let node = connection.peer().node().to_owned();
     let _ = events.send(Happening::PeerIn { node: node.clone(), lane }).await;
+    let mut unknown = Unknown::default();
     while let Some(frame) = frames.recv().await? {
-        take_in(message::from_frame(&frame)?, &node, events).await?;
+        take_in(&frame, &mut unknown, &node, events).await?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use super::driver::Happening;
 use super::memory::MemoryLimit;
 use crate::control::vocabulary::Launch;
 use crate::host::{ProcessWatch, pid_of};
-use crate::message::{self, AgentToWorker, WorkerInit};
+use crate::message::{self, AgentToWorker, LocalFrames, Message, Unknown, Unread, WorkerInit, WorkerToAgent};
 use crate::spawn::{self, Preparation};
 
 /// The worker's end of its socket to the agent.
@@ -173,8 +173,7 @@ fn environment(config: &AgentConfig, launch: &Launch) -> Vec<(&'static str, Stri
 
 /// The first message to a worker.
 pub(super) fn init(config: &AgentConfig, launch: &Launch, port: u16, credentials: Vec<u8>) -> AgentToWorker {
-    AgentToWorker::Init(Box::new(WorkerInit {
-        credentials,
+    let init = Box::new(WorkerInit {
         bind: SocketAddr::new(config.bind, port),
         advertise: config.advertise,
         threads: threads(launch) as u32,
@@ -184,7 +183,8 @@ pub(super) fn init(config: &AgentConfig, launch: &Launch, port: u16, credentials
         process: launch.process,
         request: launch.request.clone(),
         saved: launch.saved.clone(),
-    }))
+    });
+    AgentToWorker::Init { init, credentials }
 }
 
 /// The queue to a worker's socket.
@@ -221,27 +221,33 @@ pub(super) async fn serve(
     let _ = events.send(Happening::Exited { process, status }).await;
 }
 
-async fn read(process: u64, mut socket: OwnedReadHalf, events: Sender<Happening>) {
+/// What a worker says that is not known here is answered, if it is a question, and passed by otherwise.
+pub(crate) async fn read(process: u64, socket: OwnedReadHalf, events: Sender<Happening>) {
+    let (mut frames, mut unknown) = (LocalFrames::new(socket), Unknown::default());
+    let broke = |error: &dyn std::fmt::Display| tracing::warn!(process, %error, "a worker's socket broke");
     loop {
-        match message::read_local(&mut socket).await {
-            Ok(Some(message)) => {
-                let said = Happening::FromWorker { process, message: Box::new(message) };
-                if events.send(said).await.is_err() {
-                    return;
-                }
-            }
+        let frame = match frames.next().await {
+            Ok(Some(frame)) => frame,
             Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(process, %error, "a worker's socket broke");
-                return;
-            }
+            Err(error) => return broke(&error),
+        };
+        let happening = match WorkerToAgent::from_frame(&frame) {
+            Ok(Some(message)) => Happening::FromWorker { process, message: Box::new(message) },
+            Ok(None) => match unknown.pass_by(&frame, &format!("process {process}")) {
+                Some(Unread { request, answer, .. }) => Happening::Unread { process, request, answer },
+                None => continue,
+            },
+            Err(error) => return broke(&error),
+        };
+        if events.send(happening).await.is_err() {
+            return;
         }
     }
 }
 
 async fn write(mut socket: OwnedWriteHalf, mut outbox: Receiver<AgentToWorker>) {
     while let Some(message) = outbox.recv().await {
-        if message::write_local(&mut socket, &message).await.is_err() {
+        if message::write_local(&mut socket, message).await.is_err() {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! The words that head, agents and clients speak. All of them archive with rkyv.
+//! The words that head, agents and clients speak. Each has a number, its [kind](crate::kinds), and an archive of its own.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use lyceum_actor::{
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::resources::{Allotment, Capacity};
+use crate::kinds::kinds;
 
 /// The node name in the certificates of clients: they live on no node of the manifest.
 pub const CLIENT_NODE: &str = "client";
@@ -17,7 +18,7 @@ pub const CLIENT_NODE: &str = "client";
 pub const HEAD_NODE: &str = "head";
 
 /// What the head tells an agent. Every command may arrive twice and does the same then as once.
-#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "commands go one by one into a frame")]
 pub enum Command {
     /// Start a process. Its number makes the command the same command when it arrives again.
@@ -88,7 +89,7 @@ pub struct Launch {
 }
 
 /// What an agent tells the head about a process of its own.
-#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Report {
     /// Its actor has started.
     Ready {
@@ -124,7 +125,7 @@ pub struct Running {
 }
 
 /// What a client, or a worker through its agent, asks of the head.
-#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Ask {
     /// Begin a job. Answered by [`Answer::Job`]. Clients only.
     BeginJob {
@@ -213,7 +214,7 @@ pub enum Ask {
 }
 
 /// What the head answers.
-#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// The job's number.
     Job(u64),
@@ -248,7 +249,7 @@ pub enum Origin {
 }
 
 /// What clients are told without asking again.
-#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
     /// Something happened in a job that this client follows.
     Job {
@@ -269,7 +270,7 @@ pub enum Notice {
 }
 
 /// What happens in a job.
-#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum JobEvent {
     /// An actor has started.
     Started {
@@ -416,6 +417,61 @@ impl ActorStatus {
             job: self.job,
         })
     }
+}
+
+kinds! { Command:
+    0x0201 = Launch(launch),
+    0x0202 = Stop { process, grace_ms, by },
+    0x0203 = Forget { process },
+    0x0204 = Peer { node, incarnation, address },
+    0x0205 = Suspect { node, unreachable },
+    0x0206 = NodeLost { node, before, reason },
+    0x0207 = Died(death),
+    0x0208 = End { grace_ms, by },
+}
+
+kinds! { Report:
+    0x0301 = Ready { process, address, pid },
+    0x0302 = Ended(death),
+    0x0303 = Stalled { process, stall },
+}
+
+kinds! { Ask:
+    0x0401 = BeginJob { name, bound },
+    0x0402 = EndJob { job, by, kill },
+    0x0403 = Follow { job },
+    0x0404 = Spawn(request),
+    0x0405 = SpawnGang(request),
+    0x0406 = Lookup { job, namespace, name },
+    0x0407 = StopActor { actor, kill },
+    0x0408 = Watch(process),
+    0x0409 = Status,
+    0x040a = IssueNode { node },
+    0x040b = IssueClient,
+    0x040c = Cordon { node, why },
+    0x040d = Uncordon { node },
+    0x040e = Drain { node, within_ms, by },
+    0x040f = Shutdown { by },
+    0x0410 = Save { state },
+}
+
+kinds! { Answer:
+    0x0501 = Job(job),
+    0x0502 = Actor(address),
+    0x0503 = Actors(addresses),
+    0x0504 = Nobody,
+    0x0505 = Done,
+    0x0506 = Status(status),
+    0x0507 = Identity { node, incarnation },
+    0x0508 = Error(error),
+}
+
+kinds! { JobEvent:
+    0x0601 = Started { address, name },
+    0x0602 = Restarting { report, restarts_left },
+    0x0603 = Ended { report, expected },
+    0x0604 = JobEnded { by },
+    0x0605 = Stalled { address, stall },
 }
 
 /// Free words by name: labels of a node.

@@ -16,7 +16,7 @@ use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Orig
 use crate::control::{HeadEffect, HeadEvent};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
-use crate::message::{self, HeadToAgent, HeadToClient};
+use crate::message::{HeadToAgent, HeadToClient, Message, Welcome};
 use crate::state::{StateDir, log_tail};
 
 /// Longest wait for a second path to an agent.
@@ -28,7 +28,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// What connections and clocks hand in.
 #[derive(Debug)]
-pub(super) enum Input {
+pub(crate) enum Input {
     Machine(HeadEvent),
     AgentJoined(Box<Joining>),
     AgentLeft {
@@ -56,7 +56,7 @@ pub(super) enum Input {
 
 /// An agent that has said its first words.
 #[derive(Debug)]
-pub(super) struct Joining {
+pub(crate) struct Joining {
     pub(super) session: u64,
     pub(super) node: String,
     pub(super) incarnation: u64,
@@ -208,8 +208,8 @@ impl Core {
             self.watch_agent(&node, incarnation, pid);
         }
         let link = AgentLink { session, incarnation, lane, connection };
-        let welcome = HeadToAgent::Welcome { pid: std::process::id(), host: self.host.clone() };
-        self.tell_agent(&link, &welcome);
+        let welcome = Welcome { pid: std::process::id(), host: self.host.clone() };
+        self.tell_agent(&link, HeadToAgent::Welcome(welcome));
         // A newer incarnation's connection is not replaced by an older one's: the machine will refuse that.
         let newest = self.agents.get(&node).is_none_or(|other| other.incarnation <= incarnation);
         if newest {
@@ -228,7 +228,7 @@ impl Core {
         let why = format!("process {process} is not one of node `{node}`, or was given up");
         let answer = Answer::Error(ControlError::Refused(why));
         if let Some(link) = self.agents.get(node) {
-            self.tell_agent(link, &HeadToAgent::Answer { process, request, answer });
+            self.tell_agent(link, HeadToAgent::Answer { process, request, answer });
         }
         None
     }
@@ -258,7 +258,7 @@ impl Core {
                 }
             }
             HeadEffect::Reply { origin, request, answer } => self.reply(origin, request, answer),
-            HeadEffect::Notify { client, notice } => self.tell_client(client, &HeadToClient::Notice(notice)),
+            HeadEffect::Notify { client, notice } => self.tell_client(client, HeadToClient::Notice(notice)),
             HeadEffect::Probe { node, incarnation, address } => self.probe(node, incarnation, address),
             HeadEffect::Exit => self.exit = true,
         }
@@ -276,7 +276,7 @@ impl Core {
             },
             _ => Vec::new(),
         };
-        self.tell_agent(link, &HeadToAgent::Command { command, credentials });
+        self.tell_agent(link, HeadToAgent::Command { command, credentials });
     }
 
     fn issue(&self, role: PeerRole, node: &str, incarnation: u64) -> Result<Vec<u8>, ClusterError> {
@@ -289,7 +289,7 @@ impl Core {
             Origin::Worker(process) => {
                 let status = self.decider.head().node_of(process);
                 let Some(link) = status.and_then(|node| self.agents.get(&node)) else { return };
-                self.tell_agent(link, &HeadToAgent::Answer { process, request, answer });
+                self.tell_agent(link, HeadToAgent::Answer { process, request, answer });
             }
             Origin::Client(client) => {
                 let issued = match &answer {
@@ -306,14 +306,14 @@ impl Core {
                         HeadToClient::Answer { request, answer, credentials: Vec::new() }
                     }
                 };
-                self.tell_client(client, &message);
+                self.tell_client(client, message);
             }
         }
     }
 
     /// An agent that does not take its messages is cut off: when it joins again all of them are derived again.
-    fn tell_agent(&self, link: &AgentLink, message: &HeadToAgent) {
-        let sent = message::to_frame(message).map_err(|error| error.to_string());
+    fn tell_agent(&self, link: &AgentLink, message: HeadToAgent) {
+        let sent = message.into_frame().map_err(|error| error.to_string());
         let sent = sent.and_then(|frame| link.lane.try_send(frame).map_err(|error| error.to_string()));
         if let Err(reason) = sent {
             tracing::warn!(reason, "a message to an agent was not sent");
@@ -321,9 +321,9 @@ impl Core {
         }
     }
 
-    fn tell_client(&self, client: u64, message: &HeadToClient) {
+    fn tell_client(&self, client: u64, message: HeadToClient) {
         let Some(lane) = self.clients.get(&client) else { return };
-        let sent = message::to_frame(message).map_err(|error| error.to_string());
+        let sent = message.into_frame().map_err(|error| error.to_string());
         if let Err(reason) = sent.and_then(|frame| lane.try_send(frame).map_err(|error| error.to_string())) {
             tracing::warn!(client, reason, "a message to a client was not sent");
         }

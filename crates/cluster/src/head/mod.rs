@@ -4,7 +4,7 @@
 //! served beside it and only hand events in.
 
 mod core;
-mod database;
+pub(crate) mod database;
 mod decide;
 mod etcd;
 mod sessions;
@@ -16,8 +16,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
-use self::core::Input;
+pub(crate) use self::core::Input;
 pub use self::decide::Decider;
+#[cfg(test)]
+pub(crate) use self::sessions::accept;
 use crate::control::resources::Capacity;
 use crate::control::{CordonRule, HeadEvent, HeadOptions, NodeOptions};
 use crate::daemon;
@@ -45,7 +47,13 @@ impl HeadConfig {
     }
 
     pub(crate) fn load(state: &StateDir) -> Result<HeadConfig, ClusterError> {
-        read_json(&state.head().join("config.json"))
+        let path = state.head().join("config.json");
+        let checked = read_json::<HeadConfig>(&path)?.checked();
+        checked.map_err(|why| ClusterError::Refused(format!("{}: {why}", path.display())))
+    }
+
+    pub(crate) fn checked(self) -> Result<HeadConfig, String> {
+        self.manifest.health.check().map(|()| self)
     }
 }
 
@@ -99,7 +107,7 @@ pub fn run(state: &StateDir, candidate: u32) -> Result<(), ClusterError> {
     ended
 }
 
-fn options(config: &HeadConfig) -> HeadOptions {
+pub(crate) fn options(config: &HeadConfig) -> HeadOptions {
     let health = config.manifest.health;
     HeadOptions {
         cluster: config.manifest.name.clone(),

@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lyceum_wire::{CloseCode, Connection, Endpoint, LaneReceiver, PeerRole, WireError};
+use lyceum_wire::{CloseCode, Connection, Endpoint, LaneReceiver, LaneSender, PeerRole, WireError};
 use tokio::sync::mpsc::Sender;
 
 use super::core::{Input, Joining};
 use crate::control::HeadEvent;
 use crate::control::vocabulary::{Origin, StoreUse};
-use crate::message::{self, AgentToHead, ClientToHead};
+use crate::message::{
+    self, AgentToHead, ClientToHead, HeadToAgent, HeadToClient, Join, Message, Unknown, Unread,
+};
 
 /// Heartbeats are this far apart, in both directions.
 const BEAT: Duration = Duration::from_millis(500);
@@ -17,7 +19,7 @@ const BEAT: Duration = Duration::from_millis(500);
 /// Numbers sessions and clients of this term.
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
 
-pub(super) async fn accept(endpoint: Endpoint, events: Sender<Input>) {
+pub(crate) async fn accept(endpoint: Endpoint, events: Sender<Input>) {
     while let Some(connection) = endpoint.accept().await {
         let events = events.clone();
         tokio::spawn(async move {
@@ -38,9 +40,11 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
     let (lane, mut frames) = connection.lane()?;
     let (node, incarnation) = (connection.peer().node().to_owned(), connection.peer().incarnation());
     let Some(first) = frames.recv().await? else { return Ok(()) };
-    let AgentToHead::Join { address, pid, host, running, ended } = message::from_frame(&first)? else {
+    let Some(AgentToHead::Join(join)) = Message::from_frame(&first)? else {
         return Err(WireError::Archive("an agent's first message must be its joining".into()));
     };
+    let Join { address, pid, host, running, ended } = join;
+    let answers = lane.clone();
     let joining = Joining {
         session,
         node: node.clone(),
@@ -55,7 +59,7 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
     };
     let _ = events.send(Input::AgentJoined(Box::new(joining))).await;
     let served = tokio::select! {
-        served = read_agent(&mut frames, &node, incarnation, events) => served,
+        served = read_agent(&mut frames, &answers, &node, incarnation, events) => served,
         served = read_beats(connection, &node, incarnation, events) => served,
         served = send_beats(connection) => served,
     };
@@ -65,16 +69,24 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
 
 async fn read_agent(
     frames: &mut LaneReceiver,
+    answers: &LaneSender,
     node: &str,
     incarnation: u64,
     events: &Sender<Input>,
 ) -> Result<(), WireError> {
+    let mut unknown = Unknown::default();
     while let Some(frame) = frames.recv().await? {
+        let Some(message) = AgentToHead::from_frame(&frame)? else {
+            if let Some(Unread { process, request, answer }) = unknown.pass_by(&frame, &node) {
+                answers.send(HeadToAgent::Answer { process, request, answer }.into_frame()?).await?;
+            }
+            continue;
+        };
         let node = node.to_owned();
-        let input = match message::from_frame(&frame)? {
+        let input = match message {
             AgentToHead::Report(report) => Input::Machine(HeadEvent::Reported { node, incarnation, report }),
             AgentToHead::Ask { process, request, ask } => Input::WorkerAsked { node, process, request, ask },
-            AgentToHead::Join { .. } => {
+            AgentToHead::Join(_) => {
                 return Err(WireError::Archive("an agent joins once per connection".into()));
             }
         };
@@ -110,8 +122,9 @@ async fn send_beats(connection: &Connection) -> Result<(), WireError> {
 
 async fn serve_client(client: u64, connection: &Connection, events: &Sender<Input>) -> Result<(), WireError> {
     let (lane, mut frames) = connection.lane()?;
+    let answers = lane.clone();
     let _ = events.send(Input::ClientJoined { client, lane }).await;
-    let served = read_client(client, &mut frames, events).await;
+    let served = read_client(client, &mut frames, &answers, events).await;
     let _ = events.send(Input::ClientLeft { client }).await;
     served
 }
@@ -119,10 +132,19 @@ async fn serve_client(client: u64, connection: &Connection, events: &Sender<Inpu
 async fn read_client(
     client: u64,
     frames: &mut LaneReceiver,
+    answers: &LaneSender,
     events: &Sender<Input>,
 ) -> Result<(), WireError> {
+    let mut unknown = Unknown::default();
     while let Some(frame) = frames.recv().await? {
-        let ClientToHead::Ask { request, ask } = message::from_frame(&frame)?;
+        let Some(ClientToHead::Ask { request, ask }) = Message::from_frame(&frame)? else {
+            if let Some(Unread { request, answer, .. }) = unknown.pass_by(&frame, &format!("client {client}"))
+            {
+                let refusal = HeadToClient::Answer { request, answer, credentials: Vec::new() };
+                answers.send(refusal.into_frame()?).await?;
+            }
+            continue;
+        };
         let event = HeadEvent::Asked { origin: Origin::Client(client), request, ask };
         if events.send(Input::Machine(event)).await.is_err() {
             return Ok(());

@@ -15,6 +15,8 @@ mod starter;
 mod up;
 
 pub use self::down::{down, status};
+#[cfg(test)]
+pub(crate) use self::record::RunRecord;
 pub(crate) use self::record::remove_keys;
 pub use self::ssh::serve_orders;
 pub use self::up::{Up, UpOptions, check, machine_memory, up};

@@ -22,7 +22,7 @@ const KEYS_WAIT: Duration = Duration::from_secs(1);
 
 /// What runs, as `up` wrote it down.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct RunRecord {
+pub(crate) struct RunRecord {
     pub(super) owned: bool,
     /// Those that may be the head, by their numbers; only one where the others need not take over.
     pub(super) heads: BTreeMap<u32, ProcessMark>,

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{
-    HeadSection, Health, Launcher, MAX_NAME, MAX_NODES, MAX_STANDBYS, Manifest, NAME_RULE, Ports, StateStore,
-    StoreSection, check_name, is_name, loopback,
+    HeadSection, Health, Launcher, MAX_NAME, MAX_NODES, MAX_STANDBYS, Manifest, Ports, StateStore,
+    StoreSection, check_name, loopback,
 };
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
 use crate::strict::{Document, StrictError};
@@ -86,9 +86,13 @@ fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {
             }
         }
         for (name, value) in &node.labels {
-            if !is_name(name) || value.len() > MAX_NAME {
-                let text = format!("label `{name}` = `{value}`: {NAME_RULE}");
-                return Err(document.refuse(&at(&format!("labels.{name}")), text));
+            let place = at(&format!("labels.{name}"));
+            check_name("label", name).map_err(|why| document.refuse(&place, why))?;
+            if value.len() > MAX_NAME {
+                let bytes = value.len();
+                let text =
+                    format!("label `{name}`: expected a value of at most {MAX_NAME} bytes, found {bytes}");
+                return Err(document.refuse(&place, text));
             }
         }
     }
@@ -204,7 +208,9 @@ fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
     let StoreSection { capacity, segment, spill, .. } = document.value.store;
     let spill = spill.unwrap_or_default();
     if segment.0 < 1 << 20 || segment.0 % 4096 != 0 {
-        let text = format!("expected a segment of at least 1 MiB in whole pages of 4 KiB, found {segment}");
+        let bytes = segment.0;
+        let text =
+            format!("expected a segment of at least 1 MiB in whole pages of 4 KiB, found {bytes} bytes");
         return Err(document.refuse("store.segment", text));
     }
     if capacity < segment {
@@ -221,23 +227,35 @@ fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
 }
 
 fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {
-    let Health { unreachable, verdict, stop, cordon_window, .. } = document.value.health;
-    // Heartbeats come every half second: a late one is no silence.
-    if !(1.0..=3.0).contains(&unreachable) {
-        let text = format!("expected 1 to 3 seconds, found {unreachable}");
-        return Err(document.refuse("health.unreachable", text));
+    let fault = document.value.health.fault();
+    fault.map_or(Ok(()), |(key, text)| Err(document.refuse(&format!("health.{key}"), text)))
+}
+
+impl Health {
+    /// The first key whose value cannot be, and what was expected.
+    pub(crate) fn fault(&self) -> Option<(&'static str, String)> {
+        let Health { unreachable, verdict, stop, cordon_window, .. } = self;
+        // Heartbeats come every half second: a late one is no silence.
+        if !(1.0..=3.0).contains(unreachable) {
+            return Some(("unreachable", format!("expected 1 to 3 seconds, found {unreachable}")));
+        }
+        if !(verdict > unreachable && *verdict <= 3600.0) {
+            let text = format!(
+                "expected more than `unreachable` ({unreachable}) up to 3600 seconds, found {verdict}"
+            );
+            return Some(("verdict", text));
+        }
+        if !(0.0..=3600.0).contains(stop) {
+            return Some(("stop", format!("expected 0 to 3600 seconds, found {stop}")));
+        }
+        if !(1.0..=86_400.0).contains(cordon_window) {
+            return Some(("cordon_window", format!("expected 1 to 86400 seconds, found {cordon_window}")));
+        }
+        None
     }
-    if !(verdict > unreachable && verdict <= 3600.0) {
-        let text =
-            format!("expected more than `unreachable` ({unreachable}) up to 3600 seconds, found {verdict}");
-        return Err(document.refuse("health.verdict", text));
+
+    /// As a daemon reads it again: a damaged number must not become a time that cannot be.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.fault().map_or(Ok(()), |(key, text)| Err(format!("is damaged: health.{key}: {text}")))
     }
-    if !(0.0..=3600.0).contains(&stop) {
-        return Err(document.refuse("health.stop", format!("expected 0 to 3600 seconds, found {stop}")));
-    }
-    if !(1.0..=86_400.0).contains(&cordon_window) {
-        let text = format!("expected 1 to 86400 seconds, found {cordon_window}");
-        return Err(document.refuse("health.cordon_window", text));
-    }
-    Ok(())
 }

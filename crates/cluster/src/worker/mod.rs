@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use self::relay::Relay;
 use crate::agent::{AGENT_VARIABLE, STORE_VARIABLE};
 use crate::ask::Control;
-use crate::message::{self, AgentToWorker, WorkerInit, WorkerToAgent};
+use crate::message::{self, AgentToWorker, LocalFrames, Message, Unknown, Unread, WorkerInit, WorkerToAgent};
 use crate::spawn::inherited_fd;
 
 /// Messages that may wait in either direction.
@@ -92,22 +92,31 @@ pub fn run(roles: Registry) -> ExitCode {
 }
 
 /// The two directions of the socket to the agent.
-struct AgentLine {
+pub(crate) struct AgentLine {
     inbox: mpsc::Receiver<AgentToWorker>,
     outbox: mpsc::Sender<WorkerToAgent>,
     writing: tokio::task::JoinHandle<()>,
 }
 
 impl AgentLine {
-    fn open(socket: OwnedFd) -> std::io::Result<AgentLine> {
+    pub(crate) fn open(socket: OwnedFd) -> std::io::Result<AgentLine> {
         let socket = StdStream::from(socket);
         socket.set_nonblocking(true)?;
-        let (mut reader, mut writer) = UnixStream::from_std(socket)?.into_split();
+        let (reader, mut writer) = UnixStream::from_std(socket)?.into_split();
         let (arrived, inbox) = mpsc::channel(MAX_QUEUED);
         let (outbox, mut leaving) = mpsc::channel(MAX_QUEUED);
         tokio::spawn(async move {
+            let (mut frames, mut unknown) = (LocalFrames::new(reader), Unknown::default());
             // At its end, or at garbage, the channel closes: the agent is lost.
-            while let Ok(Some(message)) = message::read_local(&mut reader).await {
+            while let Ok(Some(frame)) = frames.next().await {
+                let message = match AgentToWorker::from_frame(&frame) {
+                    Ok(Some(message)) => message,
+                    Ok(None) => match unknown.pass_by(&frame, &"the node's agent") {
+                        Some(Unread { request, answer, .. }) => AgentToWorker::Answer { request, answer },
+                        None => continue,
+                    },
+                    Err(_) => return,
+                };
                 if arrived.send(message).await.is_err() {
                     return;
                 }
@@ -116,7 +125,7 @@ impl AgentLine {
         let writing = tokio::spawn(async move {
             while let Some(message) = leaving.recv().await {
                 let last = matches!(message, WorkerToAgent::Ended { .. });
-                if message::write_local(&mut writer, &message).await.is_err() || last {
+                if message::write_local(&mut writer, message).await.is_err() || last {
                     return;
                 }
             }
@@ -125,7 +134,7 @@ impl AgentLine {
     }
 
     /// The next message; where the agent is lost the process ends at once, with everything in it.
-    async fn next(&mut self) -> AgentToWorker {
+    pub(crate) async fn next(&mut self) -> AgentToWorker {
         match self.inbox.recv().await {
             Some(message) => message,
             None => {
@@ -145,10 +154,10 @@ async fn serve(roles: Registry, agent: OwnedFd, store: OwnedFd) -> Result<(), Ca
     let failed =
         |what: &str, error: &dyn std::fmt::Display| Cause::Failed(vec![what.to_owned(), error.to_string()]);
     let mut agent = AgentLine::open(agent).map_err(|error| failed("the agent's socket", &error))?;
-    let AgentToWorker::Init(init) = agent.next().await else {
+    let AgentToWorker::Init { init, credentials } = agent.next().await else {
         return Err(Cause::Failed(vec!["the agent's first message is not an introduction".into()]));
     };
-    let ended = host(&mut agent, *init, roles, store).await;
+    let ended = host(&mut agent, *init, &credentials, roles, store).await;
     let cause = match &ended {
         Ok(()) => Cause::Finished,
         Err(cause) => cause.clone(),
@@ -160,11 +169,16 @@ async fn serve(roles: Registry, agent: OwnedFd, store: OwnedFd) -> Result<(), Ca
 }
 
 /// Starts the system and the actor, and serves both until the actor has ended.
-async fn host(agent: &mut AgentLine, init: WorkerInit, roles: Registry, store: OwnedFd) -> Result<(), Cause> {
+async fn host(
+    agent: &mut AgentLine,
+    init: WorkerInit,
+    credentials: &[u8],
+    roles: Registry,
+    store: OwnedFd,
+) -> Result<(), Cause> {
     let failed = |what: String| Cause::Failed(vec![what]);
     check_fingerprint(&init, &roles)?;
-    let credentials =
-        Credentials::from_bytes(&init.credentials).map_err(|error| failed(error.to_string()))?;
+    let credentials = Credentials::from_bytes(credentials).map_err(|error| failed(error.to_string()))?;
     let bind = SocketAddr::new(init.bind.ip(), 0);
     let verdict = Duration::from_millis(init.verdict_ms) + VERDICT_MARGIN;
     _ = PLACE.set(Place { credentials: credentials.clone(), bind, advertise: init.advertise, verdict });
@@ -230,7 +244,7 @@ fn take_in(message: AgentToWorker, system: &System, relay: &Relay) {
         AgentToWorker::Answer { request, answer } => relay.answered(request, answer),
         AgentToWorker::Died(death) => system.process_died(death),
         AgentToWorker::Suspect { node, unreachable } => system.node_suspected(&node, unreachable),
-        AgentToWorker::Init(_) | AgentToWorker::Stop { .. } => {}
+        AgentToWorker::Init { .. } | AgentToWorker::Stop { .. } => {}
     }
 }
 
@@ -244,8 +258,60 @@ fn check_fingerprint(init: &WorkerInit, roles: &Registry) -> Result<(), Cause> {
             roles.roles().join(", ")
         )])),
         Some(hosted) if hosted.fingerprint != init.request.fingerprint => Err(Cause::Failed(vec![format!(
-            "the spawner speaks another version of role {role} than this program: build both from the same source"
+            "role {role} differs: its fingerprint is {:#x} in this program and {:#x} at the spawner; build both from the \
+             same sources",
+            hosted.fingerprint, init.request.fingerprint
         )])),
         Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lyceum_actor::{Actor, Context, Role, SpawnRequest, fingerprint};
+
+    use super::*;
+
+    struct Desk;
+
+    impl Role for Desk {
+        const NAME: &'static str = "desk";
+        type Args = ();
+        type Messages = ();
+    }
+
+    struct Clerk;
+
+    impl Actor for Clerk {
+        type Role = Desk;
+
+        async fn start((): (), _: &mut Context<Self>) -> lyceum_actor::Result<Self> {
+            Ok(Clerk)
+        }
+    }
+
+    #[test]
+    fn a_role_that_the_spawner_knows_differently_is_refused_by_name_with_both_fingerprints() {
+        let init = |fingerprint| WorkerInit {
+            bind: "127.0.0.1:0".parse().unwrap(),
+            advertise: None,
+            threads: 1,
+            verdict_ms: 1,
+            stop_ms: 1,
+            actor: 1,
+            process: 1,
+            request: SpawnRequest { role: "desk".into(), fingerprint, ..SpawnRequest::default() },
+            saved: None,
+        };
+        let known = Registry::new().register::<Clerk>();
+        assert_eq!(check_fingerprint(&init(fingerprint::<Desk>()), &known), Ok(()));
+        let refused = check_fingerprint(&init(0x5eed), &known).unwrap_err().to_string();
+        let here = fingerprint::<Desk>();
+        let both = format!(
+            "role desk differs: its fingerprint is {here:#x} in this program and 0x5eed at the spawner"
+        );
+        assert!(refused.contains(&both), "{refused}");
+        let unknown = check_fingerprint(&init(0x5eed), &Registry::new()).unwrap_err().to_string();
+        assert!(unknown.contains("no implementation of role desk"), "{unknown}");
     }
 }

@@ -2,7 +2,7 @@
 
 mod control;
 mod memory;
-mod rendezvous;
+pub(crate) mod rendezvous;
 mod watch;
 
 pub(crate) use control::{Descriptor, MAX_LOCAL};

@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 const MAGIC: [u8; 8] = *b"lyceumco";
 /// magic 8, secret 16, epoch 8, rank 8.
-const GREETING_BYTES: usize = 40;
+pub(crate) const GREETING_BYTES: usize = 40;
 
 /// What a rank has after the meeting: the segment, and sockets to those it watches, by rank. The hub watches all, the
 /// others watch the hub.
@@ -114,12 +114,7 @@ fn address(gang: &Gang, hub: usize) -> io::Result<SocketAddr> {
 fn join(gang: &Gang, hub: usize, rank: usize, deadline: Instant) -> io::Result<Option<Met>> {
     let Ok(mut stream) = UnixStream::connect_addr(&address(gang, hub)?) else { return Ok(None) };
     check_user(&stream)?;
-    let mut greeting = [0; GREETING_BYTES];
-    greeting[..8].copy_from_slice(&MAGIC);
-    greeting[8..24].copy_from_slice(&gang.token.secret());
-    greeting[24..32].copy_from_slice(&gang.epoch.to_le_bytes());
-    greeting[32..].copy_from_slice(&(rank as u64).to_le_bytes());
-    if stream.write_all(&greeting).is_err() {
+    if stream.write_all(&greeting(gang, rank as u64)).is_err() {
         return Ok(None);
     }
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -128,6 +123,16 @@ fn join(gang: &Gang, hub: usize, rank: usize, deadline: Instant) -> io::Result<O
     stream.set_read_timeout(None)?;
     let segment = Segment::open(file, gang.epoch)?;
     Ok(Some(Met { segment, peers: vec![(hub, stream)] }))
+}
+
+/// What `rank` says to the hub.
+pub(crate) fn greeting(gang: &Gang, rank: u64) -> [u8; GREETING_BYTES] {
+    let mut greeting = [0; GREETING_BYTES];
+    greeting[..8].copy_from_slice(&MAGIC);
+    greeting[8..24].copy_from_slice(&gang.token.secret());
+    greeting[24..32].copy_from_slice(&gang.epoch.to_le_bytes());
+    greeting[32..].copy_from_slice(&rank.to_le_bytes());
+    greeting
 }
 
 /// The next caller, or `None` at the deadline.
@@ -152,7 +157,11 @@ fn accept(listener: &UnixListener, deadline: Instant) -> io::Result<Option<UnixS
 }
 
 /// Checks a caller and hands it the segment.
-fn admit(gang: &Gang, mut stream: UnixStream, segment: &Segment) -> io::Result<(usize, UnixStream)> {
+pub(crate) fn admit(
+    gang: &Gang,
+    mut stream: UnixStream,
+    segment: &Segment,
+) -> io::Result<(usize, UnixStream)> {
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     check_user(&stream)?;
     stream.set_read_timeout(Some(GREETING))?;

@@ -21,6 +21,8 @@ use self::core::Core;
 pub use self::peers::{PeerError, PeerFuture, StorePeers};
 use crate::error::{Result, StoreError};
 use crate::memory::page_size;
+#[cfg(test)]
+pub(crate) use peers::Wish;
 
 const MIB: u64 = 1 << 20;
 

@@ -54,7 +54,7 @@ pub trait StorePeers: Send + Sync + 'static {
 
 /// What a store wants from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(crate) enum Wish {
     Fetch { id: ObjectId, ticket: u64, len: u64, first: u64, insists: bool },
     Acknowledge { id: ObjectId, ticket: u64 },
     Part { id: ObjectId, upload: u64, offset: u64, len: u64 },

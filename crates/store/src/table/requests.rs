@@ -187,6 +187,10 @@ impl Table {
             None if node == self.options.node => {
                 Some(Reply::Failed(StoreError::lost(id, &node, self.absent(id))))
             }
+            // Its number will be that of another object, which must not find its place taken.
+            None if id.origin == self.options.incarnation && id.sequence > self.last_sequence => {
+                Some(Reply::Failed(StoreError::lost(id, &node, self.lost_now("it was never created"))))
+            }
             None if len > self.pool.largest() => {
                 Some(Reply::Failed(StoreError::TooLarge { wanted: len, largest: self.pool.largest() }))
             }

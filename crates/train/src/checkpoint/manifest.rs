@@ -177,6 +177,34 @@ mod tests {
         }
     }
 
+    fn read_from(data: &[u8]) {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("manifest");
+        fs::write(&path, data).unwrap();
+        let Ok(manifest) = Manifest::read(&path) else { return };
+        assert!(manifest.files.iter().all(FileEntry::is_below));
+        manifest.write(&path).unwrap();
+        assert_eq!(Manifest::read(&path).unwrap(), manifest);
+    }
+
+    /// Makes the header line right.
+    fn repair(data: &mut Vec<u8>) {
+        let start = data.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let json = data.split_off(start);
+        let crc = crc32fast::hash(&json);
+        *data = format!("{MAGIC} {VERSION} {} {crc:08x}\n", json.len()).into_bytes();
+        data.extend(json);
+    }
+
+    #[test]
+    fn manifests_are_read_or_refused_whatever_they_hold() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("manifest");
+        manifest().write(&path).unwrap();
+        let fuzz = lyceum_fuzz::Fuzz::new("train manifest").seeds([fs::read(&path).unwrap()]).repair(repair);
+        fuzz.words(["\"path\": \"../x\"", "null", "-1", "1e400"]).runs(3000).longest(8 << 10).run(read_from);
+    }
+
     #[test]
     fn a_manifest_that_names_files_elsewhere_is_refused() {
         let temporary = tempfile::tempdir().unwrap();

@@ -6,4 +6,4 @@ mod rogue;
 
 pub use lossy::{Faults, LossySocket};
 pub use relay::LossyRelay;
-pub use rogue::{Rogue, hostile_datagrams, oversized_frame, sound_hello};
+pub use rogue::{Rogue, RogueHost, hostile_datagrams, oversized_frame, sound_hello};

@@ -1,4 +1,4 @@
-//! Callers that follow no rule of ours: for tests that show what a process does about them.
+//! Callers, and called, that follow no rule of ours: for tests that show what a process does about them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,8 +11,8 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConfigBuilder};
 
-use crate::tls::{ALPN, SERVER_NAME, signatures};
-use crate::{Credentials, MAX_PAYLOAD, RKYV_FORMAT, Result, WireError};
+use crate::tls::{ALPN, SERVER_NAME, Tls, signatures};
+use crate::{CloseReason, Credentials, MAX_PAYLOAD, RKYV_FORMAT, Result, WireError};
 
 /// A caller that speaks QUIC and TLS as we do, and then whatever it likes. It does not ask whom it has reached.
 pub struct Rogue {
@@ -67,13 +67,7 @@ impl Rogue {
     /// Waits for the end of the connection: the code and the reason that the other side gave; no code where QUIC or TLS
     /// ended it.
     pub async fn told(&self) -> (Option<u64>, String) {
-        match self.connection.closed().await {
-            quinn::ConnectionError::ApplicationClosed(close) => {
-                let reason = String::from_utf8_lossy(&close.reason).into_owned();
-                (Some(close.error_code.into_inner()), reason)
-            }
-            other => (None, other.to_string()),
-        }
+        end_of(&self.connection).await
     }
 }
 
@@ -83,9 +77,64 @@ impl fmt::Debug for Rogue {
     }
 }
 
-/// A sound hello on the wire, pinned byte by byte: version 1, lane, no roles.
+/// A process that lets everybody in, and then says whatever it likes.
+pub struct RogueHost {
+    endpoint: quinn::Endpoint,
+    addr: SocketAddr,
+}
+
+impl RogueHost {
+    /// Listens on loopback, with the certificate of `credentials`.
+    ///
+    /// # Errors
+    /// [`WireError::Bind`] and [`WireError::Certificate`], as for an honest one.
+    pub fn listen(credentials: &Credentials) -> Result<Self> {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let bind = |source| WireError::Bind { addr: any, source };
+        let config = quinn::ServerConfig::with_crypto(Arc::new(Tls::new(credentials.clone())?.server()?));
+        let endpoint = quinn::Endpoint::server(config, any).map_err(bind)?;
+        let addr = endpoint.local_addr().map_err(bind)?;
+        Ok(Self { endpoint, addr })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Takes the next caller, waits for its first stream, which is its hello's, says `bytes` on it, and gives what it is told at the
+    /// end of the connection: the code and the reason.
+    ///
+    /// # Errors
+    /// [`WireError::Closed`] when the caller does not come so far.
+    pub async fn answer(&self, bytes: &[u8]) -> Result<(Option<u64>, String)> {
+        let incoming = self.endpoint.accept().await.ok_or(WireError::Closed(CloseReason::Here))?;
+        let connection = incoming.await.map_err(CloseReason::from)?;
+        let (mut sender, _receiver) = connection.accept_bi().await.map_err(CloseReason::from)?;
+        let _ = sender.write_all(bytes).await;
+        Ok(end_of(&connection).await)
+    }
+}
+
+impl fmt::Debug for RogueHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RogueHost({})", self.addr)
+    }
+}
+
+async fn end_of(connection: &quinn::Connection) -> (Option<u64>, String) {
+    match connection.closed().await {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            let reason = String::from_utf8_lossy(&close.reason).into_owned();
+            (Some(close.error_code.into_inner()), reason)
+        }
+        other => (None, other.to_string()),
+    }
+}
+
+/// A sound hello on the wire, pinned byte by byte: version 2, lane, no roles.
 pub fn sound_hello() -> Vec<u8> {
-    let body = [&b"LYCM"[..], &[1, 0, 0, 0], &RKYV_FORMAT.to_le_bytes(), &[0, 0]].concat();
+    let body = [&b"LYCM"[..], &[2, 0, 0, 0], &RKYV_FORMAT.to_le_bytes(), &[0, 0]].concat();
     [&(body.len() as u32).to_le_bytes()[..], &body].concat()
 }
 

@@ -76,3 +76,40 @@ pub(super) fn from_line<T: DeserializeOwned>(line: &[u8]) -> Option<Result<T, St
     let text = line.strip_prefix(MARK)?;
     Some(serde_json::from_slice(text).map_err(|error| format!("a line that is not understood: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use lyceum_fuzz::Fuzz;
+
+    use super::*;
+
+    fn line(data: &[u8]) {
+        fn read<T: Serialize + DeserializeOwned>(data: &[u8]) {
+            if let Some(Ok(said)) = from_line::<T>(data) {
+                let again = to_line(&said).unwrap();
+                let read = from_line::<T>(again.trim_end().as_bytes()).unwrap().unwrap();
+                assert_eq!(to_line(&read).unwrap(), again);
+            }
+        }
+        read::<Order>(data);
+        read::<Answer>(data);
+    }
+
+    #[test]
+    fn lines_of_a_session_are_read_or_refused() {
+        let text = || "in some words".to_owned();
+        let subject = Subject { cluster: "school".into(), node: "a".into(), origin: text() };
+        let orders = [Order::Look(subject), Order::ShowLog, Order::Release, Order::End { patience_ms: 5000 }];
+        let answers = [
+            Answer::Looked { lives: true },
+            Answer::Started { pid: 7 },
+            Answer::Log { file: "/a/log".into(), lines: vec![text(), text()] },
+            Answer::Refused(text()),
+            Answer::Ended { pid: 7, how: text(), file: text(), lines: vec![text()] },
+        ];
+        let seeds = orders.iter().map(to_line).chain(answers.iter().map(to_line));
+        let seeds: Vec<String> = seeds.collect::<Result<_, _>>().unwrap();
+        let words = ["lyceum: ", "{\"Start\":{\"manifest\":{", "\"nodes\":[", "null"];
+        Fuzz::new("ssh line").seeds(seeds).words(words).runs(20_000).longest(8192).memory(4 << 20).run(line);
+    }
+}

@@ -20,7 +20,12 @@ const RULES: TransitRules =
     TransitRules { unclaimed: Duration::from_secs(600), orphaned: Duration::from_secs(10) };
 
 fn table(node: &str, segments: &[u64], spill_bytes: u64) -> Table {
+    table_of(node, 5, segments, spill_bytes)
+}
+
+/// That of an agent's incarnation: no two in a cluster are alike.
+fn table_of(node: &str, incarnation: u64, segments: &[u64], spill_bytes: u64) -> Table {
     let node = node.to_owned();
-    let options = TableOptions { node, incarnation: 5, began: BEGAN, rules: RULES, spill_bytes };
+    let options = TableOptions { node, incarnation, began: BEGAN, rules: RULES, spill_bytes };
     Table::new(options, Pool::new(segments, PAGE))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::*;
-use super::{PAGE, table};
+use super::{PAGE, table_of};
 
 const NODES: usize = 32;
 const LEN: u64 = 4 * PAGE;
@@ -31,7 +31,7 @@ fn name(node: usize) -> String {
 impl Nodes {
     /// Node 0 has an object, and a reference to it for each of the others.
     fn new(forgetful: fn(usize) -> bool) -> Nodes {
-        let tables = (0..NODES).map(|node| table(&name(node), &[LEN], 0)).collect();
+        let tables = (0..NODES).map(|node| table_of(&name(node), 5 + node as u64, &[LEN], 0)).collect();
         let (wishes, sending, uploads) = (BTreeMap::new(), Vec::new(), vec![0; NODES]);
         let mut nodes = Nodes { tables, last_serve: 0, wishes, sending, uploads, forgetful };
         let source = &mut nodes.tables[0];
