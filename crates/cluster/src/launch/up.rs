@@ -145,7 +145,7 @@ pub fn check(manifest: &Manifest, text: &Source, options: &UpOptions) -> Result<
 fn unmet_here(manifest: &Manifest) -> Option<Unmet> {
     unmet_by_head(manifest).or_else(|| match manifest.launcher {
         Launcher::Local => Machine::here().shares(manifest).err(),
-        Launcher::Ssh => None,
+        Launcher::Ssh | Launcher::Slurm => None,
     })
 }
 
@@ -162,7 +162,7 @@ pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterEr
     check_found(manifest, &options, &record, false)?;
     let ends = Ends::default();
     let mut hosts = Hosts::of(manifest, &options, &record, ends.clone())?;
-    let reached = hosts.reach().await;
+    let reached = hosts.reach().await?;
     let agents_live = reached.iter().any(|reached| matches!(reached, Ok(true)));
     let found = check_found(manifest, &options, &record, agents_live)?;
     if !found && reached.iter().any(Result::is_err) {
@@ -330,7 +330,7 @@ impl Launch<'_> {
             }
         }
         self.started |= !orders.is_empty();
-        faults.extend(self.hosts.start(&self.starter, orders).await);
+        faults.extend(self.hosts.start(&self.starter, orders).await?);
         self.record.agents = self.hosts.processes();
         self.record.save(&self.state)?;
         self.wait_for_nodes(&client, faults, head).await?;
@@ -363,8 +363,11 @@ impl Launch<'_> {
         mut faults: Vec<Fault>,
         head: std::net::SocketAddr,
     ) -> Result<(), ClusterError> {
-        let began = Instant::now();
+        let mut began = Instant::now();
         let joined = loop {
+            if self.hosts.are_awaited() {
+                began = Instant::now();
+            }
             let status = client.status().await?;
             let joined: Vec<String> =
                 status.nodes.iter().filter(|node| node.joined).map(|node| node.name.clone()).collect();
