@@ -12,6 +12,7 @@ mod order;
 mod record;
 mod slurm;
 mod ssh;
+mod start;
 mod starter;
 mod up;
 
