@@ -7,7 +7,7 @@ use lyceum_actor::Registry;
 use lyceum_cluster::{Client, Status};
 use rustix::process::Signal;
 
-use crate::harness::{PROGRAM, Testbed, kill, lives, look, processes_of, until, within};
+use crate::harness::{HANGING, PROGRAM, Testbed, kill, lives, look, processes_of, until, within};
 use crate::probe::{AskOther, Probe, Question};
 use crate::slurmd::{Slurm, have_slurm};
 
@@ -121,6 +121,32 @@ async fn a_cluster_is_one_job_of_slurm_is_found_again_and_leaves_nothing() {
     let after = agents(&bed);
     assert_eq!((after[0], after[2], jobs(&slurm)), (before[0], before[2], job));
     assert_ne!(after[1], before[1]);
+
+    // A job that has come to its end is followed by another, for which hosts may have to be waited for.
+    let (first, rest) =
+        jobs(&slurm).split_once(' ').map(|(id, rest)| (id.to_owned(), rest.to_owned())).unwrap();
+    slurm.call("scancel", &[&first]);
+    until("the job is over", || jobs(&slurm).is_empty()).await;
+    let other = slurm.call(
+        "sbatch",
+        &["--parsable", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"],
+    );
+    let other = other.trim();
+    until("another has all hosts", || jobs(&slurm).contains(" wrap RUNNING")).await;
+    let (good, said) = std::thread::scope(|scope| {
+        let up = scope.spawn(|| run(&slurm, &bed, "up", &nodes("")));
+        let began = std::time::Instant::now();
+        while !jobs(&slurm).contains(" lyceum-test PENDING") {
+            assert!(began.elapsed() < HANGING, "never: the job waits");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        slurm.call("scancel", &[other]);
+        up.join().unwrap()
+    });
+    assert!(good && said.contains("started: true"), "{said}");
+    until("the job runs alone", || jobs(&slurm).lines().count() == 1).await;
+    assert!(jobs(&slurm).ends_with(&rest) && !jobs(&slurm).starts_with(&first), "{}", jobs(&slurm));
+    assert!(status(&client).await.nodes.iter().all(|node| node.joined));
 
     within(system.shut_down(std::time::Duration::ZERO)).await;
     drop((work, client));
