@@ -8,6 +8,7 @@
 //! | `lock` | held by `up` and `down` while they work |
 //! | `head/` | configuration, the authority's key, database, address, process number |
 //! | `nodes/NAME/` | the agent's configuration and credentials |
+//! | `slurm/` | what Slurm's tasks are to start |
 //! | `client/` | credentials of command-line clients |
 //! | `logs/` | of head, agents and workers |
 //! | `logs.old/` | those of the cluster of this name before |
@@ -84,6 +85,11 @@ impl StateDir {
     /// A node's folder.
     pub fn node(&self, node: &str) -> PathBuf {
         self.nodes().join(node)
+    }
+
+    /// Orders for the agents that Slurm starts.
+    pub(crate) fn slurm(&self) -> PathBuf {
+        self.root.join("slurm")
     }
 
     /// Credentials of command-line clients.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lyceum_cluster::state::StateDir;
-use lyceum_cluster::{agent, head, worker};
+use lyceum_cluster::{agent, head, launch, worker};
 use tracing_subscriber::EnvFilter;
 
 mod probe;
@@ -26,7 +26,12 @@ fn main() -> ExitCode {
             head::run(&state, after("--candidate").and_then(|number| number.parse().ok()).unwrap_or(0))
         }
         (Some("agent"), Some(state)) => agent::run(&state, &node),
-        (Some("host"), _) => lyceum_cluster::launch::serve_orders(),
+        (Some("task"), Some(state)) => {
+            launch::run_task(&state, after("--index").and_then(|it| it.parse().ok()))
+        }
+        (Some("up"), Some(state)) => probe::bring_up(&state, &after("--manifest").unwrap_or_default()),
+        (Some("down"), Some(state)) => probe::bring_down(&state),
+        (Some("host"), _) => launch::serve_orders(),
         (Some("runner"), Some(state)) => probe::run_owned(&state, &after("--manifest").unwrap_or_default()),
         _ => {
             eprintln!("this program belongs to the tests of lyceum-cluster");

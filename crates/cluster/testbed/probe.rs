@@ -355,11 +355,33 @@ fn core_list(text: &str) -> Vec<u32> {
         .collect()
 }
 
+/// Starts a standing cluster, and says whether anything of it was started.
+pub fn bring_up(state: &StateDir, manifest: &str) -> Result<(), ClusterError> {
+    on_this_thread(async {
+        let manifest = Manifest::load(Path::new(manifest))?;
+        let program = std::env::current_exe().map_err(|error| ClusterError::Refused(error.to_string()))?;
+        let up = launch::up(&manifest, UpOptions::at(state.clone(), program)).await?;
+        println!("started: {}", up.started);
+        Ok(())
+    })
+}
+
+/// Ends a cluster, and says whether there was one.
+pub fn bring_down(state: &StateDir) -> Result<(), ClusterError> {
+    on_this_thread(async {
+        println!("was up: {}", launch::down(state).await?);
+        Ok(())
+    })
+}
+
+fn on_this_thread(work: impl Future<Output = Result<(), ClusterError>>) -> Result<(), ClusterError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| ClusterError::Refused(error.to_string()))?.block_on(work)
+}
+
 /// Starts an owned cluster, says so on stdout, and waits to be killed.
 pub fn run_owned(state: &StateDir, manifest: &str) -> Result<(), ClusterError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| ClusterError::Refused(error.to_string()))?;
-    runtime.block_on(async {
+    on_this_thread(async {
         let manifest = Manifest::load(Path::new(manifest))?;
         let program = std::env::current_exe().map_err(|error| ClusterError::Refused(error.to_string()))?;
         let options = UpOptions { owned: true, ..UpOptions::at(state.clone(), program) };

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lyceum_actor::{ControlError, ProcessDeath};
-use lyceum_wire::{Authority, CloseCode, Connection, Endpoint, Expect, LaneSender, PeerIdentity, PeerRole};
+use lyceum_wire::{Authority, CloseCode, Connection, Endpoint, LaneSender, PeerIdentity, PeerRole};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::decide::Decider;
+use super::reaching;
 use super::{MAX_BATCH, VALIDITY};
 use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
 use crate::control::{HeadEffect, HeadEvent};
@@ -67,6 +68,8 @@ pub(crate) struct Joining {
     pub(super) host: String,
     pub(super) running: Vec<Running>,
     pub(super) ended: Vec<ProcessDeath>,
+    /// Has it been reached where it says that others can?
+    pub(super) reached: bool,
 }
 
 pub(super) struct Core {
@@ -174,7 +177,7 @@ impl Core {
     fn take_in(&mut self, input: Input) -> Option<HeadEvent> {
         match input {
             Input::Machine(event) => Some(event),
-            Input::AgentJoined(joining) => Some(self.agent_joined(*joining)),
+            Input::AgentJoined(joining) => self.agent_came(joining),
             Input::AgentLeft { node, incarnation, session } => {
                 let current = self.agents.get(&node).is_some_and(|link| link.session == session);
                 if current {
@@ -200,9 +203,24 @@ impl Core {
         }
     }
 
+    /// One that comes for the first time is let in when it was reached: what nobody can reach is no node. Later its way back
+    /// may be broken, which is for the verdict to judge.
+    fn agent_came(&mut self, joining: Box<Joining>) -> Option<HeadEvent> {
+        // It may have gone while it was tried.
+        if joining.reached && joining.connection.close_reason().is_some() {
+            return None;
+        }
+        if joining.reached || !self.decider.head().is_new(&joining.node, joining.incarnation) {
+            return Some(self.agent_joined(*joining));
+        }
+        self.runtime.spawn(reaching::try_agent(self.endpoint.clone(), joining, self.events.clone()));
+        None
+    }
+
     fn agent_joined(&mut self, joining: Joining) -> HeadEvent {
-        let Joining { session, node, incarnation, lane, connection, address, pid, host, running, ended } =
-            joining;
+        let Joining {
+            session, node, incarnation, lane, connection, address, pid, host, running, ended, ..
+        } = joining;
         tracing::info!(node, incarnation, %address, "an agent joins");
         if host == self.host {
             self.watch_agent(&node, incarnation, pid);
@@ -332,13 +350,8 @@ impl Core {
     fn probe(&self, node: String, incarnation: u64, address: SocketAddr) {
         let (endpoint, events) = (self.endpoint.clone(), self.events.clone());
         self.runtime.spawn(async move {
-            let expect =
-                Expect { role: PeerRole::Agent, node: Some(node.clone()), incarnation: Some(incarnation) };
-            let probe = tokio::time::timeout(PROBE_TIMEOUT, endpoint.connect(address, &expect)).await;
-            let answered = matches!(probe, Ok(Ok(_)));
-            if let Ok(Ok(connection)) = probe {
-                connection.close(CloseCode::Done, "a probe");
-            }
+            let answered =
+                reaching::reach(&endpoint, &node, incarnation, address, PROBE_TIMEOUT).await.is_ok();
             let event = HeadEvent::Probed { node, incarnation, answered };
             let _ = events.send(Input::Machine(event)).await;
         });

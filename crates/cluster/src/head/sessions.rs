@@ -56,6 +56,7 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
         host,
         running,
         ended,
+        reached: false,
     };
     let _ = events.send(Input::AgentJoined(Box::new(joining))).await;
     let served = tokio::select! {

@@ -69,7 +69,7 @@ pub(super) async fn end_with(
     }
     let elsewhere = async {
         match hosts {
-            Ok(Some(mut hosts)) => Ok(hosts.end(patience).await),
+            Ok(Some(mut hosts)) => hosts.end(patience).await,
             Ok(None) => Ok((false, Vec::new())),
             Err(error) => Err(error),
         }
@@ -136,7 +136,7 @@ pub(super) fn clear(state: &StateDir) -> Result<(), ClusterError> {
 }
 
 fn clear_all_but_record(state: &StateDir) -> Result<(), ClusterError> {
-    for path in [state.head(), state.client(), state.nodes()] {
+    for path in [state.head(), state.client(), state.nodes(), state.slurm()] {
         remove(&path)?;
     }
     Ok(())

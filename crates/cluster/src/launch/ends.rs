@@ -55,7 +55,11 @@ impl Ends {
             .ended
             .wait_timeout_while(children, WAITED_FOR, waits)
             .unwrap_or_else(PoisonError::into_inner);
-        let status = (*children.get(&pid)?)?;
-        status.code().map(Cause::Exited).or_else(|| status.signal().map(Cause::Signal))
+        cause_of((*children.get(&pid)?)?)
     }
+}
+
+/// What a status says of an end.
+pub(super) fn cause_of(status: ExitStatus) -> Option<Cause> {
+    status.code().map(Cause::Exited).or_else(|| status.signal().map(Cause::Signal))
 }

@@ -8,6 +8,7 @@ use super::ends::Ends;
 use super::local::Local;
 use super::order::AgentOrder;
 use super::record::RunRecord;
+use super::slurm::Slurm;
 use super::ssh::Ssh;
 use super::starter::Starter;
 use super::up::UpOptions;
@@ -53,6 +54,7 @@ pub(super) struct AgentLoss {
 pub(super) enum Hosts {
     Local(Local),
     Ssh(Box<Ssh>),
+    Slurm(Box<Slurm>),
 }
 
 impl Hosts {
@@ -66,24 +68,39 @@ impl Hosts {
         Ok(match manifest.launcher {
             Launcher::Local => Hosts::Local(Local::new(manifest, record, options.state.clone(), ends)),
             Launcher::Ssh => Hosts::Ssh(Box::new(Ssh::new(manifest, options)?)),
+            Launcher::Slurm => Hosts::Slurm(Box::new(Slurm::new(manifest, options))),
         })
     }
 
     /// Makes every host ready for an agent. Tells of each node, in the manifest's order, whether its agent runs already, or
     /// why its host cannot be used.
-    pub(super) async fn reach(&mut self) -> Vec<Result<bool, Fault>> {
+    pub(super) async fn reach(&mut self) -> Result<Vec<Result<bool, Fault>>, ClusterError> {
         match self {
-            Hosts::Local(local) => local.reach(),
-            Hosts::Ssh(ssh) => ssh.reach().await,
+            Hosts::Local(local) => Ok(local.reach()),
+            Hosts::Ssh(ssh) => Ok(ssh.reach().await),
+            Hosts::Slurm(slurm) => slurm.reach().await,
         }
     }
 
     /// Starts agents on hosts that were reached, those of this machine through `starter`, and tells which could not be.
     /// On other machines whatever is left of an earlier agent of the node is ended first.
-    pub(super) async fn start(&mut self, starter: &Starter, orders: Vec<AgentOrder>) -> Vec<Fault> {
+    pub(super) async fn start(
+        &mut self,
+        starter: &Starter,
+        orders: Vec<AgentOrder>,
+    ) -> Result<Vec<Fault>, ClusterError> {
         match self {
-            Hosts::Local(local) => local.start(starter, &orders),
-            Hosts::Ssh(ssh) => ssh.start(orders).await,
+            Hosts::Local(local) => Ok(local.start(starter, &orders)),
+            Hosts::Ssh(ssh) => Ok(ssh.start(orders).await),
+            Hosts::Slurm(slurm) => slurm.start(&orders).await,
+        }
+    }
+
+    /// Are hosts being waited for that others have now? That is no agent's delay.
+    pub(super) fn are_awaited(&self) -> bool {
+        match self {
+            Hosts::Local(_) | Hosts::Ssh(_) => false,
+            Hosts::Slurm(slurm) => slurm.is_queued(),
         }
     }
 
@@ -92,6 +109,7 @@ impl Hosts {
         match self {
             Hosts::Local(local) => local.loss(node),
             Hosts::Ssh(ssh) => ssh.loss(node),
+            Hosts::Slurm(slurm) => slurm.loss(node),
         }
     }
 
@@ -100,6 +118,7 @@ impl Hosts {
         match self {
             Hosts::Local(local) => local.log(node),
             Hosts::Ssh(ssh) => ssh.log(node).await,
+            Hosts::Slurm(slurm) => slurm.log(node),
         }
     }
 
@@ -107,14 +126,14 @@ impl Hosts {
     pub(super) fn processes(&self) -> BTreeMap<String, ProcessMark> {
         match self {
             Hosts::Local(local) => local.processes().clone(),
-            Hosts::Ssh(_) => BTreeMap::new(),
+            Hosts::Ssh(_) | Hosts::Slurm(_) => BTreeMap::new(),
         }
     }
 
     /// All agents have joined: those of a standing cluster go on without this process.
     pub(super) async fn leave_standing(&mut self) {
         match self {
-            Hosts::Local(_) => {}
+            Hosts::Local(_) | Hosts::Slurm(_) => {}
             Hosts::Ssh(ssh) => ssh.leave_standing().await,
         }
     }
@@ -125,15 +144,17 @@ impl Hosts {
         match self {
             Hosts::Local(_) => {}
             Hosts::Ssh(ssh) => ssh.give_up(all).await,
+            Hosts::Slurm(slurm) => slurm.give_up(all).await,
         }
     }
 
     /// Ends all agents on other machines, after `patience`, and removes what they leave there. Tells whether there were
     /// any, and of which nodes that cannot be said.
-    pub(super) async fn end(&mut self, patience: Duration) -> (bool, Vec<Fault>) {
+    pub(super) async fn end(&mut self, patience: Duration) -> Result<(bool, Vec<Fault>), ClusterError> {
         match self {
-            Hosts::Local(_) => (false, Vec::new()),
-            Hosts::Ssh(ssh) => ssh.end(patience).await,
+            Hosts::Local(_) => Ok((false, Vec::new())),
+            Hosts::Ssh(ssh) => Ok(ssh.end(patience).await),
+            Hosts::Slurm(slurm) => Ok((slurm.end().await?, Vec::new())),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Launchers: how a cluster's processes come to be.
 //!
 //! [`up`] and [`down`] are the same for all of them. A launcher's own is how the hosts of nodes are reached, and how an
-//! agent is started, watched and ended there: `hosts` has the list, `local` does it on this machine, `ssh` on others.
+//! agent is started, watched and ended there: `hosts` has the list, `local` does it on this machine, `ssh` on others, `slurm` in a job.
 
 mod down;
 mod ends;
@@ -10,7 +10,9 @@ mod local;
 mod machine;
 mod order;
 mod record;
+mod slurm;
 mod ssh;
+mod start;
 mod starter;
 mod up;
 
@@ -18,6 +20,7 @@ pub use self::down::{down, status};
 #[cfg(test)]
 pub(crate) use self::record::RunRecord;
 pub(crate) use self::record::remove_keys;
+pub use self::slurm::run_task;
 pub use self::ssh::serve_orders;
 pub use self::up::{Up, UpOptions, check, machine_memory, up};
 pub use crate::host::ProcessMark;

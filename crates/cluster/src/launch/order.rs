@@ -13,6 +13,7 @@ use crate::agent::AgentConfig;
 use crate::error::ClusterError;
 use crate::host::{self, ProcessMark};
 use crate::manifest::{Launcher, Manifest, NodeSection};
+use crate::state::StateDir;
 
 /// What an agent's host must know to start it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +55,12 @@ impl AgentOrder {
     /// Writes configuration and credentials into the node's folder, and starts its agent.
     pub(super) fn carry_out(&self, starter: &Starter) -> Result<ProcessMark, ClusterError> {
         let state = starter.state();
+        let node = self.prepare(state)?;
+        starter.start(&["agent", "--node", &node.name], &state.agent_log(&node.name))
+    }
+
+    /// Writes configuration and credentials into the node's folder.
+    pub(super) fn prepare(&self, state: &StateDir) -> Result<&NodeSection, ClusterError> {
         let node = self.node()?;
         let shares = Machine::here().shares(&self.manifest);
         let shares = shares.map_err(|unmet| ClusterError::Refused(unmet.message))?;
@@ -63,7 +70,7 @@ impl AgentOrder {
         state.make(&folder)?;
         Credentials::from_bytes(self.credentials.0.as_bytes())?.save(&folder)?;
         config.save(state)?;
-        starter.start(&["agent", "--node", &node.name], &state.agent_log(&node.name))
+        Ok(node)
     }
 
     fn config(&self, node: &NodeSection, share: &Share) -> Result<AgentConfig, ClusterError> {

@@ -77,7 +77,7 @@ pub(crate) async fn remove_keys(state: &StateDir) {
     let record = RunRecord::load(state);
     // The folder may be another cluster's by now.
     if record.owned && ProcessMark::of(std::process::id()).is_some_and(|this| record.names(this)) {
-        for path in [state.authority(), state.client(), state.nodes()] {
+        for path in [state.authority(), state.client(), state.nodes(), state.slurm()] {
             if let Err(error) = remove(&path) {
                 tracing::warn!(%error, "keys are left");
             }

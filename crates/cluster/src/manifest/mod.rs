@@ -46,6 +46,9 @@ pub struct Manifest {
     /// What holds for all hosts that are reached by SSH.
     #[serde(default)]
     pub ssh: SshSection,
+    /// What is asked of Slurm.
+    #[serde(default)]
+    pub slurm: SlurmSection,
     /// Lets nodes of one machine together claim more cores, GPUs and memory than the machine has.
     #[serde(default)]
     pub oversubscribe: bool,
@@ -74,10 +77,28 @@ pub enum Launcher {
     Local,
     /// Every node names a `host`, on which its agent is started through the system's `ssh`. The head runs on this machine.
     Ssh,
+    /// The nodes are an allocation of Slurm: one job, in which `srun` starts an agent on each host. The head runs on this
+    /// machine; the cluster's folder and the programs lie where those hosts find them, as home folders do.
+    Slurm,
+}
+
+/// What the job asks of Slurm beyond what the nodes' `resources` say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlurmSection {
+    /// As with `sbatch --partition`.
+    pub partition: Option<String>,
+    /// As with `sbatch --account`.
+    pub account: Option<String>,
+    /// As with `sbatch --time`: after that long Slurm ends the agents.
+    pub time: Option<String>,
+    /// Any other options of `sbatch`, one each.
+    #[serde(default)]
+    pub options: Vec<String>,
 }
 
 /// What holds for all hosts that are reached by SSH.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SshSection {
     /// A configuration file in place of the user's own, as with `ssh -F`; relative to the manifest's folder.
@@ -384,6 +405,9 @@ impl Manifest {
 
     /// The cluster with those nodes alone that share the host of node number `index`, and the place of that node among them.
     pub(crate) fn of_host(&self, index: usize) -> (Manifest, usize) {
+        if self.launcher == Launcher::Slurm {
+            return (Manifest { nodes: vec![self.nodes[index].clone()], ..self.clone() }, 0);
+        }
         let shares = |node: &NodeSection| node.destination() == self.nodes[index].destination();
         let place = self.nodes[..index].iter().filter(|node| shares(node)).count();
         let nodes = self.nodes.iter().filter(|node| shares(node)).cloned().collect();

@@ -86,6 +86,18 @@ async fn a_node_that_does_not_start_is_named_with_its_log_and_nothing_stays() {
 }
 
 #[tokio::test]
+async fn an_agent_that_others_cannot_reach_where_it_says_does_not_join() {
+    let testbed = Testbed::prepare(&[("a", "{ cpus = 1 }")]);
+    // Nobody listens there: the whole of 127.0.0.0/8 is this machine.
+    let text = manifest_text(&[("a", "{ cpus = 1 }")]) + "advertise = \"127.0.0.2\"\n";
+    let manifest = Manifest::parse("test.toml", &text).unwrap();
+    let error = testbed.try_up(&manifest).await.unwrap_err().to_string();
+    assert!(error.contains("node `a`: its agent exited with code 0"), "{error}");
+    assert!(error.contains("because the head refused it: others are to reach it at 127.0.0.2:"), "{error}");
+    assert_eq!(processes_of(testbed.folder.path()), Vec::<u32>::new());
+}
+
+#[tokio::test]
 async fn down_leaves_nothing_of_a_cluster_whose_head_was_killed() {
     let mut testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
     let job = testbed.client().begin_job("long", false).await.unwrap();

@@ -17,6 +17,8 @@ mod placing;
 #[allow(dead_code, reason = "the testbed uses the other half")]
 mod probe;
 mod silence;
+mod slurm;
+mod slurmd;
 mod ssh;
 mod sshd;
 mod strangers;

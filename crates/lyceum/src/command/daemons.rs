@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use lyceum_cluster::state::StateDir;
-use lyceum_cluster::{agent, head, worker};
+use lyceum_cluster::{agent, head, launch, worker};
 
 #[derive(Debug, Args)]
 pub struct Head {
@@ -28,6 +28,23 @@ pub struct Agent {
     node: String,
 }
 
+#[derive(Debug, Args)]
+pub struct Task {
+    /// Folder of the cluster's state
+    #[arg(long)]
+    state: PathBuf,
+    /// Number of the task [default: what Slurm says]
+    #[arg(long)]
+    index: Option<usize>,
+}
+
+impl Task {
+    pub fn run(self) -> Result<ExitCode> {
+        launch::run_task(&StateDir::at(self.state), self.index)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 impl Head {
     pub fn run(self) -> Result<ExitCode> {
         head::run(&StateDir::at(self.state), self.candidate)?;
@@ -44,7 +61,7 @@ impl Agent {
 
 /// Starts and ends agents of this machine, as `up` and `down` on another one order through SSH.
 pub fn host() -> Result<ExitCode> {
-    lyceum_cluster::launch::serve_orders()?;
+    launch::serve_orders()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -60,6 +60,9 @@ pub enum Command {
     /// What `up` and `down` call on another machine
     #[command(hide = true)]
     Host,
+    /// What a job of Slurm that `up` submits calls on each host
+    #[command(hide = true)]
+    Task(daemons::Task),
     /// A process that hosts actors; an agent starts it
     #[command(hide = true)]
     Worker,
@@ -90,6 +93,7 @@ impl Command {
             Command::Head(head) => head.run(),
             Command::Agent(agent) => agent.run(),
             Command::Host => daemons::host(),
+            Command::Task(task) => task.run(),
             Command::Worker => Ok(daemons::worker()),
         }
     }

@@ -158,6 +158,11 @@ impl Head {
         }
     }
 
+    /// Has `incarnation` of node `name` never joined?
+    pub fn is_new(&self, name: &str, incarnation: u64) -> bool {
+        self.nodes.get(name).is_some_and(|node| node.incarnation < incarnation)
+    }
+
     /// Processes of an earlier incarnation died with their agent.
     fn bury_older(&mut self, name: &str, incarnation: u64) {
         let succeeds =

@@ -2,25 +2,42 @@
 
 use std::path::Path;
 
-use crate::manifest::{Launcher, Manifest, NodeSection, SshSection};
+use crate::manifest::{Launcher, Manifest, NodeSection, SlurmSection, SshSection};
 use crate::strict::{Document, StrictError};
 
-/// Longest name of a host or user, in bytes: that of a host name.
+/// Longest word for another program, in bytes: that of a host name.
 const MAX_WORD: usize = 255;
 
 pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
-    match document.value.launcher {
-        Launcher::Local => check_local(document),
+    let manifest = &document.value;
+    // A key that is without effect would be believed to have one.
+    if manifest.launcher != Launcher::Ssh {
+        refuse_ssh(document)?;
+    }
+    if manifest.launcher != Launcher::Slurm && manifest.slurm != SlurmSection::default() {
+        return Err(document.refuse("slurm", without_launcher("slurm", "slurm")));
+    }
+    let head = &manifest.head;
+    if manifest.launcher != Launcher::Local && head.bind.is_none() && head.interface.is_none() {
+        let text = "the nodes are on other hosts: give `bind` or `interface` in `[head]`, an address of this machine that \
+                    they reach";
+        return Err(document.refuse("head", text));
+    }
+    match manifest.launcher {
+        Launcher::Local => Ok(()),
         Launcher::Ssh => check_ssh(document),
+        Launcher::Slurm => check_slurm(document),
     }
 }
 
-/// A key that is without effect would be believed to have one.
-fn check_local(document: &Document<Manifest>) -> Result<(), StrictError> {
+fn without_launcher(key: &str, launcher: &str) -> String {
+    format!("`{key}` is given, expected `launcher = \"{launcher}\"` with it")
+}
+
+fn refuse_ssh(document: &Document<Manifest>) -> Result<(), StrictError> {
     let manifest = &document.value;
-    let SshSection { config, connect_timeout } = &manifest.ssh;
-    if config.is_some() || *connect_timeout != SshSection::default().connect_timeout {
-        return Err(document.refuse("ssh", "`ssh` is given, expected `launcher = \"ssh\"` with it"));
+    if manifest.ssh != SshSection::default() {
+        return Err(document.refuse("ssh", without_launcher("ssh", "ssh")));
     }
     for (index, node) in manifest.nodes.iter().enumerate() {
         let NodeSection { host, user, port, identity, .. } = node;
@@ -31,8 +48,7 @@ fn check_local(document: &Document<Manifest>) -> Result<(), StrictError> {
             ("identity", identity.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
-            let text = format!("`{key}` is given, expected `launcher = \"ssh\"` with it");
-            return Err(document.refuse(&format!("nodes[{index}].{key}"), text));
+            return Err(document.refuse(&format!("nodes[{index}].{key}"), without_launcher(key, "ssh")));
         }
     }
     Ok(())
@@ -40,12 +56,6 @@ fn check_local(document: &Document<Manifest>) -> Result<(), StrictError> {
 
 fn check_ssh(document: &Document<Manifest>) -> Result<(), StrictError> {
     let manifest = &document.value;
-    let head = &manifest.head;
-    if head.bind.is_none() && head.interface.is_none() {
-        let text = "the nodes are on other hosts: give `bind` or `interface` in `[head]`, an address of this machine that \
-                    they reach";
-        return Err(document.refuse("head", text));
-    }
     let seconds = manifest.ssh.connect_timeout;
     if !(1..=600).contains(&seconds) {
         return Err(
@@ -71,11 +81,37 @@ fn check_ssh(document: &Document<Manifest>) -> Result<(), StrictError> {
     Ok(())
 }
 
+fn check_slurm(document: &Document<Manifest>) -> Result<(), StrictError> {
+    let manifest = &document.value;
+    let SlurmSection { partition, account, time, options } = &manifest.slurm;
+    for (key, word) in [("partition", partition), ("account", account), ("time", time)] {
+        if let Some(word) = word {
+            check_word(document, &format!("slurm.{key}"), key, word)?;
+        }
+    }
+    for (index, option) in options.iter().enumerate() {
+        if !option.starts_with('-') || option.chars().any(char::is_control) {
+            let text = format!("`{option}` cannot be an option of `sbatch`: expected `--name=value`");
+            return Err(document.refuse(&format!("slurm.options[{index}]"), text));
+        }
+    }
+    for (index, node) in manifest.nodes.iter().enumerate() {
+        let given = [("bind", node.bind.is_some()), ("advertise", node.advertise.is_some())];
+        if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
+            let text = format!(
+                "`{key}` is an address of one host, and Slurm chooses the host: expected `interface`"
+            );
+            return Err(document.refuse(&format!("nodes[{index}].{key}"), text));
+        }
+    }
+    Ok(())
+}
+
 /// What is put on a command line must not be taken for an option, nor for more than one word.
 fn check_word(document: &Document<Manifest>, place: &str, what: &str, word: &str) -> Result<(), StrictError> {
     let good = (1..=MAX_WORD).contains(&word.len())
         && word.starts_with(|first: char| first.is_ascii_alphanumeric() || "_:".contains(first))
-        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:%@".contains(&byte));
+        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:%@,+".contains(&byte));
     match good {
         true => Ok(()),
         false => Err(document.refuse(
