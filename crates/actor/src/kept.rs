@@ -6,7 +6,7 @@
 //! again is not executed again, but has the same answer, or waits for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -114,9 +114,8 @@ impl KeptCalls {
     /// A call has come over `link`, as its number `call`.
     pub(crate) fn find(&self, link: &Arc<Link>, call: u64, CallKey { key, lowest }: CallKey) -> Found {
         let mut callers = self.lock();
-        if !callers.contains_key(&link.peer.process) {
-            let caller = Caller { node: link.peer.node.clone(), ..Caller::default() };
-            callers.insert(link.peer.process, caller);
+        if let Entry::Vacant(vacant) = callers.entry(link.peer.process) {
+            vacant.insert(Caller { node: link.peer.node.clone(), ..Caller::default() });
             drop(callers);
             // So that its end is told here, and what is kept for it goes.
             if let Some(system) = link.system.upgrade().map(System::of) {

@@ -1,5 +1,7 @@
 //! An etcd of its own for one test: a real one, of one member, in a folder that goes with it.
 
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -26,7 +28,6 @@ pub fn have_etcd() -> bool {
 
 impl EtcdServer {
     /// Starts one, and waits until it serves.
-    #[expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
     pub fn start() -> EtcdServer {
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
         let folder = tempfile::tempdir().unwrap();
@@ -44,7 +45,6 @@ impl EtcdServer {
     }
 
     /// Starts it, again where it was; returns whether it serves.
-    #[expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
     pub fn serve(&mut self) -> bool {
         let (client, peer) =
             (format!("http://127.0.0.1:{}", self.client), format!("http://127.0.0.1:{}", self.peer));

@@ -59,7 +59,10 @@ fn apply(head: &mut Head, event: HeadEvent, now: Duration) -> Vec<u16> {
                 let credentials = Vec::new();
                 sent.push(HeadToClient::Answer { request, answer, credentials }.into_frame().unwrap());
             }
-            HeadEffect::RefuseAgent { .. } | HeadEffect::Probe { .. } | HeadEffect::Exit => {}
+            HeadEffect::RefuseAgent { .. }
+            | HeadEffect::CutAgent { .. }
+            | HeadEffect::Probe { .. }
+            | HeadEffect::Exit => {}
         }
     }
     sent.iter().map(|frame| frame.header.kind).collect()

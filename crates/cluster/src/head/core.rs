@@ -269,6 +269,12 @@ impl Core {
     fn release(&mut self, effect: HeadEffect) {
         match effect {
             HeadEffect::ToAgent { node, incarnation, command } => self.command(&node, incarnation, command),
+            HeadEffect::CutAgent { node, incarnation } => {
+                let current = self.agents.get(&node).is_some_and(|link| link.incarnation == incarnation);
+                if let Some(link) = current.then(|| self.agents.remove(&node)).flatten() {
+                    link.connection.close(CloseCode::Done, "the node was given up: join again");
+                }
+            }
             HeadEffect::RefuseAgent { node, incarnation, reason } => {
                 tracing::warn!(node, incarnation, reason, "an agent may not join");
                 if let Some(link) = self.agents.get(&node).filter(|link| link.incarnation == incarnation) {

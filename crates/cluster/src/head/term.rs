@@ -138,13 +138,15 @@ impl Candidate<'_> {
     /// The authority; the first candidate makes it where there is none.
     fn authority(&self) -> Result<Authority, ClusterError> {
         let dir = self.state.authority();
-        let began = Instant::now();
-        while self.number > 0 {
-            match Authority::load(&dir) {
-                Ok(authority) => return Ok(authority),
-                // It may be half written.
-                Err(_) if began.elapsed() < AUTHORITY => thread::sleep(Duration::from_millis(20)),
-                Err(error) => return Err(error.into()),
+        if self.number > 0 {
+            let began = Instant::now();
+            loop {
+                match Authority::load(&dir) {
+                    Ok(authority) => return Ok(authority),
+                    // It may be half written.
+                    Err(_) if began.elapsed() < AUTHORITY => thread::sleep(Duration::from_millis(20)),
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         if crate::host::is_folder(&dir) {

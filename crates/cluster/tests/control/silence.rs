@@ -28,7 +28,7 @@ fn l3_a_silent_node_is_unreachable_within_3_s_and_lost_only_when_a_second_path_f
                 if matches!(&effect, HeadEffect::ToAgent { command: Command::NodeLost { .. }, .. }) {
                     lost.get_or_insert(cluster.now);
                 }
-                if matches!(&effect, HeadEffect::RefuseAgent { node, incarnation: 1, .. } if node == "a") {
+                if matches!(&effect, HeadEffect::CutAgent { node, incarnation: 1 } if node == "a") {
                     sent_away.get_or_insert(cluster.now);
                 }
             }

@@ -335,6 +335,14 @@ impl World {
                 let term = self.term;
                 self.send(Message::Probed { node, incarnation, term });
             }
+            HeadEffect::CutAgent { node, incarnation } => {
+                let until = self.now + self.random.below(2000);
+                let up = |agent: &&mut SimAgent| agent.link == Link::Up && agent.incarnation == incarnation;
+                if let Some(agent) = self.agents.get_mut(&node).filter(up) {
+                    agent.link = Link::Down { until };
+                    agent.connection += 1;
+                }
+            }
             HeadEffect::RefuseAgent { .. } | HeadEffect::Exit => {}
         }
     }

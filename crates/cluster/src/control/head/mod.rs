@@ -162,6 +162,14 @@ pub enum HeadEffect {
         /// What to tell it.
         command: Command,
     },
+    /// An agent that was given up: close its connection, if there is one. Where it is there still it joins again, and has those
+    /// of its processes ended that were given up with it.
+    CutAgent {
+        /// Its node.
+        node: String,
+        /// Its incarnation.
+        incarnation: u64,
+    },
     /// An agent that may not join: close its connection.
     RefuseAgent {
         /// Its node.

@@ -407,8 +407,7 @@ impl Head {
         let command = Command::NodeLost { node: name.to_owned(), before, reason: evidence.clone() };
         self.command_all(name, &command);
         // It may be there still, and its connection too: what was cut may be whole again by now.
-        let reason = format!("it was given up: {evidence}");
-        self.effects.push(HeadEffect::RefuseAgent { node: name.to_owned(), incarnation, reason });
+        self.effects.push(HeadEffect::CutAgent { node: name.to_owned(), incarnation });
         let dead: Vec<u64> = self
             .processes
             .iter()

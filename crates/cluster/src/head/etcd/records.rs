@@ -38,7 +38,7 @@ impl EtcdRecords {
     }
 
     /// All pairs whose keys begin so, by key, as they are at one moment.
-    fn pairs(&self, folder: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ClusterError> {
+    fn pairs(&self, folder: &str) -> Result<Vec<Found>, ClusterError> {
         let prefix = self.key(folder, b"");
         let (mut from, mut revision, mut all) = (prefix.clone(), super::gateway::Int(0), Vec::new());
         loop {
@@ -100,6 +100,8 @@ const BATCHES: &str = "batches";
 /// Ends the key that says of a batch's parts that all are there.
 const WHOLE: &[u8] = b"whole";
 
+/// A key of etcd, and its value.
+type Found = (Vec<u8>, Vec<u8>);
 /// A record's key, and its value unless it is no more.
 type Change = (Vec<u8>, Option<Vec<u8>>);
 
@@ -178,8 +180,7 @@ fn decode_part(mut bytes: &[u8]) -> Result<Vec<Change>, String> {
         bytes = rest;
         Ok(taken)
     };
-    loop {
-        let Ok(lengths) = take(8) else { break };
+    while let Ok(lengths) = take(8) {
         let number = |at: usize| lengths[at..at + 4].try_into().map(u32::from_le_bytes).unwrap_or_default();
         let (key, value) = (number(0) as usize, number(4) as usize);
         let key = take(key)?.to_vec();
