@@ -1,4 +1,4 @@
-//! The words that head, agents and clients speak. Each has a number, its [kind](crate::kinds), and an archive of its own.
+//! The words that head, agents and clients speak. Each has a number, its kind (`kinds.rs`), and an archive of its own.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
