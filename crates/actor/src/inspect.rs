@@ -41,7 +41,7 @@ pub(crate) struct Inspect {
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[rkyv(derive(Debug))]
 pub struct Inspection {
-    /// The actor that was asked for, if it lives there, and then others that are at work, [`MAX_ACTORS`] at most.
+    /// The actor that was asked for, if it lives there, and then others that are at work, 64 at most.
     pub actors: Vec<ActorWork>,
     /// All threads but the one that answers.
     pub threads: Vec<ThreadStack>,
