@@ -221,6 +221,15 @@ fn stacks() -> Vec<ThreadStack> {
     threads.into_iter().map(stack).collect()
 }
 
+/// Held while a thread takes stacks for the log.
+struct Telling(System);
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.0.inner().telling_stalls.store(false, Ordering::Release);
+    }
+}
+
 impl System {
     /// What the process of an actor is doing: its actors, that one first, and the stacks of its threads. It answers also when
     /// all its actors are at work, or at nothing any more.
@@ -238,7 +247,7 @@ impl System {
     /// Tells of every actor that has passed its progress deadline since the last time, or goes on after it had. Runs on the I/O
     /// runtime: the stacks are taken by a thread of their own, and not while it is at it still.
     pub(crate) fn look_at_progress(&self) {
-        let mut stalled = Vec::new();
+        let mut is_news = false;
         for cell in self.inner().actors.all() {
             match cell.work.look() {
                 Look::AsBefore => {}
@@ -246,24 +255,21 @@ impl System {
                 Look::Stalled(handles) => {
                     let stall = Stall { handles, waiting: cell.waiting() };
                     self.tell_stall(&cell, Some(&stall));
-                    stalled.push((cell, stall));
+                    tracing::warn!("{}: {stall}", cell.address);
+                    is_news = true;
                 }
             }
         }
-        if stalled.is_empty() {
+        if !is_news || self.inner().telling_stalls.swap(true, Ordering::AcqRel) {
             return;
         }
-        let first = !self.inner().telling_stalls.swap(true, Ordering::AcqRel);
-        let system = self.clone();
-        let telling = move || {
+        let telling = Telling(self.clone());
+        let look = move || {
             let threads: Vec<String> = stacks().iter().map(ToString::to_string).collect();
-            for (cell, stall) in &stalled {
-                tracing::warn!("{}: {stall}", cell.address);
-            }
             tracing::warn!("the threads of this process:\n{}", threads.join("\n"));
-            system.inner().telling_stalls.store(false, Ordering::Release);
+            drop(telling);
         };
-        if first && let Err(error) = thread::Builder::new().name("lyceum-stalls".into()).spawn(telling) {
+        if let Err(error) = thread::Builder::new().name("lyceum-stalls".into()).spawn(look) {
             tracing::warn!(%error, "actors make no progress, and no thread can be started to look at it");
         }
     }

@@ -123,7 +123,10 @@ impl KeptCalls {
             }
             callers = self.lock();
         }
-        let Caller { lowest: known_lowest, kept, .. } = callers.entry(link.peer.process).or_default();
+        // It may be known to have ended by now.
+        let caller = || Caller { node: link.peer.node.clone(), ..Caller::default() };
+        let Caller { lowest: known_lowest, kept, .. } =
+            callers.entry(link.peer.process).or_insert_with(caller);
         if lowest > *known_lowest {
             *known_lowest = lowest;
             *kept = kept.split_off(&lowest);

@@ -65,6 +65,22 @@ impl Client {
     pub async fn connect(state: &StateDir) -> Result<Client, ClusterError> {
         let address = HeadAddress::load(state)
             .map_err(|_| ClusterError::Refused(format!("no cluster runs in {}", state.root().display())))?;
+        let error = match Client::connect_to(state, address).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        // Another may have taken over.
+        for other in
+            HeadAddress::all(state).into_iter().filter(|other| other.advertised != address.advertised)
+        {
+            if let Ok(client) = Client::connect_to(state, other).await {
+                return Ok(client);
+            }
+        }
+        Err(error)
+    }
+
+    async fn connect_to(state: &StateDir, address: HeadAddress) -> Result<Client, ClusterError> {
         let credentials = Credentials::load(&state.client())?;
         let (outbox, leaving) = mpsc::channel(MAX_QUEUED);
         let (ended, _) = watch::channel(None);

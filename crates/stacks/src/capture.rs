@@ -4,8 +4,8 @@ use std::{
     io,
     ptr::null_mut,
     sync::{
-        Mutex, MutexGuard, Once, PoisonError,
-        atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering},
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -19,29 +19,38 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Where the thread that is asked writes to. It is the only one that does, between `ASKED` and `DONE`.
 struct Desk {
-    state: AtomicU8,
-    /// The thread that is asked.
-    thread: AtomicI32,
+    /// One of the states below, and above it, by 8 bits, the number of the thread that is asked.
+    state: AtomicU64,
     frames: [AtomicUsize; MAX_FRAMES],
     len: AtomicUsize,
     /// Where the thread was when the signal came; the frames before this one are the handler's.
     interrupted: AtomicUsize,
 }
 
-const IDLE: u8 = 0;
-const ASKED: u8 = 1;
-const WRITING: u8 = 2;
-const DONE: u8 = 3;
+const IDLE: u64 = 0;
+const ASKED: u64 = 1;
+const WRITING: u64 = 2;
+const DONE: u64 = 3;
+
+/// That of a state in which this thread is asked.
+fn of(thread: i32, state: u64) -> u64 {
+    u64::from(thread.unsigned_abs()) << 8 | state
+}
+
+/// Which of the states it is, whoever is asked.
+fn kind(state: u64) -> u64 {
+    state & 0xff
+}
 
 static DESK: Desk = Desk {
-    state: AtomicU8::new(IDLE),
-    thread: AtomicI32::new(0),
+    state: AtomicU64::new(IDLE),
     frames: [const { AtomicUsize::new(0) }; MAX_FRAMES],
     len: AtomicUsize::new(0),
     interrupted: AtomicUsize::new(0),
 };
 static TURN: Mutex<()> = Mutex::new(());
-static INSTALLED: Once = Once::new();
+/// What came of it: 0, or the error's number.
+static INSTALLED: OnceLock<i32> = OnceLock::new();
 
 /// One caller's turn.
 pub(crate) struct Capture {
@@ -53,10 +62,11 @@ pub(crate) struct Capture {
 impl Capture {
     pub(crate) fn begin() -> io::Result<Capture> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut installed = Ok(());
-        INSTALLED.call_once(|| installed = install());
-        installed?;
-        Ok(Capture { _turn: turn, stuck: DESK.state.load(Ordering::Acquire) == WRITING })
+        match INSTALLED.get_or_init(|| install().err().map_or(0, |error| error.raw_os_error().unwrap_or(-1)))
+        {
+            0 => Ok(Capture { _turn: turn, stuck: kind(DESK.state.load(Ordering::Acquire)) == WRITING }),
+            number => Err(io::Error::from_raw_os_error(*number)),
+        }
     }
 
     /// Where `thread` is, and the return addresses from there outwards, or why there are none.
@@ -65,9 +75,8 @@ impl Capture {
             return Err("another thread does not finish to note its stack down".to_owned());
         }
         let number = thread.as_raw_nonzero().get();
-        DESK.thread.store(number, Ordering::Relaxed);
         DESK.len.store(0, Ordering::Relaxed);
-        DESK.state.store(ASKED, Ordering::Release);
+        DESK.state.store(of(number, ASKED), Ordering::Release);
         // SAFETY: `tgkill` takes three numbers and touches no memory of ours.
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), number, signal()) };
         if sent != 0 {
@@ -77,7 +86,7 @@ impl Capture {
         }
         let asked = Instant::now();
         loop {
-            match DESK.state.load(Ordering::Acquire) {
+            match kind(DESK.state.load(Ordering::Acquire)) {
                 DONE => break,
                 WRITING if asked.elapsed() > 2 * PATIENCE => {
                     // It may write at any time still: nobody else may.
@@ -85,8 +94,9 @@ impl Capture {
                     return Err("it does not finish to note its stack down".to_owned());
                 }
                 ASKED if asked.elapsed() > PATIENCE => {
+                    let asked = of(number, ASKED);
                     let taken_back =
-                        DESK.state.compare_exchange(ASKED, IDLE, Ordering::AcqRel, Ordering::Acquire);
+                        DESK.state.compare_exchange(asked, IDLE, Ordering::AcqRel, Ordering::Acquire);
                     if taken_back.is_ok() {
                         return Err("it does not answer".to_owned());
                     }
@@ -135,9 +145,8 @@ extern "C" fn note_down(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut l
     // SAFETY: the address of the thread's own error number is always good.
     let errno = unsafe { *libc::__errno_location() };
     let me = rustix::thread::gettid().as_raw_nonzero().get();
-    if DESK.thread.load(Ordering::Relaxed) == me
-        && DESK.state.compare_exchange(ASKED, WRITING, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    {
+    let (asked, writing) = (of(me, ASKED), of(me, WRITING));
+    if DESK.state.compare_exchange(asked, writing, Ordering::AcqRel, Ordering::Acquire).is_ok() {
         let mut len = 0;
         // SAFETY: nobody else unwinds into the desk; the unwinder reads the stack, and tables that are found without a lock
         // (glibc 2.35 and later).
@@ -154,7 +163,7 @@ extern "C" fn note_down(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut l
         // SAFETY: the kernel hands its handler the context that it interrupted.
         let interrupted = unsafe { interrupted_at(context.cast::<libc::ucontext_t>()) };
         DESK.interrupted.store(interrupted, Ordering::Relaxed);
-        DESK.state.store(DONE, Ordering::Release);
+        DESK.state.store(of(me, DONE), Ordering::Release);
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lyceum_actor::{ControlError, ProcessDeath};
 use lyceum_wire::{Authority, CloseCode, Connection, Endpoint, LaneSender, PeerIdentity, PeerRole};
@@ -24,6 +24,8 @@ use crate::state::{StateDir, log_tail};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lines of an agent's log that go into the death reports of its processes.
 const TAIL_LINES: usize = 12;
+/// Heartbeats come twice a second.
+const LONG_COMMIT: Duration = Duration::from_millis(400);
 /// How long the last answers may take to leave.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -133,8 +135,14 @@ impl Core {
     /// Runs until the cluster has ended or its state cannot be written down any more.
     pub(super) fn run(mut self, mut inbox: Receiver<Input>) -> Result<(), ClusterError> {
         let mut batch = Vec::new();
+        let mut late = 0_usize;
         while !self.exit && self.deposed.is_none() && inbox.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
             for input in batch.drain(..) {
+                let was_late = late > 0;
+                late = late.saturating_sub(1);
+                if was_late && matches!(input, Input::Machine(HeadEvent::Tick)) {
+                    continue;
+                }
                 if let Some(event) = self.take_in(input) {
                     self.decider.take(event);
                 }
@@ -144,6 +152,7 @@ impl Core {
             }
             let news = self.decider.news();
             self.carry_out(news);
+            let began = Instant::now();
             let decided = match self.decider.commit() {
                 Err(ClusterError::Deposed(why)) => {
                     self.deposed = Some(why);
@@ -151,6 +160,10 @@ impl Core {
                 }
                 decided => decided?,
             };
+            if began.elapsed() > LONG_COMMIT {
+                // Nobody was silent but this head: heartbeats wait to be heard, and are before time is looked at.
+                late = inbox.len();
+            }
             self.carry_out(decided);
         }
         if let Some(why) = self.deposed {

@@ -14,6 +14,7 @@ mod term;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lyceum_wire::Authority;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
@@ -25,7 +26,7 @@ use crate::control::resources::Capacity;
 use crate::control::{CordonRule, HeadEvent, HeadOptions, NodeOptions};
 use crate::daemon;
 use crate::error::ClusterError;
-use crate::manifest::{Manifest, NodeSection};
+use crate::manifest::{MAX_STANDBYS, Manifest, NodeSection, StateStore};
 use crate::state::{StateDir, read_json, write_json};
 
 /// Certificates of daemons and workers are valid this long.
@@ -75,6 +76,15 @@ impl HeadAddress {
         read_json(&state.head_address())
     }
 
+    /// That of the head, and of all that may be it, as far as they say.
+    pub(crate) fn all(state: &StateDir) -> Vec<HeadAddress> {
+        let candidates = (0..=MAX_STANDBYS).map(|number| state.candidate_address(number));
+        std::iter::once(state.head_address())
+            .chain(candidates)
+            .filter_map(|path| read_json(&path).ok())
+            .collect()
+    }
+
     /// Where others reach the head, whichever of those that may be it leads.
     pub(crate) fn of_candidates(
         state: &StateDir,
@@ -106,6 +116,18 @@ pub fn run(state: &StateDir, candidate: u32) -> Result<(), ClusterError> {
     let ended = head.lead_until_told();
     runtime.shutdown_timeout(Duration::from_secs(2));
     ended
+}
+
+/// Takes what a cluster has in etcd away, once no head of it runs any more: nobody else would know where it is. Where etcd does
+/// not answer it stays.
+pub(crate) fn forget_records(state: &StateDir) {
+    let Ok(config) = HeadConfig::load(state) else { return };
+    let StateStore::Etcd(members) = &config.manifest.head.state else { return };
+    let Ok(authority) = Authority::load(&state.authority()) else { return };
+    let prefix = etcd::prefix(&config.manifest.name, &authority.mark());
+    if let Err(failure) = etcd::Etcd::of(members).forget(&prefix) {
+        tracing::warn!(prefix, "the records of a cluster that has ended are left: {failure}");
+    }
 }
 
 pub(crate) fn options(config: &HeadConfig) -> HeadOptions {

@@ -46,8 +46,9 @@ impl Candidate<'_> {
         let prefix = etcd::prefix(&self.config.manifest.name, &authority.mark());
         let place = self.claim_place()?;
         loop {
-            let etcd = Etcd::new(members.iter().map(|member| format!("http://{member}")).collect());
-            let Some(leadership) = self.wait_to_lead(etcd, &prefix, place)? else { return Ok(()) };
+            let Some(leadership) = self.wait_to_lead(Etcd::of(members), &prefix, place)? else {
+                return Ok(());
+            };
             let leadership = Arc::new(leadership);
             tracing::info!(term = leadership.term(), "this head leads");
             match self.term(&authority, &leadership) {
@@ -88,6 +89,10 @@ impl Candidate<'_> {
             self.bind(credentials)?
         };
         let client = PeerIdentity::new(cluster, PeerRole::Client, CLIENT_NODE, term)?;
+        if let Some(leadership) = leadership {
+            // Whoever stood still for long does not speak for the cluster any more.
+            leadership.confirm()?;
+        }
         authority.issue(&client, VALIDITY)?.save(&self.state.client())?;
         write_json(&self.state.head_address(), &self.address(endpoint.local_addr()))?;
 
@@ -166,12 +171,9 @@ impl Candidate<'_> {
         };
         let wanted = SocketAddr::new(self.listen_address()?, first);
         let earlier = read_json::<HeadAddress>(&file).map(|address| address.bound).ok();
-        let socket = earlier.and_then(|earlier| UdpSocket::bind(earlier).ok());
-        let socket = match socket {
-            Some(socket) => Ok(socket),
-            None => UdpSocket::bind(wanted),
-        };
-        let place = socket.and_then(|socket| socket.local_addr());
+        // Agents that were started with it find no other.
+        let wanted = earlier.unwrap_or(wanted);
+        let place = UdpSocket::bind(wanted).and_then(|socket| socket.local_addr());
         let place = place.map_err(ClusterError::system(format!("listen on {wanted}")))?;
         write_json(&file, &self.address(place))?;
         Ok(place)
@@ -189,9 +191,12 @@ impl Candidate<'_> {
             role => Err(format!("a {role} may not speak to the head; it asks its node's agent")),
         });
         let options = |bind| EndpointOptions { admission: admission.clone(), ..EndpointOptions::new(bind) };
-        let own = self.state.candidate_address(self.number);
-        let earlier = read_json::<HeadAddress>(&own).or_else(|_| HeadAddress::load(self.state));
-        if let Ok(earlier) = earlier {
+        if manifest.head.state != StateStore::Redb {
+            // Agents know this place, and no other.
+            let own = read_json::<HeadAddress>(&self.state.candidate_address(self.number))?;
+            return Ok(Endpoint::bind(credentials, options(own.bound))?);
+        }
+        if let Ok(earlier) = HeadAddress::load(self.state) {
             match Endpoint::bind(credentials.clone(), options(earlier.bound)) {
                 Ok(endpoint) => return Ok(endpoint),
                 Err(error) => tracing::warn!(%error, "the earlier address cannot be had again"),

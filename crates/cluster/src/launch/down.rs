@@ -131,6 +131,7 @@ pub async fn status(state: &StateDir) -> Result<Status, ClusterError> {
 
 /// Removes everything but the logs and the lock.
 pub(super) fn clear(state: &StateDir) -> Result<(), ClusterError> {
+    crate::head::forget_records(state);
     clear_all_but_record(state)?;
     remove(&RunRecord::file(state))
 }

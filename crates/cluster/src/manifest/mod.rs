@@ -185,7 +185,7 @@ impl From<StateStore> for String {
 }
 
 /// Most processes that stand by.
-const MAX_STANDBYS: u32 = 8;
+pub(crate) const MAX_STANDBYS: u32 = 8;
 
 /// A block of UDP ports: the head takes the first, those that stand by for it the next, the nodes share the others evenly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

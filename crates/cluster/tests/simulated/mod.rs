@@ -336,7 +336,7 @@ impl World {
                 self.send(Message::Probed { node, incarnation, term });
             }
             HeadEffect::CutAgent { node, incarnation } => {
-                let until = self.now + self.random.below(2000);
+                let until = self.now + 500;
                 let up = |agent: &&mut SimAgent| agent.link == Link::Up && agent.incarnation == incarnation;
                 if let Some(agent) = self.agents.get_mut(&node).filter(up) {
                     agent.link = Link::Down { until };

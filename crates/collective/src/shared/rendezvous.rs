@@ -193,7 +193,14 @@ fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let flags = RecvFlags::CMSG_CLOEXEC;
-    match rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags) {
+    let received = loop {
+        match rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags) {
+            // A socket with a time limit is not waited on again by itself.
+            Err(rustix::io::Errno::INTR) => {}
+            received => break received,
+        }
+    };
+    match received {
         Ok(received) if received.bytes == 0 => return Ok(None),
         Ok(_) => {}
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNRESET) => return Ok(None),

@@ -54,6 +54,11 @@ impl Etcd {
         Etcd { endpoints, first: AtomicUsize::new(0), agent: config.into() }
     }
 
+    /// A way to these members, `HOST:PORT` each.
+    pub(in crate::head) fn of(members: &[String]) -> Etcd {
+        Etcd::new(members.iter().map(|member| format!("http://{member}")).collect())
+    }
+
     /// A lease that ends this long after it was kept alive last.
     pub(super) fn grant(&self, seconds: u64) -> Result<Int, Failure> {
         #[derive(Serialize)]
@@ -83,6 +88,12 @@ impl Etcd {
         Ok(())
     }
 
+    /// Takes all keys away that begin so, whoever made them.
+    pub(in crate::head) fn forget(&self, prefix: &str) -> Result<(), Failure> {
+        let success = vec![Op::delete_all(prefix.as_bytes())];
+        self.transact(&Txn { success, ..Txn::default() }).map(drop)
+    }
+
     pub(super) fn transact(&self, transaction: &Txn) -> Result<TxnDone, Failure> {
         self.call("kv/txn", transaction)
     }
@@ -106,9 +117,9 @@ impl Etcd {
                 }
                 Ok((status, answer)) => {
                     let why = refusal(&answer);
-                    // A member that has lost the others; another may have them.
+                    // A member that has lost the others, or ends, or has too much to do; another may do better.
                     match status {
-                        500.. => silent.push(format!("{endpoint}: {why}")),
+                        408 | 429 | 499.. => silent.push(format!("{endpoint}: {why}")),
                         _ => return Err(Failure::Refused(format!("{endpoint}: {why}"))),
                     }
                 }
@@ -195,17 +206,28 @@ pub(super) struct Txn {
     pub(super) failure: Vec<Op>,
 }
 
-/// "The key was made at this revision"; at 0: "there is no such key".
+/// What is known of a key.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Compare {
     key: Bytes,
     target: &'static str,
-    create_revision: Int,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    create_revision: Option<Int>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mod_revision: Option<Int>,
 }
 
 impl Compare {
+    /// "The key was made at this revision"; at 0: "there is no such key".
     pub(super) fn made_at(key: &[u8], revision: Int) -> Compare {
-        Compare { key: Bytes(key.to_vec()), target: "CREATE", create_revision: revision }
+        let key = Bytes(key.to_vec());
+        Compare { key, target: "CREATE", create_revision: Some(revision), mod_revision: None }
+    }
+
+    /// "The key was put last at this revision."
+    pub(super) fn changed_at(key: &[u8], revision: Int) -> Compare {
+        let key = Bytes(key.to_vec());
+        Compare { key, target: "MOD", create_revision: None, mod_revision: Some(revision) }
     }
 }
 
@@ -280,6 +302,10 @@ pub(super) struct Pair {
     pub(super) key: Bytes,
     #[serde(default)]
     pub(super) value: Bytes,
+    #[serde(default)]
+    pub(super) create_revision: Int,
+    #[serde(default)]
+    pub(super) mod_revision: Int,
 }
 
 /// The first key behind all that begin with `prefix`, which is no run of the highest byte.

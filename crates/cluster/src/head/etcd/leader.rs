@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::LEASE;
-use super::gateway::{Bytes, Compare, Etcd, Failure, Int, Op, Range, Txn};
+use super::gateway::{Bytes, Compare, Etcd, Failure, Int, Op, Pair, Range, Txn};
 use crate::error::ClusterError;
 
 /// How often one who does not lead looks whether anybody does.
@@ -26,6 +26,10 @@ struct Shared {
     lease: Int,
     /// When the key was made: no other term has the same.
     made: Int,
+    /// What the key says: it is put again with each write, so that the writes follow each other.
+    me: Vec<u8>,
+    /// Of the last write.
+    last: Mutex<Int>,
     /// Until when nobody else can lead.
     until: Mutex<Instant>,
     /// Nothing is kept alive any more.
@@ -56,6 +60,8 @@ pub(in crate::head) fn campaign(
                     prefix: prefix.to_owned(),
                     lease,
                     made,
+                    me: me.to_vec(),
+                    last: Mutex::new(made),
                     until: Mutex::new(until),
                     over: AtomicBool::new(false),
                 });
@@ -67,9 +73,9 @@ pub(in crate::head) fn campaign(
                 return Ok(Some(Leadership { shared }));
             }
             Ok(None) => said = None,
-            Err(Failure::Refused(why)) => return Err(ClusterError::Refused(format!("etcd refuses: {why}"))),
-            Err(silent) => {
-                let words = silent.to_string();
+            // A member that is about to end may refuse, and so may one that a person is about to set right.
+            Err(failure) => {
+                let words = failure.to_string();
                 if said.as_ref() != Some(&words) {
                     tracing::warn!("{words}");
                 }
@@ -155,21 +161,60 @@ impl Leadership {
         &self.shared.prefix
     }
 
-    /// Does all of `operations` if this process leads still, at once or not at all. Where etcd does not answer it is asked
-    /// again for as long as nobody else can lead; each operation may so be done twice.
-    pub(super) fn write(&self, operations: Vec<Op>) -> Result<(), ClusterError> {
+    /// Does all of `operations` if this process leads still, at once or not at all, and once. Where etcd does not answer it is
+    /// asked again for as long as nobody else can lead. Each write holds only behind the one before it: what was on its way for
+    /// long, and arrives when later ones are done, changes nothing.
+    pub(super) fn write(&self, mut operations: Vec<Op>) -> Result<(), ClusterError> {
         let shared = &self.shared;
-        let mine = Compare::made_at(&leader_key(&shared.prefix), shared.made);
-        let transaction = Txn { compare: vec![mine], success: operations, failure: Vec::new() };
+        let key = leader_key(&shared.prefix);
+        operations.push(Op::Put {
+            key: Bytes(key.clone()),
+            value: Bytes(shared.me.clone()),
+            lease: shared.lease,
+        });
+        let mut last = shared.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let compare = vec![Compare::made_at(&key, shared.made), Compare::changed_at(&key, *last)];
+        let transaction = Txn { compare, success: operations, failure: Vec::new() };
+        let mut silent = false;
         loop {
-            match shared.etcd.transact(&transaction) {
-                Ok(done) if done.succeeded => return Ok(()),
-                Ok(_) => return Err(deposed("another head leads")),
-                Err(Failure::Refused(why)) => {
-                    return Err(ClusterError::Database { path: self.name(), reason: why });
+            match self.attempt(&transaction, silent)? {
+                Attempt::Done(revision) => {
+                    *last = revision;
+                    return Ok(());
                 }
-                Err(silent) if self.is_over() => return Err(deposed(&silent.to_string())),
-                Err(_) => thread::sleep(AGAIN),
+                Attempt::NotMine(found) => match found {
+                    // An attempt that had no answer.
+                    Some(found)
+                        if silent && found.create_revision == shared.made && found.mod_revision > *last =>
+                    {
+                        *last = found.mod_revision;
+                        return Ok(());
+                    }
+                    _ => return Err(deposed("another head leads")),
+                },
+                Attempt::Silent => silent = true,
+            }
+        }
+    }
+
+    fn attempt(&self, transaction: &Txn, silent: bool) -> Result<Attempt, ClusterError> {
+        let shared = &self.shared;
+        let done = shared.etcd.transact(transaction);
+        let done = done.and_then(|done| match (done.succeeded, silent) {
+            (true, _) => Ok(Attempt::Done(done.header.revision)),
+            (false, false) => Ok(Attempt::NotMine(None)),
+            (false, true) => {
+                let found = shared.etcd.range(&Range::one(&leader_key(&shared.prefix)))?;
+                Ok(Attempt::NotMine(found.pairs.into_iter().next()))
+            }
+        });
+        match done {
+            Ok(attempt) => Ok(attempt),
+            Err(Failure::Refused(why)) => Err(ClusterError::Database { path: self.name(), reason: why }),
+            Err(failure) if self.is_over() => Err(deposed(&failure.to_string())),
+            Err(_) => {
+                thread::sleep(AGAIN);
+                Ok(Attempt::Silent)
             }
         }
     }
@@ -190,10 +235,38 @@ impl Leadership {
         format!("etcd, under {}", self.shared.prefix)
     }
 
+    /// Fails where another leads.
+    pub(in crate::head) fn confirm(&self) -> Result<(), ClusterError> {
+        self.write(Vec::new())
+    }
+
     /// Nothing of the cluster is left: takes all its keys away, the leader's with them.
     pub(in crate::head) fn clear(&self) -> Result<(), ClusterError> {
-        self.write(vec![Op::delete_all(self.shared.prefix.as_bytes())])
+        let shared = &self.shared;
+        let mine = Compare::made_at(&leader_key(&shared.prefix), shared.made);
+        let all = vec![Op::delete_all(shared.prefix.as_bytes())];
+        let transaction = Txn { compare: vec![mine], success: all, failure: Vec::new() };
+        let mut silent = false;
+        loop {
+            match self.attempt(&transaction, silent)? {
+                Attempt::Done(_) => return Ok(()),
+                // An attempt that had no answer has taken the leader's key away too.
+                Attempt::NotMine(None) if silent => return Ok(()),
+                Attempt::NotMine(_) => return Err(deposed("another head leads")),
+                Attempt::Silent => silent = true,
+            }
+        }
     }
+}
+
+/// What came of a transaction that holds only while this process leads.
+enum Attempt {
+    /// It was done, as of this revision.
+    Done(Int),
+    /// It does not hold: the leader's key as it is now, where that was asked for.
+    NotMine(Option<Pair>),
+    /// Nothing is known.
+    Silent,
 }
 
 impl Drop for Leadership {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::gateway::{Op, Range};
+use super::gateway::{Failure, Op, Range};
 use super::leader::Leadership;
 use crate::control::record::{Key, Record, Value};
 use crate::error::ClusterError;
@@ -18,6 +18,8 @@ use crate::kinds;
 const MAX_OPERATIONS: usize = 96;
 /// Bytes of one transaction; etcd takes 1.5 MiB, in base64 a third more.
 const MAX_BYTES: usize = 1 << 20;
+/// How often reading is begun again that etcd refuses.
+const REFUSALS: u32 = 5;
 /// Keys that are read at a time.
 const PAGE: i64 = 64;
 
@@ -39,6 +41,17 @@ impl EtcdRecords {
 
     /// All pairs whose keys begin so, by key, as they are at one moment.
     fn pairs(&self, folder: &str) -> Result<Vec<Found>, ClusterError> {
+        let mut refusals = 0;
+        loop {
+            match self.pairs_of_one_moment(folder) {
+                // What was at a revision may have been compacted away meanwhile.
+                Err(ClusterError::Database { .. }) if refusals < REFUSALS => refusals += 1,
+                read => return read,
+            }
+        }
+    }
+
+    fn pairs_of_one_moment(&self, folder: &str) -> Result<Vec<Found>, ClusterError> {
         let prefix = self.key(folder, b"");
         let (mut from, mut revision, mut all) = (prefix.clone(), super::gateway::Int(0), Vec::new());
         loop {
@@ -46,6 +59,7 @@ impl EtcdRecords {
             let found = loop {
                 match self.leadership.etcd().range(&page) {
                     Ok(found) => break found,
+                    Err(Failure::Refused(why)) => return Err(self.damaged(why)),
                     Err(failure) if self.leadership.is_over() => {
                         return Err(ClusterError::Deposed(failure.to_string()));
                     }
