@@ -9,44 +9,17 @@ use std::{
     net::SocketAddr,
     pin::pin,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use common::*;
-use futures_util::future::{BoxFuture, Either, join_all, select};
+use futures_util::future::{Either, join_all, select};
 use lyceum_actor::*;
 use lyceum_wire::{
     Admission, AlignedBytes, Authority, CloseCode, Credentials, Endpoint, EndpointOptions, Frame,
     FrameHeader, PeerIdentity, PeerRole,
 };
-
-/// A control plane that only notes whom it is to watch.
-#[derive(Default)]
-struct Watchman(Mutex<Vec<ProcessAddress>>);
-
-impl ControlPlane for Watchman {
-    fn spawn(&self, _: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>> {
-        Box::pin(async { Err(ControlError::Refused("not here".into())) })
-    }
-    fn spawn_gang(&self, _: GangRequest) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
-        Box::pin(async { Err(ControlError::Refused("not here".into())) })
-    }
-    fn lookup(
-        &self,
-        _: u64,
-        _: Option<&str>,
-        _: &str,
-    ) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-    fn watch(&self, process: &ProcessAddress) {
-        self.0.lock().unwrap().push(process.clone());
-    }
-    fn stop(&self, _: ActorId, _: bool) -> BoxFuture<'static, Result<(), ControlError>> {
-        Box::pin(async { Ok(()) })
-    }
-}
 
 fn verdict(process: &ProcessAddress) -> ProcessDeath {
     ProcessDeath {
@@ -123,7 +96,7 @@ fn l3_a_process_killed_by_sigkill_is_an_error_at_every_caller_once_the_verdict_i
     let desk = system.actor_ref::<Desk>(address.clone()).unwrap();
     block_on(async {
         assert_eq!(desk.ask(Echo("hello".into())).await.unwrap(), "ada: hello");
-        assert_eq!(watchman.0.lock().unwrap().as_slice(), std::slice::from_ref(&address.process));
+        assert_eq!(watchman.watched.lock().unwrap().as_slice(), std::slice::from_ref(&address.process));
         let waiting = join_all((0..100).map(|number| desk.ask(WaitForOpen(number))));
         let killing = async {
             // All are sent: this one is behind them.

@@ -5,12 +5,12 @@
 mod common;
 
 use std::{
-    sync::{Arc, Barrier, Mutex, mpsc},
+    sync::{Arc, Barrier, Mutex},
     time::Duration,
 };
 
 use common::*;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use lyceum_actor::*;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -98,38 +98,12 @@ impl Handler<Weave> for Weaver {
     }
 }
 
-/// A control plane that is only told of progress.
-struct Overseer(mpsc::Sender<(ActorId, Option<Stall>)>);
-
-impl ControlPlane for Overseer {
-    fn spawn(&self, _: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>> {
-        Box::pin(async { Err(ControlError::Refused("not here".into())) })
-    }
-    fn spawn_gang(&self, _: GangRequest) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
-        Box::pin(async { Err(ControlError::Refused("not here".into())) })
-    }
-    fn lookup(
-        &self,
-        _: u64,
-        _: Option<&str>,
-        _: &str,
-    ) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-    fn watch(&self, _: &ProcessAddress) {}
-    fn stalled(&self, actor: &ActorAddress, stall: Option<&Stall>) {
-        self.0.send((actor.actor, stall.cloned())).unwrap();
-    }
-    fn stop(&self, _: ActorId, _: bool) -> BoxFuture<'static, Result<(), ControlError>> {
-        Box::pin(async { Ok(()) })
-    }
-}
-
 #[test]
 fn an_actor_without_progress_is_told_of_once_and_so_is_that_it_goes_on() {
     let system = alone();
-    let (overseer, told) = mpsc::channel();
-    system.set_control(Arc::new(Overseer(overseer)));
+    let watchman = Arc::new(Watchman::default());
+    system.set_control(watchman.clone());
+    let told = watchman.stalls();
     block_on(async {
         let weaver = system.spawn::<Weaver>(()).await.unwrap();
         let busy = system.spawn::<Weaver>(()).await.unwrap();

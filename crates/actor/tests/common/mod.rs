@@ -5,13 +5,14 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
+use futures_util::future::{BoxFuture, Either, select};
 use lyceum_actor::*;
 use lyceum_wire::{
     Authority, PeerIdentity, PeerRole,
@@ -263,6 +264,53 @@ fn futures_executor<T>(future: impl Future<Output = T>) -> T {
             return value;
         }
         std::thread::park();
+    }
+}
+
+/// An actor without progress, or, without a stall, one that goes on.
+pub type Progress = (ActorId, Option<Stall>);
+
+/// A control plane that only notes whom it is to watch, and who makes no progress.
+#[derive(Default)]
+pub struct Watchman {
+    pub watched: Mutex<Vec<ProcessAddress>>,
+    stalls: Mutex<Option<mpsc::Sender<Progress>>>,
+}
+
+impl Watchman {
+    /// What it is told of progress from now on.
+    pub fn stalls(&self) -> mpsc::Receiver<Progress> {
+        let (sender, stalls) = mpsc::channel();
+        *self.stalls.lock().unwrap() = Some(sender);
+        stalls
+    }
+}
+
+impl ControlPlane for Watchman {
+    fn spawn(&self, _: SpawnRequest) -> BoxFuture<'static, Result<ActorAddress, ControlError>> {
+        Box::pin(async { Err(ControlError::Refused("not here".into())) })
+    }
+    fn spawn_gang(&self, _: GangRequest) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
+        Box::pin(async { Err(ControlError::Refused("not here".into())) })
+    }
+    fn lookup(
+        &self,
+        _: u64,
+        _: Option<&str>,
+        _: &str,
+    ) -> BoxFuture<'static, Result<Vec<ActorAddress>, ControlError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn watch(&self, process: &ProcessAddress) {
+        self.watched.lock().unwrap().push(process.clone());
+    }
+    fn stalled(&self, actor: &ActorAddress, stall: Option<&Stall>) {
+        if let Some(stalls) = &*self.stalls.lock().unwrap() {
+            stalls.send((actor.actor, stall.cloned())).unwrap();
+        }
+    }
+    fn stop(&self, _: ActorId, _: bool) -> BoxFuture<'static, Result<(), ControlError>> {
+        Box::pin(async { Ok(()) })
     }
 }
 

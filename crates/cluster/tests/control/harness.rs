@@ -8,7 +8,9 @@ use lyceum_actor::{Cause, ProcessDeath, Resources, SpawnRequest};
 use lyceum_cluster::control::record::{Key, Record, Value};
 use lyceum_cluster::control::resources::Capacity;
 use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Labels, Origin, Report, Running, StoreUse};
-use lyceum_cluster::control::{CordonRule, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions};
+use lyceum_cluster::control::{
+    Agent, AgentOptions, CordonRule, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions,
+};
 use lyceum_cluster::units::Milli;
 
 pub const CLIENT: Origin = Origin::Client(1);
@@ -134,6 +136,18 @@ impl Cluster {
             other => panic!("no answer to a lookup: {other:?}"),
         }
     }
+}
+
+/// The agent of a node, of a cluster that stands.
+pub fn agent(node: &str) -> Agent {
+    Agent::new(AgentOptions {
+        node: node.into(),
+        owned: false,
+        verdict: Duration::from_secs(10),
+        stop_grace: Duration::from_secs(1),
+        cores: Vec::new(),
+        ports: 0..0,
+    })
 }
 
 pub fn address() -> SocketAddr {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use lyceum_actor::{ActorId, Cause, ProcessDeath};
 use lyceum_cluster::control::vocabulary::{Ask, Command, JobEvent, Launch, Notice, Report, Running};
-use lyceum_cluster::control::{Agent, AgentEffect, AgentEvent, AgentOptions, HeadEffect, HeadEvent};
+use lyceum_cluster::control::{AgentEffect, AgentEvent, HeadEffect, HeadEvent};
 use lyceum_cluster::control::{resources::Allotment, vocabulary::Answer};
 
-use super::harness::{CLIENT, Cluster, address, spawn};
+use super::harness::{CLIENT, Cluster, address, agent, spawn};
 
 fn told(effects: &[HeadEffect]) -> Vec<Option<String>> {
     let stall = |effect: &HeadEffect| match effect {
@@ -49,14 +49,7 @@ fn what_makes_no_progress_shows_in_the_status_until_it_does_or_ends() {
 
 #[test]
 fn an_agent_tells_it_again_when_it_joins() {
-    let mut agent = Agent::new(AgentOptions {
-        node: "a".into(),
-        owned: false,
-        verdict: Duration::from_secs(10),
-        stop_grace: Duration::from_secs(1),
-        cores: Vec::new(),
-        ports: 0..0,
-    });
+    let mut agent = agent("a");
     let mut cluster = Cluster::new();
     let job = cluster.job();
     let process = cluster.started(CLIENT, spawn(job, 1));

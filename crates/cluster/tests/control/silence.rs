@@ -5,9 +5,9 @@ use std::time::Duration;
 use lyceum_cluster::control::record::{Key, NodeState, Value};
 use lyceum_cluster::control::resources::Allotment;
 use lyceum_cluster::control::vocabulary::{Ask, Command, Launch, Notice};
-use lyceum_cluster::control::{Agent, AgentEffect, AgentEvent, AgentOptions, HeadEffect, HeadEvent};
+use lyceum_cluster::control::{AgentEffect, AgentEvent, HeadEffect, HeadEvent};
 
-use super::harness::{CLIENT, Cluster, address, spawn, tells_suspicion};
+use super::harness::{CLIENT, Cluster, address, agent, spawn, tells_suspicion};
 
 #[test]
 fn l3_a_silent_node_is_unreachable_within_3_s_and_lost_only_when_a_second_path_failed() {
@@ -82,14 +82,7 @@ fn whoever_comes_late_hears_which_nodes_are_silent() {
     let notice = Notice::Suspect { node: "a".into(), unreachable: true };
     assert!(effects.contains(&HeadEffect::Notify { client: 1, notice }), "a client's process: {effects:?}");
 
-    let mut agent = Agent::new(AgentOptions {
-        node: "b".into(),
-        owned: false,
-        verdict: Duration::from_secs(10),
-        stop_grace: Duration::from_secs(1),
-        cores: Vec::new(),
-        ports: 0..0,
-    });
+    let mut agent = agent("b");
     agent.apply(AgentEvent::Commanded(told("a")), Duration::ZERO);
     let launch =
         Launch { process: 7, actor: 6, request: spawn(5, 1), allotment: Allotment::default(), saved: None };

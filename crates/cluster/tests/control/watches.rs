@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use lyceum_actor::{Cause, ProcessAddress, ProcessDeath, ProcessKind};
 use lyceum_cluster::control::vocabulary::{CLIENT_NODE, Launch};
-use lyceum_cluster::control::{Agent, AgentEffect, AgentEvent, AgentOptions, Watcher};
+use lyceum_cluster::control::{AgentEffect, AgentEvent, Watcher};
 use lyceum_cluster::control::{resources::Allotment, vocabulary::Command};
 
-use super::harness::spawn;
+use super::harness::{agent, spawn};
 
 fn process(kind: ProcessKind, node: &str, process: u64) -> ProcessAddress {
     ProcessAddress { kind, node: node.into(), process, addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)) }
@@ -16,14 +16,7 @@ fn process(kind: ProcessKind, node: &str, process: u64) -> ProcessAddress {
 
 #[test]
 fn l3_what_is_said_of_a_process_by_a_wrong_address_is_not_said_of_the_one_that_has_its_number() {
-    let mut agent = Agent::new(AgentOptions {
-        node: "a".into(),
-        owned: false,
-        verdict: Duration::from_secs(10),
-        stop_grace: Duration::from_secs(1),
-        cores: Vec::new(),
-        ports: 0..0,
-    });
+    let mut agent = agent("a");
     let mut apply = |event| agent.apply(event, Duration::ZERO);
     for process in [1, 2] {
         let launch =

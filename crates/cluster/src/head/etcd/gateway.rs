@@ -43,8 +43,9 @@ impl fmt::Display for Failure {
 }
 
 impl Etcd {
-    /// A way to these endpoints, `http://HOST:PORT` each.
-    pub(in crate::head) fn new(endpoints: Vec<String>) -> Etcd {
+    /// A way to these members, `HOST:PORT` each.
+    pub(in crate::head) fn of(members: &[String]) -> Etcd {
+        let endpoints = members.iter().map(|member| format!("http://{member}")).collect();
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .http_status_as_error(false)
@@ -52,11 +53,6 @@ impl Etcd {
             .max_redirects(0)
             .build();
         Etcd { endpoints, first: AtomicUsize::new(0), agent: config.into() }
-    }
-
-    /// A way to these members, `HOST:PORT` each.
-    pub(in crate::head) fn of(members: &[String]) -> Etcd {
-        Etcd::new(members.iter().map(|member| format!("http://{member}")).collect())
     }
 
     /// A lease that ends this long after it was kept alive last.

@@ -213,7 +213,7 @@ mod tests {
     use crate::head::etcd::{Etcd, campaign};
 
     fn lead(server: &EtcdServer) -> Arc<Leadership> {
-        let etcd = Etcd::new(vec![format!("http://{}", server.member())]);
+        let etcd = Etcd::of(&[server.member()]);
         Arc::new(campaign(etcd, "/test/", b"me", || true).unwrap().unwrap())
     }
 
@@ -290,7 +290,7 @@ mod tests {
         let mut late = EtcdRecords::new(first.clone());
         late.commit(&[job(1)]).unwrap();
         // Its lease ends, though it does not know.
-        let etcd = Etcd::new(vec![format!("http://{}", server.member())]);
+        let etcd = Etcd::of(&[server.member()]);
         first.end_lease(&etcd);
         let second = lead(&server);
         assert!(matches!(late.commit(&[job(2)]), Err(ClusterError::Deposed(_))));
