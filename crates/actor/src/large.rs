@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lyceum_store::{ObjectRef, StoreClient, StoreError};
+use lyceum_store::{ObjectRef, Receiver, StoreClient, StoreError};
 use lyceum_wire::{AlignedBytes, access_checked};
 use rkyv::{Archived, rancor};
 
-use crate::message::encode;
+use crate::{address::ProcessAddress, message::encode};
 
 /// From this size on, in bytes, messages and replies for another process travel through the store.
 pub const LARGE: usize = 64 * 1024;
@@ -25,9 +25,13 @@ const ROOM_WITHIN: Duration = Duration::from_secs(1);
 
 /// A place for payloads above [`LARGE`]: the node's store, by its [`StoreClient`].
 pub trait LargePayloads: Send + Sync + 'static {
-    /// Puts `payload` in for process `receiver` and returns a description of it that `receiver` can
+    /// Puts `payload` in for `receiver` and returns a description of it that `receiver` can
     /// [`open`](Self::open), once.
-    fn put(&self, payload: AlignedBytes, receiver: u64) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+    fn put(
+        &self,
+        payload: AlignedBytes,
+        receiver: &ProcessAddress,
+    ) -> BoxFuture<'static, Result<Vec<u8>, String>>;
     /// The payload that `description` describes.
     fn open(&self, description: AlignedBytes) -> BoxFuture<'static, Result<AlignedBytes, String>>;
     /// Takes back what this process put in and what will not be delivered; nothing where it was opened already.
@@ -37,8 +41,13 @@ pub trait LargePayloads: Send + Sync + 'static {
 }
 
 impl LargePayloads for StoreClient {
-    fn put(&self, payload: AlignedBytes, receiver: u64) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+    fn put(
+        &self,
+        payload: AlignedBytes,
+        receiver: &ProcessAddress,
+    ) -> BoxFuture<'static, Result<Vec<u8>, String>> {
         let store = self.clone();
+        let receiver = Receiver { node: receiver.node.clone(), process: receiver.process };
         Box::pin(async move {
             let said = |error: StoreError| error.to_string();
             let mut object = store.create_within(payload.len(), ROOM_WITHIN).await.map_err(said)?;

@@ -484,7 +484,7 @@ impl System {
         receiver: &ProcessAddress,
     ) -> Option<BoxFuture<'static, Payload>> {
         let large = self.inner.large.get().filter(|_| receiver.kind == ProcessKind::Worker)?.clone();
-        let put = large.put(payload.clone(), receiver.process);
+        let put = large.put(payload.clone(), receiver);
         Some(Box::pin(async move {
             match put.await {
                 Ok(description) => Payload::Stored(Parcel::sent(large, description)),

@@ -165,7 +165,9 @@ fn the_last_error_is_the_callers_when_no_retry_helped_in_its_time() {
         }
         pair.there.shut_down(Duration::ZERO).await;
         let late = desk.ask(Echo("hello".into())).retries(1000).deadline(Duration::from_millis(700)).await;
-        assert!(matches!(late, Err(CallError::NotSent(..) | CallError::Deadline)), "{late:?}");
+        // Its process may have said that it ended before its connections went.
+        let known = matches!(late, Err(CallError::NotSent(..) | CallError::Deadline | CallError::Dead(_)));
+        assert!(known, "{late:?}");
         pair.here.shut_down(Duration::ZERO).await;
     });
 }

@@ -14,7 +14,7 @@ use std::{
 
 use common::*;
 use lyceum_actor::*;
-use lyceum_store::{NodeStore, StoreClient, StoreOptions, socket_pair};
+use lyceum_store::{NodeStore, Receiver, StoreClient, StoreOptions, socket_pair};
 use lyceum_wire::PeerRole;
 
 /// Two systems on one node, whose store they share.
@@ -191,7 +191,8 @@ fn l2_messages_and_replies_for_a_process_that_is_gone_leave_nothing_in_the_store
             };
             until(|| store.usage().in_transit == 2).await;
             // As its agent does.
-            store.release_holder(death.process);
+            let (node, process) = (death.node.clone(), death.process);
+            store.release_receiver(Receiver { node, process });
             pair.here.process_died(death);
         };
         let (asked, ()) = tokio::join!(asked, verdict);

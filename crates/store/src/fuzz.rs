@@ -9,7 +9,7 @@ use lyceum_fuzz::Fuzz;
 use crate::error::{Loss, StoreError};
 use crate::moment::Moment;
 use crate::node::{TransitRules, Wish};
-use crate::object::{ObjectId, ObjectRef};
+use crate::object::{ObjectId, ObjectRef, Receiver};
 use crate::pool::{Place, Pool};
 use crate::protocol::{
     Answer, Ask, MAX_OUTSTANDING, MAX_PACKET, Reply, Request, Tell, decode_answer, decode_request, encode,
@@ -20,6 +20,10 @@ const PAGE: u64 = 4096;
 
 fn object(sequence: u64) -> ObjectId {
     ObjectId { origin: 5, sequence }
+}
+
+fn receiver() -> Receiver {
+    Receiver { node: "here".into(), process: 2 }
 }
 
 fn reference(sequence: u64, node: &str) -> ObjectRef {
@@ -33,8 +37,8 @@ fn requests() -> Vec<Request> {
         Ask::Create { len: 5, wait_ms: 0 },
         Ask::Seal { id: object(1) },
         Ask::Share { id: object(1), receiver: None },
-        Ask::Share { id: object(1), receiver: Some(2) },
-        Ask::Send { id: object(2), receiver: 2 },
+        Ask::Share { id: object(1), receiver: Some(receiver()) },
+        Ask::Send { id: object(2), receiver: receiver() },
         Ask::Open { reference: reference(1, "here"), wait_ms: 10 },
         Ask::Open { reference: reference(9, "a-node-far-away"), wait_ms: 10 },
     ];
@@ -299,7 +303,7 @@ fn whatever_processes_and_peers_say_the_table_stands_and_forgets_them() {
         packet(4, &[0]),
         asked(0, 4, Ask::Create { len: 6 * PAGE, wait_ms: 5000 }),
         asked(0, 5, Ask::Create { len: 8 * PAGE, wait_ms: 5000 }),
-        asked(0, 6, Ask::Share { id: object(1), receiver: Some(2) }),
+        asked(0, 6, Ask::Share { id: object(1), receiver: Some(receiver()) }),
         packet(
             5,
             &Wish::Fetch { id: object(1), ticket: 1_000_003, len: 3 * PAGE, first: PAGE, insists: true }

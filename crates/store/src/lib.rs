@@ -70,5 +70,5 @@ pub use moment::Moment;
 pub use node::{
     NodeStore, PeerError, PeerFuture, SpillOptions, StoreOptions, StorePeers, TransitRules, Usage,
 };
-pub use object::{ObjectId, ObjectRef};
+pub use object::{ObjectId, ObjectRef, Receiver};
 pub use socket::socket_pair;

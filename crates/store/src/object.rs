@@ -31,6 +31,16 @@ impl fmt::Display for ObjectId {
     }
 }
 
+/// The process that a reference is made for, wherever it runs. A number alone would not do: whoever has a wrong address
+/// names a process of another node by it, and what is said of that one must not touch this one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Receiver {
+    /// The node it runs on.
+    pub node: String,
+    /// Its number, which its node's store knows it by as a holder.
+    pub process: u64,
+}
+
 /// A reference to a sealed object, to be sent in a message. Plain data: it archives with rkyv.
 ///
 /// It comes from [`Object::share`](crate::Object::share) and is worth one [`open`](crate::StoreClient::open): its

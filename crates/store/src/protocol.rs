@@ -3,11 +3,11 @@
 use lyceum_wire::AlignedBytes;
 
 use crate::error::StoreError;
-use crate::object::{ObjectId, ObjectRef};
+use crate::object::{ObjectId, ObjectRef, Receiver};
 use crate::pool::Place;
 
 /// Changes with every change of the messages below.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// Bytes of the longest packet. All messages are small: names, numbers and one bounded reason.
 pub(crate) const MAX_PACKET: usize = 4096;
@@ -36,12 +36,12 @@ pub(crate) enum Ask {
     },
     Share {
         id: ObjectId,
-        receiver: Option<u64>,
+        receiver: Option<Receiver>,
     },
     /// Seal and share in one, for a creator that keeps nothing.
     Send {
         id: ObjectId,
-        receiver: u64,
+        receiver: Receiver,
     },
     Open {
         reference: ObjectRef,

@@ -191,12 +191,11 @@ impl Driver {
                 self.tell_head(AgentToHead::Report(report));
             }
             AgentEffect::TellWorker { process, death } => {
-                // Nothing that was on its way to the dead is needed any more. Of a process that is not where it was said to be
-                // nothing is known, and another has its number.
-                let is_here = self.workers.contains_key(&death.process);
-                let is_known = !is_here && !matches!(death.cause, Cause::Unknown(_));
-                if death.node == self.config.node || is_known {
-                    self.store.release_holder(death.process);
+                // Nothing that was on its way to the dead is needed any more.
+                let lives = death.node == self.config.node && self.workers.contains_key(&death.process);
+                if !lives {
+                    let (node, process) = (death.node.clone(), death.process);
+                    self.store.release_receiver(lyceum_store::Receiver { node, process });
                 }
                 self.tell_worker(process, AgentToWorker::Died(death));
             }

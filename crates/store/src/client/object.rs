@@ -8,7 +8,7 @@ use super::Client;
 use super::link::{Granted, Then};
 use crate::error::Result;
 use crate::memory::{Mapping, SealedBytes};
-use crate::object::{ObjectId, ObjectRef};
+use crate::object::{ObjectId, ObjectRef, Receiver};
 use crate::pool::Place;
 use crate::protocol::{Ask, Tell};
 
@@ -53,16 +53,16 @@ impl Object {
         self.make_reference(None).await
     }
 
-    /// As [`share`](Self::share), for the process of that incarnation, on whatever node: when this node's agent learns
+    /// As [`share`](Self::share), for that process, on whatever node: when this node's agent learns
     /// that it has ended, the lease in transit ends at once.
     ///
     /// # Errors
     /// As [`share`](Self::share).
-    pub async fn share_with(&self, receiver: u64) -> Result<ObjectRef> {
+    pub async fn share_with(&self, receiver: Receiver) -> Result<ObjectRef> {
         self.make_reference(Some(receiver)).await
     }
 
-    async fn make_reference(&self, receiver: Option<u64>) -> Result<ObjectRef> {
+    async fn make_reference(&self, receiver: Option<Receiver>) -> Result<ObjectRef> {
         let (client, id) = (&self.lease.client, self.lease.id);
         let ask = Ask::Share { id, receiver };
         match Client::ask(client, ask, Then::Share(self.clone())).await? {

@@ -8,7 +8,7 @@ use super::link::{Granted, Then};
 use super::object::Object;
 use crate::error::Result;
 use crate::memory::{Mapping, OwnedBytes};
-use crate::object::{ObjectId, ObjectRef};
+use crate::object::{ObjectId, ObjectRef, Receiver};
 use crate::pool::Place;
 use crate::protocol::{Ask, Tell};
 
@@ -47,12 +47,12 @@ impl ObjectWriter {
         }
     }
 
-    /// Seals the object for the process of that incarnation alone, on whatever node: what [`seal`](Self::seal) and then
+    /// Seals the object for that process alone, on whatever node: what [`seal`](Self::seal) and then
     /// [`share_with`](Object::share_with) would, in one round trip to the agent, and without an object here.
     ///
     /// # Errors
     /// As those of both; the object is gone then.
-    pub async fn send_to(self, receiver: u64) -> Result<ObjectRef> {
+    pub async fn send_to(self, receiver: Receiver) -> Result<ObjectRef> {
         let len = self.len();
         let unsealed = self.finished()?;
         let (client, id) = (unsealed.client.clone(), unsealed.id);

@@ -19,7 +19,7 @@ use super::{StoreOptions, StorePeers, Usage, fetch, service};
 use crate::error::{Loss, Result, StoreError};
 use crate::memory::{Mapping, Segment, page_size};
 use crate::moment::Moment;
-use crate::object::ObjectId;
+use crate::object::{ObjectId, Receiver};
 use crate::pool::{Place, Pool};
 use crate::protocol::{Answer, Ask, VERSION, encode};
 use crate::socket::{self, Wake};
@@ -192,6 +192,10 @@ impl Core {
         self.lock().attachments.remove(&holder);
         self.wake.wake();
         self.apply(Event::HolderGone { holder });
+    }
+
+    pub fn release_receiver(self: &Arc<Self>, receiver: Receiver) {
+        self.apply(Event::ReceiverGone { receiver });
     }
 
     /// The attachments now, and how long to wait for something to happen on them at most.

@@ -21,6 +21,7 @@ use self::core::Core;
 pub use self::peers::{PeerError, PeerFuture, StorePeers};
 use crate::error::{Result, StoreError};
 use crate::memory::page_size;
+use crate::object::Receiver;
 #[cfg(test)]
 pub(crate) use peers::Wish;
 
@@ -190,11 +191,15 @@ impl NodeStore {
         self.running.core.attach(holder, socket)
     }
 
-    /// Frees what the process held and what was in transit to it. To be called once the process *has ended* (its memory
-    /// may be given to others at once), for processes of this node and, so that nothing waits in transit for them, of
-    /// other nodes too. Calling it for an unknown process does nothing.
+    /// Frees what the process of this node held and what was in transit to it. To be called once the process *has ended*:
+    /// its memory may be given to others at once. Calling it for an unknown process does nothing.
     pub fn release_holder(&self, holder: u64) {
         self.running.core.release_holder(holder);
+    }
+
+    /// Frees what was in transit to a process of another node, which has ended.
+    pub fn release_receiver(&self, receiver: Receiver) {
+        self.running.core.release_receiver(receiver);
     }
 
     /// Says how other nodes are reached. Fetches run on the tokio runtime in which this is called; a large object comes over

@@ -3,7 +3,7 @@
 use crate::error::Loss;
 use crate::moment::Moment;
 use crate::node::TransitRules;
-use crate::object::ObjectId;
+use crate::object::{ObjectId, Receiver};
 use crate::pool::Place;
 use crate::protocol::{Ask, Reply, Tell};
 
@@ -18,6 +18,8 @@ pub(crate) enum Event {
     Told { holder: u64, tell: Tell },
     /// A process, of this node or another, has ended.
     HolderGone { holder: u64 },
+    /// A process of another node has ended: nothing need stay in transit for it.
+    ReceiverGone { receiver: Receiver },
     /// The bytes of a fetch are all in place; its writer is done with them.
     FetchLanded { fetch: u64, id: ObjectId },
     /// A fetch has ended without them; its writer no longer touches the place.

@@ -5,7 +5,7 @@ use super::gone::Ending;
 use super::room::Demand;
 use super::{Effect, Entry, MAX_LEASES, State, Table, WaitsFor};
 use crate::error::StoreError;
-use crate::object::{ObjectId, ObjectRef};
+use crate::object::{ObjectId, ObjectRef, Receiver};
 use crate::pool::Place;
 use crate::protocol::{Ask, MAX_OUTSTANDING, Reply, Tell};
 
@@ -81,6 +81,7 @@ impl Table {
                 self.close(id, count, Ending::HolderGone(holder));
             }
         }
+        self.transit_to_gone(&Receiver { node: self.options.node.clone(), process: holder });
         self.transit_of_gone(holder);
     }
 
@@ -126,7 +127,7 @@ impl Table {
     }
 
     /// Seals an object for one receiver alone: what its creator leaves is the lease in transit.
-    fn send(&mut self, holder: u64, id: ObjectId, receiver: u64, fresh: u64) -> Reply {
+    fn send(&mut self, holder: u64, id: ObjectId, receiver: Receiver, fresh: u64) -> Reply {
         match self.seal(holder, id) {
             Reply::Sealed => {
                 let shared = self.share(holder, id, Some(receiver), fresh);

@@ -14,14 +14,14 @@ use std::time::Duration;
 use super::gone::Ending;
 use super::{Effect, MAX_TRANSIT, State, Table};
 use crate::error::StoreError;
-use crate::object::ObjectId;
+use crate::object::{ObjectId, Receiver};
 use crate::protocol::Reply;
 
 #[derive(Debug)]
 struct TransitLease {
     id: ObjectId,
     sender: u64,
-    receiver: Option<u64>,
+    receiver: Option<Receiver>,
     expires: Duration,
 }
 
@@ -105,7 +105,13 @@ impl TransitLeases {
 
 impl Table {
     /// Makes a lease in transit on an object that `holder` holds.
-    pub(super) fn share(&mut self, holder: u64, id: ObjectId, receiver: Option<u64>, fresh: u64) -> Reply {
+    pub(super) fn share(
+        &mut self,
+        holder: u64,
+        id: ObjectId,
+        receiver: Option<Receiver>,
+        fresh: u64,
+    ) -> Reply {
         let held = self.holders.get(&holder).is_some_and(|state| state.leases.contains_key(&id));
         let sealed = |state: &State| matches!(state, State::Sealed | State::Spilling { .. });
         let Some(entry) = self.objects.get_mut(&id).filter(|entry| held && sealed(&entry.state)) else {
@@ -151,11 +157,15 @@ impl Table {
         }
     }
 
-    /// Rules 3 and 4 for a process that has ended.
-    pub(super) fn transit_of_gone(&mut self, holder: u64) {
-        for (ticket, id) in self.transit.matching(|lease| lease.receiver == Some(holder)) {
-            self.end_transit(id, ticket, Ending::HolderGone(holder));
+    /// Rule 3 for a process that has ended.
+    pub(super) fn transit_to_gone(&mut self, receiver: &Receiver) {
+        for (ticket, id) in self.transit.matching(|lease| lease.receiver.as_ref() == Some(receiver)) {
+            self.end_transit(id, ticket, Ending::HolderGone(receiver.process));
         }
+    }
+
+    /// Rule 4 for a process that has ended.
+    pub(super) fn transit_of_gone(&mut self, holder: u64) {
         let orphaned = self.now + self.options.rules.orphaned;
         for (ticket, _) in self.transit.matching(|lease| lease.sender == holder) {
             self.transit.shorten(ticket, orphaned);

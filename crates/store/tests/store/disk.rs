@@ -8,7 +8,7 @@ use lyceum_store::{NodeStore, ObjectRef, SpillOptions, StoreClient, StoreError, 
 
 use crate::node::Cluster;
 use crate::remote::empties;
-use crate::{MIB, block_on, client, fill, is_whole, options, until, until_empty};
+use crate::{MIB, block_on, client, fill, here, is_whole, options, until, until_empty};
 
 /// A store for `mebibytes` of objects, and three times as many on disk, a third of which is kept for reading back.
 fn with_disk(folder: &Path, mebibytes: usize) -> StoreOptions {
@@ -22,7 +22,7 @@ async fn send(from: &StoreClient, count: usize, len: usize) -> Vec<ObjectRef> {
     for _ in 0..count {
         let mut writer = from.create(len).await.unwrap();
         fill(&mut writer);
-        references.push(writer.send_to(2).await.unwrap());
+        references.push(writer.send_to(here(2)).await.unwrap());
     }
     references
 }

@@ -6,7 +6,7 @@ use lyceum_store::{NodeStore, Object, StoreClient, StoreError, socket_pair};
 
 use crate::node::{Cluster, Node};
 use crate::process::Process;
-use crate::{MIB, block_on, client, fill, is_whole, options, until, until_empty, write_reference};
+use crate::{MIB, block_on, client, fill, here, is_whole, options, until, until_empty, write_reference};
 
 fn store(capacity: usize) -> NodeStore {
     NodeStore::new(options("n1", 1, capacity)).unwrap()
@@ -33,16 +33,16 @@ fn what_is_sent_leaves_its_creator_nothing_and_its_receiver_everything() {
     block_on(async {
         let mut writer = creator.create(MIB + 1).await.unwrap();
         fill(&mut writer);
-        let reference = writer.send_to(2).await.unwrap();
+        let reference = writer.send_to(here(2)).await.unwrap();
         assert_eq!((store.usage().in_transit, store.usage().leases), (1, 0));
         let object = reader.open(&reference).await.unwrap();
         assert!(is_whole(&object) && object.len() == MIB + 1);
         assert_eq!((store.usage().in_transit, store.usage().leases), (0, 1));
         drop(object);
         // For one who has gone before it came, and for one who never opens it.
-        let reference = creator.create(MIB).await.unwrap().send_to(2).await.unwrap();
+        let reference = creator.create(MIB).await.unwrap().send_to(here(2)).await.unwrap();
         creator.revoke(&reference);
-        let _unopened = creator.create(MIB).await.unwrap().send_to(2).await.unwrap();
+        let _unopened = creator.create(MIB).await.unwrap().send_to(here(2)).await.unwrap();
         store.release_holder(2);
     });
     until_empty(&store);
@@ -73,7 +73,7 @@ fn l1_a_reader_killed_at_any_step_leaves_nothing_in_use() {
             fill(&mut writer);
             objects.push(writer.seal().await.unwrap());
         });
-        let reference = block_on(objects[1].share_with(2)).unwrap();
+        let reference = block_on(objects[1].share_with(here(2))).unwrap();
         drop(objects);
         until(&store, "one object in transit", |usage| (usage.objects, usage.in_transit) == (1, 1));
         let open = format!("open {}", write_reference(&reference));

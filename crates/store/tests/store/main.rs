@@ -13,13 +13,20 @@ mod spread;
 
 use std::time::{Duration, Instant};
 
-use lyceum_store::{NodeStore, ObjectRef, StoreClient, StoreOptions, TransitRules, Usage, socket_pair};
+use lyceum_store::{
+    NodeStore, ObjectRef, Receiver, StoreClient, StoreOptions, TransitRules, Usage, socket_pair,
+};
 
 const MIB: usize = 1 << 20;
 
 /// Short times, so that the tests of the rules for the forgotten are quick.
 const RULES: TransitRules =
     TransitRules { unclaimed: Duration::from_secs(60), orphaned: Duration::from_millis(200) };
+
+/// A process of node `n1` as the one that a reference is for.
+fn here(process: u64) -> Receiver {
+    Receiver { node: "n1".into(), process }
+}
 
 fn options(node: &str, incarnation: u64, capacity: usize) -> StoreOptions {
     let mut options = StoreOptions::new(node, incarnation, capacity as u64);

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use lyceum_store::{NodeStore, Object, ObjectRef, ObjectWriter, StoreClient, socket_pair};
 
-use crate::{fill, is_whole, node, read_reference, write_reference};
+use crate::{fill, here, is_whole, node, read_reference, write_reference};
 
 const SCRIPT: &str = "LYCEUM_STORE_TEST_SCRIPT";
 const AGENT: &str = "LYCEUM_STORE_TEST_AGENT";
@@ -137,7 +137,7 @@ impl Performer {
                 let object = self.objects.last().unwrap();
                 let reference = match argument {
                     "" => object.share().await,
-                    receiver => object.share_with(receiver.parse().unwrap()).await,
+                    receiver => object.share_with(here(receiver.parse().unwrap())).await,
                 };
                 format!("shared {}", write_reference(&reference.unwrap()))
             }

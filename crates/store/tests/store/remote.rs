@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lyceum_store::{ObjectId, ObjectRef, StoreError};
+use lyceum_store::{ObjectId, ObjectRef, Receiver, StoreError};
 
 use crate::node::{Cluster, Node};
 use crate::process::Process;
@@ -127,7 +127,8 @@ async fn l1_a_receivers_agent_killed_at_any_moment_leaves_nothing_in_use_at_the_
         let mut writer = sender.create(48 * MIB).await.unwrap();
         fill(&mut writer);
         let object = writer.seal().await.unwrap();
-        let reference = object.share_with(incarnation).await.unwrap();
+        let there = Receiver { node: "n2".into(), process: incarnation };
+        let reference = object.share_with(there.clone()).await.unwrap();
         drop(object);
         let open = format!("open {}", write_reference(&reference));
         let mut agent = cluster.process("n2", incarnation, &n1, &["announce opening", &open]);
@@ -135,7 +136,7 @@ async fn l1_a_receivers_agent_killed_at_any_moment_leaves_nothing_in_use_at_the_
         tokio::time::sleep(Duration::from_millis(delay)).await;
         agent.kill();
         // What the cluster tells this agent when it hears of the death.
-        n1.store.release_holder(incarnation);
+        n1.store.release_receiver(there);
         empties(&n1).await;
     }
 }

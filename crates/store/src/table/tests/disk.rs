@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::PAGE;
-use super::world::World;
+use super::world::{World, here};
 use crate::error::StoreError;
 use crate::object::ObjectRef;
 
@@ -184,7 +184,7 @@ fn l3_what_is_on_disk_comes_back_however_full_memory_and_disk_are() {
         settle(&mut world);
         world.spill_all();
         let Some(Reply::Created { id, .. }) = world.reply(created) else { break };
-        let sent = world.ask(1, Ask::Send { id, receiver: 2 });
+        let sent = world.ask(1, Ask::Send { id, receiver: here(2) });
         let Some(Reply::Shared { ticket }) = world.reply(sent) else { panic!() };
         references.push(ObjectRef { id, node: "here".into(), len: pages * PAGE, ticket });
     }

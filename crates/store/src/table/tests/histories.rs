@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::super::*;
-use super::world::World;
+use super::world::{World, here};
 use super::{BEGAN, PAGE, RULES};
 use crate::error::StoreError;
 use crate::object::ObjectRef;
@@ -103,7 +103,7 @@ fn run(world: &mut World, step: Step) {
         }
         Step::Send(index, receiver) => {
             if let Some((holder, id)) = pick(&world.writing, index) {
-                let reference = world.shared(holder, id, Ask::Send { id, receiver });
+                let reference = world.shared(holder, id, Ask::Send { id, receiver: here(receiver) });
                 world.references.push(reference);
             }
         }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::super::*;
-use super::world::World;
+use super::world::{World, here};
 use super::{BEGAN, PAGE, RULES, table};
 use crate::error::StoreError;
-use crate::object::ObjectRef;
+use crate::object::{ObjectRef, Receiver};
 
 #[test]
 fn the_senders_lease_ends_only_when_the_receiver_has_its_own() {
@@ -56,6 +56,24 @@ fn a_dead_receiver_frees_what_was_in_transit_to_it_at_once() {
     assert_eq!(world.in_use(), PAGE);
     world.gone(77);
     assert_eq!(world.in_use(), 0);
+}
+
+#[test]
+fn a_receiver_is_a_process_of_its_node_and_no_other_that_is_said_to_have_its_number() {
+    let mut world = World::new(4);
+    world.attach(1);
+    world.attach(77);
+    let id = world.object(1, PAGE);
+    let there = Receiver { node: "there".into(), process: 77 };
+    world.share(1, id, Some(77));
+    world.shared(1, id, Ask::Share { id, receiver: Some(there.clone()) });
+    assert_eq!(world.table.usage().in_transit, 2);
+    world.apply(Event::ReceiverGone { receiver: Receiver { node: "elsewhere".into(), process: 77 } });
+    assert_eq!(world.table.usage().in_transit, 2, "a wrong address harms nobody");
+    world.apply(Event::ReceiverGone { receiver: there });
+    assert_eq!(world.table.usage().in_transit, 1);
+    world.gone(77);
+    assert_eq!(world.table.usage().in_transit, 0);
 }
 
 #[test]
@@ -181,7 +199,7 @@ fn a_process_frees_seals_and_shares_only_what_it_holds() {
     let created =
         apply(Event::Asked { holder: 1, number: 1, ask: Ask::Create { len: 1, wait_ms: 0 }, fresh: 1 });
     let [Effect::Reply { reply: Reply::Created { id, .. }, .. }] = created[..] else { panic!("{created:?}") };
-    for ask in [Ask::Seal { id }, Ask::Share { id, receiver: None }, Ask::Send { id, receiver: 2 }] {
+    for ask in [Ask::Seal { id }, Ask::Share { id, receiver: None }, Ask::Send { id, receiver: here(2) }] {
         let refused = apply(Event::Asked { holder: 2, number: 1, ask, fresh: 2 });
         let [Effect::Reply { reply: Reply::Failed(StoreError::NotHeld { .. }), .. }] = refused[..] else {
             panic!("{refused:?}")

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::{PAGE, table};
-use crate::object::ObjectRef;
+use crate::object::{ObjectRef, Receiver};
 
 /// A table and what an agent and its processes would know of it.
 pub(super) struct World {
@@ -42,6 +42,11 @@ fn give_up(all: &mut Vec<(u64, ObjectId)>, one: (u64, ObjectId)) {
     if let Some(index) = all.iter().position(|other| *other == one) {
         all.swap_remove(index);
     }
+}
+
+/// A process of this node as the one that a reference is for.
+pub(super) fn here(process: u64) -> Receiver {
+    Receiver { node: "here".into(), process }
 }
 
 impl World {
@@ -232,6 +237,7 @@ impl World {
     }
 
     pub(super) fn share(&mut self, holder: u64, id: ObjectId, receiver: Option<u64>) -> ObjectRef {
+        let receiver = receiver.map(here);
         self.shared(holder, id, Ask::Share { id, receiver })
     }
 
