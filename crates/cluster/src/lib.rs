@@ -30,6 +30,7 @@
 pub mod agent;
 mod ask;
 mod birth;
+mod bring;
 mod client;
 #[cfg(test)]
 mod committed;
@@ -48,6 +49,7 @@ pub mod manifest;
 mod message;
 #[cfg(test)]
 mod newer;
+mod program;
 #[cfg(test)]
 mod samples;
 mod sibling;
@@ -60,3 +62,4 @@ pub mod worker;
 pub use client::{Client, Job};
 pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status};
 pub use error::ClusterError;
+pub use program::ProgramHash;

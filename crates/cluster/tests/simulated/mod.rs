@@ -393,6 +393,7 @@ impl World {
             AgentEffect::Report(_)
             | AgentEffect::WatchAtHead { .. }
             | AgentEffect::Peer { .. }
+            | AgentEffect::Holders { .. }
             | AgentEffect::Exit(_) => {}
         }
     }
