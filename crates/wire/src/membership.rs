@@ -130,6 +130,11 @@ impl Membership {
         Ok(())
     }
 
+    /// Whose certificates are taken no more.
+    pub fn revocations(&self) -> Vec<Revocation> {
+        self.trust().revoked.values().cloned().collect()
+    }
+
     /// Notes a connection whose peer has proven who it is; the error is why that peer is taken no more.
     pub(crate) fn register(
         &self,
