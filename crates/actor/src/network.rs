@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::future::{join_all, select};
 use lyceum_wire::{
-    Admission, CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, PeerRole, Purpose,
+    Admission, CloseCode, Connection, Endpoint, EndpointOptions, Expect, Membership, PeerRole, Purpose,
     RoleFingerprint, WireError,
 };
 use tokio::runtime::{Handle, Runtime};
@@ -62,18 +62,18 @@ type Claim = (u64, String);
 impl Network {
     pub(crate) fn open(
         io: &Runtime,
-        credentials: Credentials,
+        membership: Membership,
         bind: SocketAddr,
         advertise: Option<IpAddr>,
         roles: Vec<RoleFingerprint>,
     ) -> Result<Self, WireError> {
-        let identity = credentials.identity().clone();
+        let identity = membership.identity().clone();
         let mut options = EndpointOptions::new(bind);
         options.roles = roles;
         // Head and agents call no actors.
         options.admission = Admission::roles([PeerRole::Worker, PeerRole::Client]);
         let _context = io.enter();
-        let endpoint = Endpoint::bind(credentials, options)?;
+        let endpoint = Endpoint::bind(membership, options)?;
         let mut addr = endpoint.local_addr();
         if let Some(ip) = advertise {
             addr.set_ip(ip);

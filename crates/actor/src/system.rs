@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use lyceum_wire::{AlignedBytes, Credentials, Frame, WireError};
+use lyceum_wire::{AlignedBytes, Frame, Membership, WireError};
 use tokio::{runtime::Runtime, sync::Notify};
 
 use crate::{
@@ -46,8 +46,8 @@ const PARTING: Duration = Duration::from_secs(2);
 pub struct SystemOptions {
     /// The implementations that the cluster may have started here.
     pub roles: Registry,
-    /// Who this process is. Without it the system is alone: actors call each other in this process only.
-    pub credentials: Option<Credentials>,
+    /// Who this process is, and whom it refuses. Without it the system is alone: actors call each other in this process only.
+    pub membership: Option<Membership>,
     /// Where to listen. Port 0 takes a free one.
     pub bind: SocketAddr,
     /// Where others reach this process, if not at the address it listens at.
@@ -66,7 +66,7 @@ impl Default for SystemOptions {
     fn default() -> Self {
         SystemOptions {
             roles: Registry::new(),
-            credentials: None,
+            membership: None,
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
             actor_threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -78,8 +78,8 @@ impl Default for SystemOptions {
 
 impl SystemOptions {
     /// A process of a cluster, reachable at `bind`.
-    pub fn networked(credentials: Credentials, bind: SocketAddr, roles: Registry) -> Self {
-        SystemOptions { roles, credentials: Some(credentials), bind, ..SystemOptions::default() }
+    pub fn networked(membership: impl Into<Membership>, bind: SocketAddr, roles: Registry) -> Self {
+        SystemOptions { roles, membership: Some(membership.into()), bind, ..SystemOptions::default() }
     }
 }
 
@@ -127,7 +127,7 @@ pub(crate) struct SystemInner {
 }
 
 impl System {
-    /// Starts the process's threads and, with credentials, opens its endpoint.
+    /// Starts the process's threads and, with a membership, opens its endpoint.
     pub fn start(options: SystemOptions) -> Result<System, SystemError> {
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -136,10 +136,10 @@ impl System {
             .build()?;
         let io = Arc::new(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
         let executor = Executor::start(options.actor_threads, tokio.handle().clone(), &io)?;
-        let network = match &options.credentials {
-            Some(credentials) => {
+        let network = match &options.membership {
+            Some(membership) => {
                 let roles = options.roles.fingerprints();
-                Some(Network::open(&io, credentials.clone(), options.bind, options.advertise, roles)?)
+                Some(Network::open(&io, membership.clone(), options.bind, options.advertise, roles)?)
             }
             None => None,
         };

@@ -50,16 +50,20 @@ mod message;
 #[cfg(test)]
 mod newer;
 mod program;
+mod renewal;
 #[cfg(test)]
 mod samples;
 mod sibling;
 mod spawn;
 pub mod state;
 pub mod strict;
+mod token;
 pub mod units;
 pub mod worker;
 
 pub use client::{Client, Job};
+pub use control::papers::{CertificateStatus, Certificates, TokenStatus};
 pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status};
 pub use error::ClusterError;
 pub use program::ProgramHash;
+pub use token::JoinToken;

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use lyceum_wire::{Admission, CloseCode, Credentials, Endpoint, EndpointOptions, PeerRole};
+use lyceum_wire::{Admission, CloseCode, Endpoint, EndpointOptions, Membership, PeerRole};
 use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 
@@ -29,15 +29,15 @@ struct Inner {
 }
 
 impl Seat {
-    /// Binds `bind` with a worker's credentials; only workers of the same cluster come in. A peer whose packets stop is
+    /// Binds `bind` with a worker's membership; only workers of the same cluster come in. A peer whose packets stop is
     /// lost after `silence`: choose it longer than whoever supervises the ranks takes for its verdict, which says more
     /// and ends the wait sooner. (A process that dies takes its host's peers with it at once.)
     ///
     /// # Errors
-    /// [`CollectiveError::Unavailable`] when the socket, the thread or the credentials are refused. Its rank is 0: no
+    /// [`CollectiveError::Unavailable`] when the socket, the thread or the membership is refused. Its rank is 0: no
     /// gang is known yet.
     pub fn open(
-        credentials: Credentials,
+        membership: impl Into<Membership>,
         bind: SocketAddr,
         silence: Duration,
     ) -> Result<Self, CollectiveError> {
@@ -46,6 +46,7 @@ impl Seat {
             what: format!("open a seat at {bind}"),
             reason,
         };
+        let membership = membership.into();
         let mut options = EndpointOptions::new(bind);
         options.admission = Admission::roles([PeerRole::Worker]);
         options.transport.keep_alive = KEEP_ALIVE;
@@ -58,7 +59,7 @@ impl Seat {
                 Err(error) => return drop(opened.send(Err(error.to_string()))),
             };
             runtime.block_on(async {
-                let endpoint = match Endpoint::bind(credentials, options) {
+                let endpoint = match Endpoint::bind(membership, options) {
                     Ok(endpoint) => endpoint,
                     Err(error) => return drop(opened.send(Err(error.to_string()))),
                 };

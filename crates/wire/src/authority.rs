@@ -6,11 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
+use crate::credentials::validity_of;
 use crate::identity::checked_name;
-use crate::{Credentials, PeerIdentity, Result, WireError, private_file};
+use crate::{Credentials, Fingerprint, PeerIdentity, Result, WireError, private_file};
 
 const CERTIFICATE_FILE: &str = "ca.crt";
 const KEY_FILE: &str = "ca.key";
@@ -20,7 +23,21 @@ const CLUSTER_PREFIX: &str = "lyceum cluster ";
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Certificates begin to be valid this long before they are issued, for nodes whose clocks are behind.
-const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
+/// A certificate that the authority signed for a key that it does not know.
+#[derive(Debug, Clone)]
+pub struct Certified {
+    /// The certificate and the authority's, as PEM text. Nothing in it is secret.
+    pub chain: Vec<u8>,
+    /// SHA-256 of the certificate.
+    pub fingerprint: Fingerprint,
+    /// From when to when it is valid.
+    pub validity: (SystemTime, SystemTime),
+}
+
+/// Far above that of any key of ours, in bytes.
+const MAX_PUBLIC_KEY: usize = 256;
 
 /// Signs the certificates of one cluster.
 pub struct Authority {
@@ -90,6 +107,41 @@ impl Authority {
     /// # Errors
     /// [`WireError::Identity`] when the identity is of another cluster, [`WireError::Certificate`] when signing fails.
     pub fn issue(&self, identity: &PeerIdentity, validity: Duration) -> Result<Credentials> {
+        let key = KeyPair::generate().map_err(certificate_error)?;
+        let chain = self.sign(identity, &key, validity)?;
+        Credentials::from_bytes(format!("{chain}{}", key.serialize_pem()).as_bytes())
+    }
+
+    /// Signs a certificate for a key that its holder has made ([`FreshKey`](crate::FreshKey)), as [`issue`](Self::issue) does.
+    ///
+    /// # Errors
+    /// As [`issue`](Self::issue), and [`WireError::Certificate`] when `public_key` is none that can be used.
+    pub fn certify(
+        &self,
+        identity: &PeerIdentity,
+        public_key: &[u8],
+        validity: Duration,
+    ) -> Result<Certified> {
+        let key = usable_key(public_key)?;
+        let chain = self.sign(identity, &key, validity)?.into_bytes();
+        let own = CertificateDer::from_pem_slice(&chain)
+            .map_err(|error| WireError::Certificate(error.to_string()))?;
+        Ok(Certified { fingerprint: Fingerprint::of(&own), validity: validity_of(&own)?, chain })
+    }
+
+    /// SHA-256 of its own certificate.
+    pub fn fingerprint(&self) -> Fingerprint {
+        // It was parsed when this was made.
+        let der = CertificateDer::from_pem_slice(self.certificate.as_bytes());
+        Fingerprint::of(&der.unwrap_or_else(|_| Vec::new().into()))
+    }
+
+    /// Its own certificate, as PEM text: what others trust.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    fn sign(&self, identity: &PeerIdentity, key: &impl PublicKeyData, validity: Duration) -> Result<String> {
         if identity.cluster() != self.cluster {
             return Err(WireError::Identity {
                 what: "cluster",
@@ -105,11 +157,30 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().map_err(certificate_error)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(certificate_error)?;
-        let pem = format!("{}{}{}", certificate.pem(), self.certificate, key.serialize_pem());
-        Credentials::from_bytes(pem.as_bytes())
+        let certificate = params.signed_by(key, &self.issuer).map_err(certificate_error)?;
+        Ok(format!("{}{}", certificate.pem(), self.certificate))
     }
+}
+
+/// Is this the public half of a key that an authority signs a certificate for?
+///
+/// # Errors
+/// [`WireError::Certificate`] when it is not.
+pub fn check_public_key(public_key: &[u8]) -> Result<()> {
+    usable_key(public_key).map(drop)
+}
+
+fn usable_key(public_key: &[u8]) -> Result<SubjectPublicKeyInfo> {
+    if public_key.len() > MAX_PUBLIC_KEY {
+        let found = public_key.len();
+        let text = format!("a public key of {found} bytes, expected at most {MAX_PUBLIC_KEY}");
+        return Err(WireError::Certificate(text));
+    }
+    let key = SubjectPublicKeyInfo::from_der(public_key).map_err(certificate_error)?;
+    if key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
+        return Err(WireError::Certificate("a public key of another kind, expected ECDSA over P-256".into()));
+    }
+    Ok(key)
 }
 
 impl fmt::Debug for Authority {

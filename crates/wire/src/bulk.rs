@@ -1,8 +1,11 @@
 //! Bulk streams: large transfers, each begun by a small header of the upper layer's.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
 
+use crate::membership::Registered;
 use crate::{CloseReason, Result, WireError};
 
 /// The longest header of a bulk stream, in bytes.
@@ -13,11 +16,12 @@ pub const MAX_BULK_HEADER: usize = 4 * 1024;
 pub struct BulkSender {
     stream: SendStream,
     finished: bool,
+    _registered: Arc<Registered>,
 }
 
 impl BulkSender {
-    pub(crate) fn new(stream: SendStream) -> Self {
-        Self { stream, finished: false }
+    pub(crate) fn new(stream: SendStream, registered: Arc<Registered>) -> Self {
+        Self { stream, finished: false, _registered: registered }
     }
 
     /// Writes all of `bytes`, waiting for room in QUIC's windows.
@@ -73,11 +77,12 @@ impl Drop for BulkSender {
 #[derive(Debug)]
 pub struct BulkReceiver {
     stream: RecvStream,
+    _registered: Arc<Registered>,
 }
 
 impl BulkReceiver {
-    pub(crate) fn new(stream: RecvStream) -> Self {
-        Self { stream }
+    pub(crate) fn new(stream: RecvStream, registered: Arc<Registered>) -> Self {
+        Self { stream, _registered: registered }
     }
 
     /// Reads what there is straight into `buffer`: the number of bytes, or `None` at the stream's end. Cancel safe.
@@ -175,8 +180,9 @@ impl Arriving {
         }
     }
 
-    pub(crate) fn finish(self) -> (Bytes, BulkSender, BulkReceiver) {
+    pub(crate) fn finish(self, registered: &Arc<Registered>) -> (Bytes, BulkSender, BulkReceiver) {
         let header = Bytes::from(self.bytes).slice(2..);
-        (header, BulkSender::new(self.sender), BulkReceiver::new(self.receiver))
+        let sender = BulkSender::new(self.sender, registered.clone());
+        (header, sender, BulkReceiver::new(self.receiver, registered.clone()))
     }
 }

@@ -10,6 +10,7 @@ use quinn::{RecvStream, SendDatagramError, SendStream};
 
 use crate::bulk::Arriving;
 use crate::congestion;
+use crate::membership::Registered;
 use crate::{
     BulkReceiver, BulkSender, CloseCode, CloseReason, Hello, LaneOptions, LaneReceiver, LaneSender,
     MAX_BULK_HEADER, PeerIdentity, Purpose, Result, WireError, lane,
@@ -21,6 +22,7 @@ pub struct Connection(Arc<Inner>);
 
 struct Inner {
     quinn: quinn::Connection,
+    registered: Arc<Registered>,
     peer: PeerIdentity,
     hello: Hello,
     lane: Mutex<Option<(SendStream, RecvStream)>>,
@@ -32,13 +34,14 @@ struct Inner {
 impl Connection {
     pub(crate) fn new(
         quinn: quinn::Connection,
+        registered: Arc<Registered>,
         peer: PeerIdentity,
         hello: Hello,
         lane: (SendStream, RecvStream),
         lane_options: LaneOptions,
     ) -> Self {
         let (lane, arriving) = (Mutex::new(Some(lane)), tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { quinn, peer, hello, lane, lane_options, arriving }))
+        Self(Arc::new(Inner { quinn, registered, peer, hello, lane, lane_options, arriving }))
     }
 
     /// Who the peer is, as its certificate proved.
@@ -80,7 +83,7 @@ impl Connection {
     pub fn lane(&self) -> Result<(LaneSender, LaneReceiver)> {
         let streams = self.0.lane.lock().unwrap_or_else(PoisonError::into_inner).take();
         let streams = streams.ok_or(WireError::LaneTaken)?;
-        Ok(lane::open(self.0.quinn.clone(), streams, &self.0.lane_options))
+        Ok(lane::open(self.0.quinn.clone(), self.0.registered.clone(), streams, &self.0.lane_options))
     }
 
     /// Opens a bulk stream; the peer's [`accept_bulk`](Self::accept_bulk) gets `header` with it. Waits while the peer
@@ -93,11 +96,11 @@ impl Connection {
             return Err(WireError::BulkHeader { len: header.len(), limit: MAX_BULK_HEADER });
         }
         let (sender, receiver) = self.0.quinn.open_bi().await.map_err(CloseReason::from)?;
-        let mut sender = BulkSender::new(sender);
+        let mut sender = BulkSender::new(sender, self.0.registered.clone());
         let mut bytes = (header.len() as u16).to_le_bytes().to_vec();
         bytes.extend_from_slice(header);
         sender.write_bytes(bytes.into()).await?;
-        Ok((sender, BulkReceiver::new(receiver)))
+        Ok((sender, BulkReceiver::new(receiver, self.0.registered.clone())))
     }
 
     /// The next bulk stream that the peer opens, with its header. Cancel safe. A stream that ends within its header is
@@ -126,7 +129,7 @@ impl Connection {
                 }
             }
             if let Some(arrived) = slot.take() {
-                return Ok(arrived.finish());
+                return Ok(arrived.finish(&self.0.registered));
             }
         }
     }

@@ -10,12 +10,13 @@ use quinn::{AsyncUdpSocket, ClientConfig, Runtime, ServerConfig, TokioRuntime, T
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::guest::{MAX_GUESTS, Reception};
 use crate::handshake::{self, Local};
 use crate::stray::Strays;
 use crate::tls::{SERVER_NAME, Tls};
 use crate::{
-    CloseCode, CloseReason, Connection, Credentials, EndpointOptions, Expect, Hello, PeerIdentity, Purpose,
-    Result, WireError, socket,
+    CloseCode, CloseReason, Connection, EndpointOptions, Expect, Guest, Hello, Membership, PeerIdentity,
+    Purpose, Result, WireError, socket, tls,
 };
 
 /// Connections that may wait for [`Endpoint::accept`]; further handshakes wait behind them.
@@ -39,13 +40,13 @@ pub struct EndpointStatistics {
 
 struct Inner {
     quinn: quinn::Endpoint,
-    identity: PeerIdentity,
     local_addr: SocketAddr,
     tls: Tls,
     transport: Arc<TransportConfig>,
     local: Arc<Local>,
     timeout: Duration,
     accepted: Mutex<mpsc::Receiver<Connection>>,
+    guests: Mutex<mpsc::Receiver<Guest>>,
     counters: Arc<Counters>,
     strays: Arc<Strays>,
     acceptor: JoinHandle<()>,
@@ -63,12 +64,12 @@ impl Endpoint {
     /// # Errors
     /// [`WireError::Bind`] when the address is taken or not ours, [`WireError::Certificate`] when the credentials do not
     /// fit together, [`WireError::Option`] for an impossible option.
-    pub fn bind(credentials: Credentials, options: EndpointOptions) -> Result<Self> {
+    pub fn bind(membership: impl Into<Membership>, options: EndpointOptions) -> Result<Self> {
         let addr = options.bind;
         let bind = |source| WireError::Bind { addr, source };
         let socket = socket::bind(addr, options.transport.socket_buffer).map_err(bind)?;
         let socket = TokioRuntime.wrap_udp_socket(socket).map_err(bind)?;
-        Self::bind_with_socket(credentials, options, socket)
+        Self::bind_with_socket(membership, options, socket)
     }
 
     /// As [`bind`](Self::bind), on a socket of the caller's: `options.bind` is not looked at.
@@ -76,7 +77,7 @@ impl Endpoint {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn bind_with_socket(
-        credentials: Credentials,
+        membership: impl Into<Membership>,
         options: EndpointOptions,
         socket: Arc<dyn AsyncUdpSocket>,
     ) -> Result<Self> {
@@ -85,9 +86,9 @@ impl Endpoint {
         let (mut endpoint_config, transport) = options.transport.to_quinn()?;
         let strays = Arc::new(Strays::new());
         strays.mark_ids(&mut endpoint_config);
-        let identity = credentials.identity().clone();
-        let tls = Tls::new(credentials)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(tls.server()?));
+        let membership = membership.into();
+        let tls = Tls::new(membership.clone())?;
+        let mut server = ServerConfig::with_crypto(Arc::new(tls.server(options.door.as_ref())?));
         server.transport_config(Arc::clone(&transport)).max_incoming(options.max_handshakes);
         let bind = |source| WireError::Bind { addr: options.bind, source };
         let socket = Arc::new(socket::EndpointSocket { inner: socket, strays: Arc::clone(&strays) });
@@ -100,30 +101,34 @@ impl Endpoint {
         .map_err(bind)?;
         let local_addr = quinn.local_addr().map_err(bind)?;
         let local = Arc::new(Local {
-            identity: identity.clone(),
+            membership,
             admission: options.admission,
             roles: options.roles,
             lane: options.lane,
         });
         let counters = Arc::<Counters>::default();
         let (accepted_sender, accepted) = mpsc::channel(ACCEPT_BACKLOG);
+        // As many as there are places: who has one never waits here.
+        let (guest_sender, guests) = mpsc::channel(MAX_GUESTS);
         let acceptor = Acceptor {
             quinn: quinn.clone(),
             local: Arc::clone(&local),
             timeout: options.handshake_timeout,
             max_handshakes: options.max_handshakes,
             accepted: accepted_sender,
+            reception: options.door.map(|door| Arc::new(Reception::of(door))),
+            guests: guest_sender,
             counters: Arc::clone(&counters),
         };
         Ok(Self(Arc::new(Inner {
             quinn,
-            identity,
             local_addr,
             tls,
             transport,
             local,
             timeout: options.handshake_timeout,
             accepted: Mutex::new(accepted),
+            guests: Mutex::new(guests),
             counters,
             strays,
             acceptor: tokio::spawn(acceptor.run()),
@@ -137,7 +142,12 @@ impl Endpoint {
 
     /// Who this process is.
     pub fn identity(&self) -> &PeerIdentity {
-        &self.0.identity
+        self.0.local.membership.identity()
+    }
+
+    /// What this process shows, and whom it refuses.
+    pub fn membership(&self) -> &Membership {
+        &self.0.local.membership
     }
 
     /// Connects for frames.
@@ -181,6 +191,11 @@ impl Endpoint {
         self.0.accepted.lock().await.recv().await
     }
 
+    /// The next guest, where there is a [door](EndpointOptions::door); `None` once the endpoint is closed. Cancel safe.
+    pub async fn accept_guest(&self) -> Option<Guest> {
+        self.0.guests.lock().await.recv().await
+    }
+
     /// Counts since the start.
     pub fn statistics(&self) -> EndpointStatistics {
         let Counters { accepted, refused } = &*self.0.counters;
@@ -211,7 +226,7 @@ impl Drop for Inner {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Endpoint({} at {})", self.0.identity, self.0.local_addr)
+        write!(f, "Endpoint({} at {})", self.identity(), self.0.local_addr)
     }
 }
 
@@ -222,7 +237,16 @@ struct Acceptor {
     timeout: Duration,
     max_handshakes: usize,
     accepted: mpsc::Sender<Connection>,
+    /// Without it there are no guests.
+    reception: Option<Arc<Reception>>,
+    guests: mpsc::Sender<Guest>,
     counters: Arc<Counters>,
+}
+
+/// Whoever has come in.
+enum Caller {
+    Member(Connection),
+    Guest(Guest),
 }
 
 impl Acceptor {
@@ -248,19 +272,26 @@ impl Acceptor {
     fn handshake(&self, incoming: quinn::Incoming) -> impl Future<Output = ()> + Send + use<> {
         let (local, accepted, limit) = (Arc::clone(&self.local), self.accepted.clone(), self.timeout);
         let counters = Arc::clone(&self.counters);
+        let (reception, guests) = (self.reception.clone(), self.guests.clone());
         async move {
             let addr = incoming.remote_address();
             let attempt = async {
                 let quinn = incoming.await.map_err(CloseReason::from)?;
-                handshake::answer(quinn, &local).await
+                match reception {
+                    Some(reception) if tls::is_guest(&quinn) => {
+                        reception.hear(quinn).await.map(Caller::Guest)
+                    }
+                    _ => handshake::answer(quinn, &local).await.map(Caller::Member),
+                }
             };
             let result = tokio::time::timeout(limit, attempt).await;
             match result.unwrap_or_else(|_| Err(handshake::timed_out(addr, limit))) {
-                Ok(connection) => {
+                // Either fails only when the endpoint is gone.
+                Ok(Caller::Member(connection)) => {
                     counters.accepted.fetch_add(1, Relaxed);
-                    // Fails only when the endpoint is gone.
                     let _ = accepted.send(connection).await;
                 }
+                Ok(Caller::Guest(guest)) => _ = guests.send(guest).await,
                 Err(error) => {
                     counters.refused.fetch_add(1, Relaxed);
                     // What the peer was told, without the words for the peer's own log.

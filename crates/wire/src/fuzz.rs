@@ -117,8 +117,8 @@ fn credentials(data: &[u8]) {
     let Ok(credentials) = Credentials::from_bytes(data) else { return };
     assert_eq!(credentials.to_bytes(), data);
     // What is whole in form may still hold keys and certificates of anything.
-    if let Ok(tls) = Tls::new(credentials) {
-        let (_, _) = (tls.server(), tls.client(&Expect::role(PeerRole::Head)));
+    if let Ok(tls) = Tls::new(credentials.into()) {
+        let (_, _) = (tls.server(None), tls.client(&Expect::role(PeerRole::Head)));
     }
 }
 
@@ -219,4 +219,37 @@ fn datagrams_are_looked_at() {
     let initial = [&[0xc3, 0, 0, 0, 1, 8][..], &[7; 40]].concat();
     let seeds = [initial, vec![0x41; 40], b"GET / HTTP/1.1\r\n\r\n".to_vec()];
     Fuzz::new("wire datagram").seeds(seeds).runs(10_000).longest(1500).memory(64 << 10).run(datagram);
+}
+
+fn guests_words(data: &[u8]) {
+    let Some((head, _)) = data.split_first_chunk() else { return };
+    if let Ok(length) = crate::guest::length(head, MAX_REQUEST) {
+        assert!(length <= MAX_REQUEST);
+    }
+}
+
+#[test]
+fn what_a_guest_says_is_read_or_refused() {
+    let seed = |length: u32| [&b"LYCG\x02\0\0\0"[..], &length.to_le_bytes()].concat();
+    let seeds = [seed(0), seed(100), seed(MAX_REQUEST as u32), seed(u32::MAX)];
+    Fuzz::new("wire guests").seeds(seeds).runs(20_000).run(guests_words);
+}
+
+fn public_key(data: &[u8]) {
+    let authority = Authority::from_pem(AUTHORITY.0.clone(), &AUTHORITY.1).unwrap();
+    let identity = PeerIdentity::new("school", PeerRole::Agent, "n1", 7).unwrap();
+    let _ = authority.certify(&identity, data, Duration::from_secs(60));
+}
+
+static AUTHORITY: std::sync::LazyLock<(String, String)> = std::sync::LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    Authority::create("school").unwrap().save(dir.path()).unwrap();
+    let read = |name| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    (read("ca.crt"), read("ca.key"))
+});
+
+#[test]
+fn public_keys_are_read_or_refused() {
+    let seed = FreshKey::generate().unwrap().public_key();
+    Fuzz::new("wire public key").seeds([seed]).runs(3000).run(public_key);
 }

@@ -10,14 +10,17 @@ use quinn::{RecvStream, SendStream};
 use crate::congestion;
 use crate::hello::MAX_HELLO;
 use crate::{
-    Admission, CloseCode, CloseReason, Connection, Hello, LaneOptions, PeerIdentity, Purpose, Result,
-    WireError, tls,
+    Admission, CloseCode, CloseReason, Connection, Hello, LaneOptions, Membership, PeerIdentity, Purpose,
+    Result, WireError, tls,
 };
+
+/// What is said to a caller without a certificate where guests are awaited, who may come another way.
+const NO_MEMBER: &str = "the peer showed no certificate: it may ask to join, and nothing else";
 
 /// What this end says and demands.
 #[derive(Debug)]
 pub(crate) struct Local {
-    pub(crate) identity: PeerIdentity,
+    pub(crate) membership: Membership,
     pub(crate) admission: Admission,
     pub(crate) roles: Vec<crate::RoleFingerprint>,
     pub(crate) lane: LaneOptions,
@@ -34,13 +37,15 @@ pub(crate) async fn call(quinn: quinn::Connection, purpose: Purpose, local: &Loc
     let addr = quinn.remote_address();
     let greet = async {
         let peer = tls::proven_identity(&quinn)?;
+        let registered = local.membership.register(&quinn, &peer);
+        let registered = registered.map_err(|reason| WireError::Refused { addr, reason })?;
         let (mut sender, mut receiver) = quinn.open_bi().await.map_err(CloseReason::from)?;
         write_hello(&mut sender, &local.hello(purpose)).await?;
-        let hello = read_hello(&mut receiver, &peer, &local.identity).await?;
+        let hello = read_hello(&mut receiver, &peer, local.membership.identity()).await?;
         if hello.purpose != purpose {
             return Err(WireError::Hello("it names another purpose than was asked for".into()));
         }
-        Ok(Connection::new(quinn.clone(), peer, hello, (sender, receiver), local.lane.clone()))
+        Ok(Connection::new(quinn.clone(), registered, peer, hello, (sender, receiver), local.lane.clone()))
     };
     greet.await.map_err(|error| match (error, quinn.close_reason().map(CloseReason::from)) {
         (_, Some(CloseReason::ByPeer { reason, .. })) => WireError::Refused { addr, reason },
@@ -56,13 +61,16 @@ pub(crate) async fn call(quinn: quinn::Connection, purpose: Purpose, local: &Loc
 /// The callee's side, after TLS.
 pub(crate) async fn answer(quinn: quinn::Connection, local: &Local) -> Result<Connection> {
     let greet = async {
-        let peer = tls::proven_identity(&quinn)?;
         let addr = quinn.remote_address();
+        let no_member = |_| WireError::Refused { addr, reason: NO_MEMBER.into() };
+        let peer = tls::proven_identity(&quinn).map_err(no_member)?;
+        let registered = local.membership.register(&quinn, &peer);
+        let registered = registered.map_err(|reason| WireError::Refused { addr, reason })?;
         local.admission.check(&peer).map_err(|reason| WireError::Refused { addr, reason })?;
         let (mut sender, mut receiver) = quinn.accept_bi().await.map_err(CloseReason::from)?;
-        let hello = read_hello(&mut receiver, &peer, &local.identity).await?;
+        let hello = read_hello(&mut receiver, &peer, local.membership.identity()).await?;
         write_hello(&mut sender, &local.hello(hello.purpose)).await?;
-        Ok(Connection::new(quinn.clone(), peer, hello, (sender, receiver), local.lane.clone()))
+        Ok(Connection::new(quinn.clone(), registered, peer, hello, (sender, receiver), local.lane.clone()))
     };
     greet.await.inspect_err(|error| close(&quinn, error))
 }

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::congestion;
 use crate::frame::{FrameDecoder, FrameEncoder};
+use crate::membership::Registered;
 use crate::{CloseCode, CloseReason, Frame, LaneOptions, Result, WireError};
 
 /// The writer hands this many bytes to QUIC at a time, and returns their budget.
@@ -212,6 +213,7 @@ fn too_large(frame: Frame) -> SendError {
 /// Starts the writer and gives the two halves of a lane.
 pub(crate) fn open(
     connection: quinn::Connection,
+    registered: Arc<Registered>,
     streams: (SendStream, RecvStream),
     options: &LaneOptions,
 ) -> (LaneSender, LaneReceiver) {
@@ -223,9 +225,19 @@ pub(crate) fn open(
         ended: watch::Sender::new(None),
     });
     let (stream, incoming) = streams;
-    let writer = Writer { lane: Arc::clone(&lane), connection: connection.clone(), stream };
+    let writer = Writer {
+        lane: Arc::clone(&lane),
+        connection: connection.clone(),
+        stream,
+        _registered: Arc::clone(&registered),
+    };
     tokio::spawn(writer.run());
-    let receiver = LaneReceiver { stream: incoming, connection, decoder: FrameDecoder::default() };
+    let receiver = LaneReceiver {
+        stream: incoming,
+        connection,
+        decoder: FrameDecoder::default(),
+        _registered: registered,
+    };
     (LaneSender(Arc::new(LastSender(lane))), receiver)
 }
 
@@ -233,6 +245,7 @@ struct Writer {
     lane: Arc<Lane>,
     connection: quinn::Connection,
     stream: SendStream,
+    _registered: Arc<Registered>,
 }
 
 impl Writer {
@@ -303,6 +316,7 @@ pub struct LaneReceiver {
     stream: RecvStream,
     connection: quinn::Connection,
     decoder: FrameDecoder,
+    _registered: Arc<Registered>,
 }
 
 impl LaneReceiver {

@@ -5,7 +5,9 @@
 //! **Who is there?** An [`Authority`] is the cluster's certificate authority; it lives with the head. It issues
 //! [`Credentials`] for a [`PeerIdentity`]: cluster, role, node, incarnation, written into the certificate as one URI.
 //! Both ends of every connection present theirs (TLS 1.3 only). The caller states with [`Expect`] whom it wants to
-//! reach; the callee states with [`Admission`] who may come in. Invariant L6 rests on this crate.
+//! reach; the callee states with [`Admission`] who may come in. All endpoints of a process share its [`Membership`]: there a
+//! certificate is renewed, or another's revoked, while connections stand. Whoever has no certificate may, through a [`Door`],
+//! ask for one ([`ask_as_guest`]). Invariant L6 rests on this crate.
 //!
 //! **Do we speak the same language?** The first bytes of a connection are a [`Hello`] each way: protocol version, rkyv
 //! format and the fingerprints of the message sets that the process hosts. A wrong version closes the connection with
@@ -64,13 +66,16 @@ mod connection;
 mod credentials;
 mod endpoint;
 mod error;
+mod fingerprint;
 mod frame;
 #[cfg(test)]
 mod fuzz;
+mod guest;
 mod handshake;
 mod hello;
 mod identity;
 mod lane;
+mod membership;
 mod options;
 mod private_file;
 mod socket;
@@ -82,15 +87,18 @@ mod tls;
 pub use admission::{Admission, Expect};
 pub use aligned::AlignedBytes;
 pub use archive::{ARCHIVE_DEPTH, ArchiveValidator, access_checked};
-pub use authority::Authority;
+pub use authority::{Authority, Certified, check_public_key};
 pub use bulk::{BulkReceiver, BulkSender, MAX_BULK_HEADER};
 pub use close::{CloseCode, CloseReason};
 pub use connection::Connection;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, FreshKey, random_bytes};
 pub use endpoint::{Endpoint, EndpointStatistics};
 pub use error::{Result, WireError};
+pub use fingerprint::Fingerprint;
 pub use frame::{Frame, FrameDecoder, FrameEncoder, FrameError, FrameHeader, MAX_EXTENSION, MAX_PAYLOAD};
+pub use guest::{Door, Guest, MAX_ANSWER, MAX_GUESTS, MAX_REQUEST, ask_as_guest};
 pub use hello::{Hello, PROTOCOL_VERSION, Purpose, RKYV_FORMAT, RoleFingerprint};
 pub use identity::{PeerIdentity, PeerRole};
 pub use lane::{LaneReceiver, LaneSender, SendError, TrySendError};
+pub use membership::{MAX_REVOCATIONS, Membership, Revocation};
 pub use options::{EndpointOptions, LaneOptions, TransportOptions};

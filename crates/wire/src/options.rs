@@ -8,7 +8,7 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, Va
 
 use crate::congestion;
 use crate::frame::FRAME_HEAD;
-use crate::{Admission, MAX_EXTENSION, MAX_PAYLOAD, Result, RoleFingerprint, WireError};
+use crate::{Admission, Door, MAX_EXTENSION, MAX_PAYLOAD, Result, RoleFingerprint, WireError};
 
 const MIB: u32 = 1024 * 1024;
 
@@ -19,6 +19,8 @@ pub struct EndpointOptions {
     pub bind: SocketAddr,
     /// Who may connect. Nobody, unless set.
     pub admission: Admission,
+    /// Where callers without a certificate come in, while it is open, to ask for one. None, unless set.
+    pub door: Option<Door>,
     /// The roles that this process hosts, told to every peer in the hello.
     pub roles: Vec<RoleFingerprint>,
     /// From the first packet to the end of the hello, in either direction. Default 5 s.
@@ -37,6 +39,7 @@ impl EndpointOptions {
         Self {
             bind,
             admission: Admission::nobody(),
+            door: None,
             roles: Vec::new(),
             handshake_timeout: Duration::from_secs(5),
             max_handshakes: 256,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring};
@@ -14,7 +14,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DistinguishedName, Error, RootCertStore};
 
-use crate::{Credentials, Expect, PeerIdentity, Result, WireError};
+use crate::guest::{Door, GUEST_ALPN};
+use crate::{Expect, Membership, PeerIdentity, Result, WireError};
 
 pub(crate) const ALPN: &[u8] = b"lyceum";
 
@@ -48,38 +49,38 @@ macro_rules! signatures {
         }
     };
 }
-#[cfg(feature = "testing")]
 pub(crate) use signatures;
 
 /// What both directions share.
 #[derive(Debug)]
 pub(crate) struct Tls {
-    credentials: Credentials,
+    membership: Membership,
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
 }
 
 impl Tls {
-    pub(crate) fn new(credentials: Credentials) -> Result<Self> {
+    pub(crate) fn new(membership: Membership) -> Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add(credentials.authority()).map_err(tls_error)?;
-        Ok(Self { credentials, provider: Arc::new(ring::default_provider()), roots: Arc::new(roots) })
+        roots.add(membership.credentials().authority()).map_err(tls_error)?;
+        Ok(Self { membership, provider: Arc::new(ring::default_provider()), roots: Arc::new(roots) })
     }
 
-    pub(crate) fn server(&self) -> Result<QuicServerConfig> {
+    /// Members come in; with a door, and while that is open, guests do too.
+    pub(crate) fn server(&self, door: Option<&Door>) -> Result<QuicServerConfig> {
         let chain =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), Arc::clone(&self.provider))
                 .build()
                 .map_err(|error| WireError::Certificate(error.to_string()))?;
-        let cluster = self.credentials.identity().cluster().to_owned();
-        let verifier = Members { chain, provider: Arc::clone(&self.provider), cluster };
+        let cluster = self.membership.identity().cluster().to_owned();
+        let verifier = Members { chain, provider: Arc::clone(&self.provider), cluster, door: door.cloned() };
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(tls_error)?
             .with_client_cert_verifier(Arc::new(verifier))
-            .with_single_cert(vec![self.credentials.certificate()], self.credentials.key())
-            .map_err(tls_error)?;
+            .with_cert_resolver(Arc::new(self.membership.clone()));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols.extend(door.map(|_| GUEST_ALPN.to_vec()));
         config.send_tls13_tickets = 0;
         QuicServerConfig::try_from(config).map_err(|error| WireError::Certificate(error.to_string()))
     }
@@ -88,7 +89,7 @@ impl Tls {
         let verifier = Expected {
             provider: Arc::clone(&self.provider),
             roots: Arc::clone(&self.roots),
-            cluster: self.credentials.identity().cluster().to_owned(),
+            cluster: self.membership.identity().cluster().to_owned(),
             expect: expect.clone(),
         };
         let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
@@ -96,13 +97,18 @@ impl Tls {
             .map_err(tls_error)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_auth_cert(vec![self.credentials.certificate()], self.credentials.key())
-            .map_err(tls_error)?;
+            .with_client_cert_resolver(Arc::new(self.membership.clone()));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_sni = false;
         QuicClientConfig::try_from(config).map_err(|error| WireError::Certificate(error.to_string()))
     }
+}
+
+/// Did the caller ask for the protocol of guests?
+pub(crate) fn is_guest(connection: &quinn::Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.is_some_and(|data| data.protocol.as_deref() == Some(GUEST_ALPN))
 }
 
 /// The identity that the peer proved in the handshake of `connection`.
@@ -120,9 +126,15 @@ struct Members {
     chain: Arc<dyn ClientCertVerifier>,
     provider: Arc<CryptoProvider>,
     cluster: String,
+    door: Option<Door>,
 }
 
 impl ClientCertVerifier for Members {
+    /// Where guests are awaited, whoever shows none is told from a guest after the handshake, before it is heard.
+    fn client_auth_mandatory(&self) -> bool {
+        !self.door.as_ref().is_some_and(Door::is_open)
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.chain.root_hint_subjects()
     }
@@ -176,11 +188,11 @@ impl ServerCertVerifier for Expected {
     signatures!();
 }
 
-fn identity_of(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, Error> {
+pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, Error> {
     PeerIdentity::from_certificate(certificate)
         .map_err(|_| CertificateError::ApplicationVerificationFailure.into())
 }
 
-fn tls_error(error: Error) -> WireError {
+pub(crate) fn tls_error(error: Error) -> WireError {
     WireError::Certificate(error.to_string())
 }

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConfigBuilder};
 
 use crate::tls::{ALPN, SERVER_NAME, Tls, signatures};
-use crate::{CloseReason, Credentials, MAX_PAYLOAD, RKYV_FORMAT, Result, WireError};
+use crate::{CloseReason, Credentials, MAX_PAYLOAD, Membership, RKYV_FORMAT, Result, WireError};
 
 /// A caller that speaks QUIC and TLS as we do, and then whatever it likes. It does not ask whom it has reached.
 pub struct Rogue {
@@ -27,8 +27,8 @@ impl Rogue {
     /// [`WireError::Connect`] when the other side refuses it in the middle of the handshake. Mostly it does so later,
     /// since the caller's side of a handshake ends first: see [`told`](Self::told).
     pub async fn call(credentials: &Credentials, addr: SocketAddr) -> Result<Self> {
-        let tls = careless()?.with_client_auth_cert(vec![credentials.certificate()], credentials.key());
-        Self::open(tls.map_err(unusable)?, addr).await
+        let tls = careless()?.with_client_cert_resolver(Arc::new(Membership::from(credentials.clone())));
+        Self::open(tls, addr).await
     }
 
     /// Calls `addr` without a certificate.
@@ -91,7 +91,8 @@ impl RogueHost {
     pub fn listen(credentials: &Credentials) -> Result<Self> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let bind = |source| WireError::Bind { addr: any, source };
-        let config = quinn::ServerConfig::with_crypto(Arc::new(Tls::new(credentials.clone())?.server()?));
+        let config =
+            quinn::ServerConfig::with_crypto(Arc::new(Tls::new(credentials.clone().into())?.server(None)?));
         let endpoint = quinn::Endpoint::server(config, any).map_err(bind)?;
         let addr = endpoint.local_addr().map_err(bind)?;
         Ok(Self { endpoint, addr })
