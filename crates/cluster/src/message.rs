@@ -48,6 +48,8 @@ pub(crate) struct Join {
 pub(crate) enum HeadToAgent {
     /// The first message of a connection.
     Welcome(Welcome),
+    /// Where the agent may find the head from now on, whichever of several leads.
+    Heads(Vec<SocketAddr>),
     /// A command; with a launch come the credentials of the process.
     Command {
         command: Command,
@@ -167,6 +169,7 @@ enum Word {
     Died(ProcessDeath),
     Suspect { node: String, unreachable: bool },
     Stalled { actor: ActorId, role: String, stall: Option<String> },
+    Heads(Vec<SocketAddr>),
 }
 
 kinds! { Word:
@@ -180,6 +183,7 @@ kinds! { Word:
     0x0108 = Died(death),
     0x0109 = Suspect { node, unreachable },
     0x010a = Stalled { actor, role, stall },
+    0x010b = Heads(places),
 }
 
 /// What can be sent: any of the messages above.
@@ -218,6 +222,7 @@ impl Message for HeadToAgent {
     fn into_frame(self) -> Result<Frame, WireError> {
         Ok(match self {
             HeadToAgent::Welcome(welcome) => Word::Welcome(welcome).seal()?.into_frame(),
+            HeadToAgent::Heads(places) => Word::Heads(places).seal()?.into_frame(),
             HeadToAgent::Command { command, credentials } => {
                 Frame { extension: credentials.into(), ..command.seal()?.into_frame() }
             }
@@ -237,6 +242,7 @@ impl Message for HeadToAgent {
         }
         Ok(match open(frame)? {
             Some(Word::Welcome(welcome)) => Some(HeadToAgent::Welcome(welcome)),
+            Some(Word::Heads(places)) => Some(HeadToAgent::Heads(places)),
             _ => None,
         })
     }

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::decide::Decider;
+use super::places::Places;
 use super::reaching;
 use super::{MAX_BATCH, VALIDITY};
 use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
@@ -82,6 +83,7 @@ pub(super) struct Core {
     events: Sender<Input>,
     runtime: Handle,
     host: String,
+    places: Places,
     agents: BTreeMap<String, AgentLink>,
     clients: BTreeMap<u64, LaneSender>,
     exit: bool,
@@ -116,6 +118,7 @@ impl Core {
         endpoint: Endpoint,
         events: Sender<Input>,
         runtime: Handle,
+        places: Places,
     ) -> Core {
         Core {
             state,
@@ -125,6 +128,7 @@ impl Core {
             events,
             runtime,
             host: host_identity(),
+            places,
             agents: BTreeMap::new(),
             clients: BTreeMap::new(),
             exit: false,
@@ -189,7 +193,12 @@ impl Core {
     /// Keeps the connections; what is left is for the state machine.
     fn take_in(&mut self, input: Input) -> Option<HeadEvent> {
         match input {
-            Input::Machine(event) => Some(event),
+            Input::Machine(event) => {
+                if matches!(event, HeadEvent::Tick) && self.places.tick() {
+                    self.agents.values().for_each(|link| self.tell_places(link));
+                }
+                Some(event)
+            }
             Input::AgentJoined(joining) => self.agent_came(joining),
             Input::AgentLeft { node, incarnation, session } => {
                 let current = self.agents.get(&node).is_some_and(|link| link.session == session);
@@ -241,6 +250,7 @@ impl Core {
         let link = AgentLink { session, incarnation, lane, connection };
         let welcome = Welcome { pid: std::process::id(), host: self.host.clone() };
         self.tell_agent(&link, HeadToAgent::Welcome(welcome));
+        self.tell_places(&link);
         // A newer incarnation's connection is not replaced by an older one's: the machine will refuse that.
         let newest = self.agents.get(&node).is_none_or(|other| other.incarnation <= incarnation);
         if newest {
@@ -249,6 +259,14 @@ impl Core {
             link.connection.close(CloseCode::NotAdmitted, "a newer incarnation of this node has joined");
         }
         HeadEvent::Joined { node, incarnation, address, pid, running, ended }
+    }
+
+    /// Says where the next head may be.
+    fn tell_places(&self, link: &AgentLink) {
+        let places = self.places.known();
+        if !places.is_empty() {
+            self.tell_agent(link, HeadToAgent::Heads(places.to_vec()));
+        }
     }
 
     /// An agent speaks for the workers of its own node only.

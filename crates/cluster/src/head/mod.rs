@@ -7,6 +7,7 @@ mod core;
 pub(crate) mod database;
 mod decide;
 mod etcd;
+mod places;
 mod reaching;
 mod sessions;
 mod term;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::core::{Core, Input};
 use super::etcd::{self, Etcd, EtcdRecords, Leadership};
+use super::places::Places;
 use super::{Decider, HeadAddress, HeadConfig, MAX_EVENTS, VALIDITY, end_when_told, options, sessions, tick};
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
 use crate::error::ClusterError;
@@ -44,8 +45,8 @@ impl Candidate<'_> {
             return self.lead(&authority, decider, term, None);
         };
         let prefix = etcd::prefix(&self.config.manifest.name, &authority.mark());
-        let place = self.claim_place()?;
         loop {
+            let place = self.claim_place()?;
             let Some(leadership) = self.wait_to_lead(Etcd::of(members), &prefix, place)? else {
                 return Ok(());
             };
@@ -103,7 +104,8 @@ impl Candidate<'_> {
         runtime.spawn(watch_leadership(leadership.cloned(), events.clone()));
         tracing::info!(cluster, address = %endpoint.local_addr(), "the head is up");
         let (state, handle) = (self.state.clone(), runtime.handle().clone());
-        let ended = Core::new(state, decider, authority.clone(), endpoint, events, handle).run(inbox);
+        let places = Places::new(&state, &self.config.manifest);
+        let ended = Core::new(state, decider, authority.clone(), endpoint, events, handle, places).run(inbox);
         runtime.shutdown_timeout(END_OF_TERM);
         ended
     }
@@ -162,7 +164,8 @@ impl Candidate<'_> {
         Ok(authority)
     }
 
-    /// Where this candidate listens when it leads: the same place in each of its terms, which it says before the first one.
+    /// Where this candidate listens when it leads: the same place in each of its terms, if that can be had again. It says it
+    /// before it leads, and the head of that time tells the agents.
     fn claim_place(&self) -> Result<SocketAddr, ClusterError> {
         let file = self.state.candidate_address(self.number);
         let first = match self.config.manifest.ports.first {
@@ -171,9 +174,16 @@ impl Candidate<'_> {
         };
         let wanted = SocketAddr::new(self.listen_address()?, first);
         let earlier = read_json::<HeadAddress>(&file).map(|address| address.bound).ok();
-        // Agents that were started with it find no other.
-        let wanted = earlier.unwrap_or(wanted);
-        let place = UdpSocket::bind(wanted).and_then(|socket| socket.local_addr());
+        let bound = |at: SocketAddr| UdpSocket::bind(at).and_then(|socket| socket.local_addr());
+        let again = earlier.and_then(|earlier| {
+            let again = bound(earlier);
+            again
+                .inspect_err(
+                    |error| tracing::warn!(%earlier, %error, "the earlier place cannot be had again"),
+                )
+                .ok()
+        });
+        let place = again.map_or_else(|| bound(wanted), Ok);
         let place = place.map_err(ClusterError::system(format!("listen on {wanted}")))?;
         write_json(&file, &self.address(place))?;
         Ok(place)
