@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use lyceum_fuzz::Fuzz;
-use lyceum_wire::{AlignedBytes, Frame, FrameDecoder, FrameEncoder, access_checked};
+use lyceum_wire::testing::{to_bytes, to_frames};
+use lyceum_wire::{AlignedBytes, Frame, access_checked};
 use rkyv::{Archived, rancor};
 
 use crate::{
@@ -21,18 +21,6 @@ use crate::{
     relay::{End, PassOn},
     slot::Outcome,
 };
-
-fn to_bytes<'a>(frames: impl IntoIterator<Item = &'a Frame>) -> Vec<u8> {
-    let mut encoder = FrameEncoder::default();
-    frames.into_iter().for_each(|frame| encoder.push(frame).unwrap());
-    encoder.take().concat()
-}
-
-fn to_frames(bytes: &[u8]) -> Vec<Frame> {
-    let mut decoder = FrameDecoder::default();
-    decoder.push(Bytes::copy_from_slice(bytes));
-    std::iter::from_fn(|| decoder.next_frame().ok().flatten()).collect()
-}
 
 fn report() -> DeathReport {
     DeathReport {

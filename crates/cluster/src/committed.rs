@@ -10,7 +10,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use lyceum_wire::{AlignedBytes, Frame, FrameDecoder, FrameEncoder, FrameHeader, PROTOCOL_VERSION};
+use lyceum_wire::testing::to_bytes;
+use lyceum_wire::{AlignedBytes, Frame, FrameDecoder, FrameHeader, PROTOCOL_VERSION};
 
 use crate::control::papers::{CertificateState, TokenState, TokenUse};
 use crate::control::record::*;
@@ -45,12 +46,6 @@ fn committed(name: &str, present: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)
     text.lines().map(line).collect()
 }
 
-fn to_bytes(frame: &Frame) -> Vec<u8> {
-    let mut encoder = FrameEncoder::default();
-    encoder.push(frame).unwrap();
-    encoder.take().concat()
-}
-
 fn to_frame(bytes: Vec<u8>) -> Frame {
     let mut decoder = FrameDecoder::default();
     decoder.push(Bytes::from(bytes));
@@ -64,7 +59,7 @@ fn control_frames_of_this_protocol_version_are_read_to_what_was_meant() {
     let meant = samples::all();
     let frame = |said: &Said| {
         let frame = said.clone().into_frame().unwrap();
-        (format!("{}/{:04x}", said.lane(), frame.header.kind), to_bytes(&frame))
+        (format!("{}/{:04x}", said.lane(), frame.header.kind), to_bytes([&frame]))
     };
     let present: Vec<_> = meant.iter().map(frame).collect();
     let committed = committed(&format!("control-{PROTOCOL_VERSION}"), &present);

@@ -49,6 +49,8 @@ pub(crate) struct Join {
 pub(crate) enum HeadToAgent {
     /// The first message of a connection.
     Welcome(Welcome),
+    /// Where the agent may find the head from now on, whichever of several leads.
+    Heads(Vec<SocketAddr>),
     /// A command; with a launch come the credentials of the process.
     Command {
         command: Command,
@@ -214,6 +216,7 @@ enum Word {
     Admitted(Admission),
     Revoked(Vec<Revoked>),
     Renew,
+    Heads(Vec<SocketAddr>),
 }
 
 kinds! { Word:
@@ -231,6 +234,7 @@ kinds! { Word:
     0x0121 = Admitted(admission),
     0x0122 = Revoked(revoked),
     0x0123 = Renew,
+    0x010b = Heads(places),
 }
 
 /// What can be sent: any of the messages above.
@@ -269,6 +273,7 @@ impl Message for HeadToAgent {
     fn into_frame(self) -> Result<Frame, WireError> {
         Ok(match self {
             HeadToAgent::Welcome(welcome) => Word::Welcome(welcome).seal()?.into_frame(),
+            HeadToAgent::Heads(places) => Word::Heads(places).seal()?.into_frame(),
             HeadToAgent::Command { command, credentials } => {
                 Frame { extension: credentials.into(), ..command.seal()?.into_frame() }
             }
@@ -288,6 +293,7 @@ impl Message for HeadToAgent {
         }
         Ok(match open(frame)? {
             Some(Word::Welcome(welcome)) => Some(HeadToAgent::Welcome(welcome)),
+            Some(Word::Heads(places)) => Some(HeadToAgent::Heads(places)),
             _ => None,
         })
     }

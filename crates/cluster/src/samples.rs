@@ -361,6 +361,7 @@ pub(crate) fn all() -> Vec<Said> {
 
     let welcome = Welcome { pid: 4710, host: "boot and space".into() };
     all.push(Said::HeadToAgent(HeadToAgent::Welcome(welcome)));
+    all.push(Said::HeadToAgent(HeadToAgent::Heads(vec![address()])));
     let command = |command| HeadToAgent::Command { command, credentials: credentials() };
     all.extend(commands().into_iter().map(command).map(Said::HeadToAgent));
     let answer = |answer| HeadToAgent::Answer { process: 12, request: 5, answer };

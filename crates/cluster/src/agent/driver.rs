@@ -342,6 +342,8 @@ impl Driver {
                 self.apply(AgentEvent::Commanded(command));
                 self.credentials.clear();
             }
+            // The link's own affair.
+            HeadToAgent::Heads(_) => {}
             HeadToAgent::Answer { process, request, answer } => {
                 self.questions.remove(&(process, request));
                 self.apply(AgentEvent::HeadHeard);

@@ -15,12 +15,12 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// First and longest wait between two attempts.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Keeps a link to the head, at one of `heads`, for as long as the agent lives. A head that is silent for `patience` is called
+/// Keeps a link to the head, at one of `heads`, or where a head has said since, for as long as the agent lives. A head that is silent for `patience` is called
 /// again: a successor at its address knows nothing of the old connection. Where there are several places they are tried in
 /// turn, and a head of an earlier term than one that was met is none any more.
 pub(crate) async fn keep(
     endpoint: Endpoint,
-    heads: Vec<SocketAddr>,
+    mut heads: Vec<SocketAddr>,
     patience: Duration,
     events: Sender<Happening>,
 ) {
@@ -42,7 +42,7 @@ pub(crate) async fn keep(
             Ok(connection) => {
                 wait = WAITS.0;
                 term = connection.peer().incarnation();
-                match use_link(&connection, patience, &events).await {
+                match use_link(&connection, patience, &events, &mut heads).await {
                     Ok(()) => {}
                     Err(error) => tracing::warn!(%error, "the link to the head is lost"),
                 }
@@ -80,6 +80,7 @@ async fn use_link(
     connection: &Connection,
     patience: Duration,
     events: &Sender<Happening>,
+    heads: &mut Vec<SocketAddr>,
 ) -> Result<(), WireError> {
     let (lane, mut frames) = connection.lane()?;
     let up = Happening::HeadUp { lane, connection: connection.clone() };
@@ -87,15 +88,27 @@ async fn use_link(
         return Ok(());
     }
     tokio::select! {
-        read = read_frames(&mut frames, events) => read,
+        read = read_frames(&mut frames, events, heads) => read,
         read = read_beats(connection, patience, events) => read,
     }
 }
 
-async fn read_frames(frames: &mut LaneReceiver, events: &Sender<Happening>) -> Result<(), WireError> {
+async fn read_frames(
+    frames: &mut LaneReceiver,
+    events: &Sender<Happening>,
+    heads: &mut Vec<SocketAddr>,
+) -> Result<(), WireError> {
     let mut unknown = Unknown::default();
     while let Some(frame) = frames.recv().await? {
         let message = match HeadToAgent::from_frame(&frame)? {
+            Some(HeadToAgent::Heads(places)) => {
+                // Without any it would find no head again.
+                if !places.is_empty() && places != *heads {
+                    tracing::info!(?places, "the head may be found at other places from now on");
+                    *heads = places;
+                }
+                continue;
+            }
             Some(message) => message,
             None => match unknown.pass_by(&frame, &"the head") {
                 Some(Unread { process, request, answer }) => HeadToAgent::Answer { process, request, answer },

@@ -130,9 +130,21 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         let memory = MemoryGuard::new(&config.cluster, node);
         tracing::info!(node, incarnation, address = %endpoint.local_addr(), %memory, "the agent is up");
         let machine = Agent::new(options_of(&config));
-        Driver::new(state.clone(), config, machine, store, programs, endpoint, peers, forker, memory, renewal, events)
-            .run(inbox)
-            .await
+        Driver::new(
+            state.clone(),
+            config,
+            machine,
+            store,
+            programs,
+            endpoint,
+            peers,
+            forker,
+            memory,
+            renewal,
+            events,
+        )
+        .run(inbox)
+        .await
     })
 }
 

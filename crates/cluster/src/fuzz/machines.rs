@@ -6,8 +6,8 @@ use std::time::Duration;
 use lyceum_actor::{Cause, ProcessAddress, ProcessKind};
 use lyceum_fuzz::Fuzz;
 use lyceum_wire::Frame;
+use lyceum_wire::testing::{to_bytes, to_frames};
 
-use super::{to_bytes, to_frames};
 use crate::committed;
 use crate::control::record::{Key, Value};
 use crate::control::resources::Capacity;

@@ -1,8 +1,8 @@
 //! Control frames and heartbeats.
 
 use lyceum_fuzz::Fuzz;
+use lyceum_wire::testing::{to_bytes, to_frames};
 
-use super::{to_bytes, to_frames};
 use crate::control::vocabulary::StoreUse;
 use crate::message::{decode_beat, encode_beat};
 use crate::samples::{self, Said};

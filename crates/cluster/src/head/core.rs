@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::decide::Decider;
 use super::issuer::Issuer;
+use super::places::Places;
 use super::{HeadAddress, HeadConfig, MAX_BATCH, reaching};
 use crate::control::papers::CertificateState;
 use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
@@ -95,6 +96,7 @@ pub(super) struct Core {
     events: Sender<Input>,
     runtime: Handle,
     host: String,
+    places: Places,
     agents: BTreeMap<String, AgentLink>,
     clients: BTreeMap<u64, LaneSender>,
     exit: bool,
@@ -139,6 +141,7 @@ impl Core {
         events: Sender<Input>,
         runtime: Handle,
     ) -> Core {
+        let places = Places::new(&state, &config.manifest);
         Core {
             state,
             config,
@@ -151,6 +154,7 @@ impl Core {
             events,
             runtime,
             host: host_identity(),
+            places,
             agents: BTreeMap::new(),
             clients: BTreeMap::new(),
             exit: false,
@@ -251,6 +255,9 @@ impl Core {
         match input {
             Input::Machine(event) => {
                 self.look_at_own_certificate(&event);
+                if matches!(event, HeadEvent::Tick) && self.places.tick() {
+                    self.agents.values().for_each(|link| self.tell_places(link));
+                }
                 Some(event)
             }
             Input::AgentJoined(joining) => self.agent_came(joining),
@@ -309,6 +316,7 @@ impl Core {
         let link = AgentLink { session, incarnation, lane, connection };
         let welcome = Welcome { pid: std::process::id(), host: self.host.clone() };
         self.tell_agent(&link, HeadToAgent::Welcome(welcome));
+        self.tell_places(&link);
         // A newer incarnation's connection is not replaced by an older one's: the machine will refuse that.
         let newest = self.agents.get(&node).is_none_or(|other| other.incarnation <= incarnation);
         if newest {
@@ -403,6 +411,14 @@ impl Core {
             self.issuer.certify(PeerRole::Agent, node, incarnation, &application.public_key)?;
         let answer = message::to_bytes(HeadToGuest::Admitted(Admission { chain, order }))?;
         Ok((answer, state))
+    }
+
+    /// Says where the next head may be.
+    fn tell_places(&self, link: &AgentLink) {
+        let places = self.places.known();
+        if !places.is_empty() {
+            self.tell_agent(link, HeadToAgent::Heads(places.to_vec()));
+        }
     }
 
     /// An agent speaks for the workers of its own node only.

@@ -8,6 +8,7 @@ pub(crate) mod database;
 mod decide;
 mod etcd;
 mod issuer;
+mod places;
 mod reaching;
 mod sessions;
 mod term;

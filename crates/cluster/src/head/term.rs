@@ -47,8 +47,8 @@ impl Candidate<'_> {
             return self.lead(&authority, decider, term, None);
         };
         let prefix = etcd::prefix(&self.config.manifest.name, &authority.mark());
-        let place = self.claim_place()?;
         loop {
+            let place = self.claim_place()?;
             let Some(leadership) = self.wait_to_lead(Etcd::of(members), &prefix, place)? else {
                 return Ok(());
             };
@@ -173,7 +173,8 @@ impl Candidate<'_> {
         Ok(authority)
     }
 
-    /// Where this candidate listens when it leads: the same place in each of its terms, which it says before the first one.
+    /// Where this candidate listens when it leads: the same place in each of its terms, if that can be had again. It says it
+    /// before it leads, and the head of that time tells the agents.
     fn claim_place(&self) -> Result<SocketAddr, ClusterError> {
         let file = self.state.candidate_address(self.number);
         let first = match self.config.manifest.ports.first {
@@ -182,9 +183,16 @@ impl Candidate<'_> {
         };
         let wanted = SocketAddr::new(self.listen_address()?, first);
         let earlier = read_json::<HeadAddress>(&file).map(|address| address.bound).ok();
-        // Agents that were started with it find no other.
-        let wanted = earlier.unwrap_or(wanted);
-        let place = UdpSocket::bind(wanted).and_then(|socket| socket.local_addr());
+        let bound = |at: SocketAddr| UdpSocket::bind(at).and_then(|socket| socket.local_addr());
+        let again = earlier.and_then(|earlier| {
+            let again = bound(earlier);
+            again
+                .inspect_err(
+                    |error| tracing::warn!(%earlier, %error, "the earlier place cannot be had again"),
+                )
+                .ok()
+        });
+        let place = again.map_or_else(|| bound(wanted), Ok);
         let place = place.map_err(ClusterError::system(format!("listen on {wanted}")))?;
         write_json(&file, &self.address(place))?;
         Ok(place)

@@ -13,8 +13,12 @@ use crate::probe::{Hold, LetGo, Probe, Save};
 
 /// A cluster whose state is in `etcd`, with one head that stands by.
 fn testbed_of(etcd: &EtcdServer) -> Testbed {
+    testbed_at(&etcd.member())
+}
+
+fn testbed_at(members: &str) -> Testbed {
     let text = manifest_text(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]);
-    let head = format!("[head]\nstate = \"etcd://{}\"\nstandbys = 1\n[health]", etcd.member());
+    let head = format!("[head]\nstate = \"etcd://{members}\"\nstandbys = 1\n[health]");
     Testbed::of(&text.replace("[health]", &head))
 }
 
@@ -131,6 +135,45 @@ async fn l3_who_stands_by_takes_over_and_everything_is_as_before() {
 }
 
 #[tokio::test]
+async fn l3_any_one_of_three_members_may_be_lost() {
+    if !have_etcd() {
+        return;
+    }
+    let mut members = EtcdServer::start_three();
+    let testbed = testbed_at(&members.each_ref().map(EtcdServer::member).join(",")).started().await;
+    let begin =
+        async |client: &Client, name: &str| within(client.begin_job(name, false)).await.map(|job| job.id());
+    let mut jobs = vec![begin(testbed.client(), "with all").await.unwrap()];
+
+    // The one that is asked first.
+    members[0].kill();
+    let leads = leader(&testbed);
+    let client = match begin(testbed.client(), "without the first").await {
+        Ok(job) => {
+            jobs.push(job);
+            testbed.client().clone()
+        }
+        // The others took longer than the lease to agree.
+        Err(_) => next_client(&testbed, leads).await,
+    };
+    let known = within(client.status()).await.unwrap().jobs;
+    assert!(jobs.iter().all(|job| known.iter().any(|known| known.job == *job)), "{known:?}");
+    drop(client);
+
+    // The head as well.
+    let killed = leader(&testbed);
+    kill(killed, Signal::KILL);
+    let client = next_client(&testbed, killed).await;
+    let known = within(client.status()).await.unwrap().jobs;
+    assert!(jobs.iter().all(|job| known.iter().any(|known| known.job == *job)), "{known:?}");
+    assert!(members[0].serve());
+    jobs.push(begin(&client, "with all again").await.unwrap());
+    drop(client);
+    testbed.down().await;
+    assert_eq!(keys_of(&members[0]), 0, "what a cluster that has ended leaves");
+}
+
+#[tokio::test]
 async fn a_head_outlives_an_etcd_that_is_away_for_a_moment() {
     if !have_etcd() {
         return;
@@ -158,6 +201,45 @@ async fn a_head_outlives_an_etcd_that_is_away_for_a_moment() {
     let jobs = within(client.status()).await.unwrap().jobs;
     assert!(jobs.iter().any(|known| known.job == job), "{jobs:?}");
     drop(client);
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn l3_a_head_that_stands_by_and_cannot_have_its_port_again_is_found_at_another() {
+    if !have_etcd() {
+        return;
+    }
+    let etcd = EtcdServer::start();
+    let testbed = testbed_of(&etcd).started().await;
+    let leads = leader(&testbed);
+    let stands_by = heads_of(testbed.folder.path()).into_iter().find(|pid| *pid != leads).unwrap();
+    let places = || -> Vec<(u32, std::net::SocketAddr)> {
+        let read = |number| {
+            let text = std::fs::read_to_string(testbed.state().candidate_address(number)).unwrap();
+            let address: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let place = address["bound"].as_str().unwrap().parse().unwrap();
+            (address["pid"].as_u64().unwrap() as u32, place)
+        };
+        vec![read(0), read(1)]
+    };
+    let place = places().into_iter().find(|(pid, _)| *pid == stands_by).unwrap().1;
+    kill(stands_by, Signal::KILL);
+    until("it is gone", || !lives(stands_by)).await;
+    let taken = std::net::UdpSocket::bind(place).unwrap();
+    let up = testbed.try_up(&testbed.manifest).await.unwrap();
+    assert!(up.started);
+    let moved = places().into_iter().find(|(pid, _)| *pid != leads).unwrap();
+    assert_ne!(moved.1, place);
+    let knows = |node: &str| {
+        let log = std::fs::read_to_string(testbed.state().agent_log(node)).unwrap();
+        log.lines().any(|line| line.contains("other places") && line.contains(&moved.1.to_string()))
+    };
+    until("all agents know", || knows("a") && knows("b")).await;
+
+    kill(leads, Signal::KILL);
+    let client = next_client(&testbed, leads).await;
+    assert_eq!(leader(&testbed), moved.0);
+    drop((client, up, taken));
     testbed.down().await;
 }
 

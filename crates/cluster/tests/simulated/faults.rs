@@ -23,6 +23,8 @@ impl World {
                 self.ask(|_| Ask::Drain { node, within_ms, by: "the test".into() });
             }
             76..82 => self.ask(|_| Ask::Uncordon { node }),
+            82..84 => self.mute(&node),
+            84..86 => self.deafen(&node),
             _ => {}
         }
     }
@@ -142,14 +144,21 @@ impl World {
 
     pub(super) fn cut_link(&mut self, node: &str) {
         let until = self.now + self.random.below(20_000);
-        if let Some(agent) = self.agents.get_mut(node).filter(|agent| agent.link == Link::Up) {
-            agent.link = Link::Down { until };
-            agent.silent_since.get_or_insert(self.now);
-            agent.connection += 1;
-            let incarnation = agent.incarnation;
-            if self.random.below(2) == 0 {
-                self.head_event(HeadEvent::Disconnected { node: node.to_owned(), incarnation });
-            }
+        if self.agents.get(node).is_some_and(|agent| agent.link == Link::Up) {
+            let seen = self.random.below(2) == 0;
+            self.lose_link(node, until, seen);
+        }
+    }
+
+    /// The connection of an agent is gone; the head may see that at once.
+    fn lose_link(&mut self, node: &str, until: u64, seen: bool) {
+        let Some(agent) = self.agents.get_mut(node) else { return };
+        agent.link = Link::Down { until };
+        agent.silent_since.get_or_insert(self.now);
+        agent.connection += 1;
+        let incarnation = agent.incarnation;
+        if seen {
+            self.head_event(HeadEvent::Disconnected { node: node.to_owned(), incarnation });
         }
     }
 
@@ -199,8 +208,48 @@ impl World {
         HeadEvent::Reported { node, incarnation, report: Report::Ended(death) }
     }
 
+    /// The head does not hear the agent, which hears the head: what it says meanwhile arrives later, if its connection lasts.
+    fn mute(&mut self, node: &str) {
+        // What is on its way arrives before.
+        let until = self.now + 1000 + self.random.below(19_000);
+        if let Some(agent) = self.agents.get_mut(node).filter(|agent| agent.link == Link::Up) {
+            agent.mute_until = until;
+            agent.lane = agent.lane.max(until);
+            agent.silent_since.get_or_insert(self.now);
+        }
+    }
+
+    /// The agent does not hear the head, which hears the agent, until the agent gives the connection up.
+    fn deafen(&mut self, node: &str) {
+        let until = self.now + self.random.below(2000);
+        if let Some(agent) = self.agents.get_mut(node).filter(|agent| agent.link == Link::Up) {
+            agent.deaf.get_or_insert((agent.connection, until));
+        }
+    }
+
+    fn end_one_way(&mut self, node: &str, all: bool) {
+        let now = self.now;
+        let Some(agent) = self.agents.get_mut(node) else { return };
+        if let Some((connection, until)) = agent.deaf.filter(|(_, until)| all || now >= *until) {
+            agent.deaf = None;
+            if agent.connection == connection && agent.link == Link::Up {
+                self.lose_link(node, until + 500, true);
+            }
+        }
+        let Some(agent) = self.agents.get_mut(node) else { return };
+        if all && now < agent.mute_until {
+            // Over a new connection everything arrives at once.
+            agent.mute_until = 0;
+            agent.lane = now;
+            if agent.link == Link::Up {
+                self.join(node);
+            }
+        }
+    }
+
     pub(super) fn heal_links(&mut self, all: bool) {
         for node in self.nodes.clone() {
+            self.end_one_way(&node, all);
             match self.agents[&node].link {
                 Link::Down { until } if all || self.now >= until => self.join(&node),
                 Link::Dead { until } if all || self.now >= until => self.start_agent(&node),
@@ -251,6 +300,8 @@ impl World {
                 connection,
                 joined: 0,
                 lane: 0,
+                mute_until: 0,
+                deaf: None,
                 heads_lane: 0,
             },
         );

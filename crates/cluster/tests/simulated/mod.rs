@@ -79,6 +79,10 @@ struct SimAgent {
     joined: u64,
     /// What an agent sends to the head on one connection arrives in order, not before this.
     lane: u64,
+    /// Until then nothing that it says arrives, while it hears the head.
+    mute_until: u64,
+    /// The connection on which it does not hear the head, which hears it, and when it gives that connection up.
+    deaf: Option<(u64, u64)>,
     /// The same of what the head says to it of suspicions.
     heads_lane: u64,
 }
@@ -335,6 +339,7 @@ impl World {
                 let term = self.term;
                 self.send(Message::Probed { node, incarnation, term });
             }
+            HeadEffect::CutAgent { .. } if self.planted == Some(Planted::GivenUpNotCut) => {}
             HeadEffect::CutAgent { node, incarnation } => {
                 let until = self.now + 500;
                 let up = |agent: &&mut SimAgent| agent.link == Link::Up && agent.incarnation == incarnation;

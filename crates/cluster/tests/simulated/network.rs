@@ -65,6 +65,12 @@ impl World {
         self.agents[node].link == Link::Up
     }
 
+    /// Do words go both ways between it and the head?
+    fn converses(&self, node: &str) -> bool {
+        let agent = &self.agents[node];
+        agent.link == Link::Up && agent.deaf.is_none() && self.now >= agent.mute_until
+    }
+
     /// Some of what an agent said before it died comes when it has been started again.
     fn comes_late(&mut self, message: &Message) -> Option<u64> {
         let (Message::Report { from, .. } | Message::Joined { from, .. } | Message::Heartbeat { from }) =
@@ -84,7 +90,8 @@ impl World {
         }
         match message {
             Message::Command { node, connection, command } => {
-                if self.connected(&node, connection) {
+                let deaf = self.agents[&node].deaf.is_some_and(|(deaf, _)| deaf == connection);
+                if self.connected(&node, connection) && !deaf {
                     self.launch_again(&node, &command);
                     self.agent_event(&node, AgentEvent::Commanded(command));
                 }
@@ -99,7 +106,8 @@ impl World {
                     let newest = |agent: &&mut SimAgent| agent.connection == from.connection;
                     if let Some(agent) = self.agents.get_mut(&from.node).filter(newest) {
                         agent.joined = from.connection;
-                        agent.silent_since = None;
+                        // What it says next may not arrive.
+                        agent.silent_since = (self.now < agent.mute_until).then_some(self.now);
                     }
                     let (node, address, pid) = (from.node, endpoint(), 1);
                     let joined = HeadEvent::Joined { node, incarnation, address, pid, running, ended };
@@ -108,14 +116,21 @@ impl World {
                     self.joining = false;
                 }
             }
+            Message::Heartbeat { from } if self.now < self.agents[&from.node].mute_until => {}
             Message::Heartbeat { from } => {
+                let newest = |agent: &&mut SimAgent| {
+                    agent.connection == from.connection && agent.joined == from.connection
+                };
+                if let Some(agent) = self.agents.get_mut(&from.node).filter(newest) {
+                    agent.silent_since = None;
+                }
                 if let Some(incarnation) = self.heard(&from) {
                     let store = Default::default();
                     self.head_event(HeadEvent::Heartbeat { node: from.node, incarnation, store });
                 }
             }
             Message::Probed { node, incarnation, term } if term == self.term => {
-                let answered = self.reachable(&node) && self.agents[&node].incarnation == incarnation;
+                let answered = self.converses(&node) && self.agents[&node].incarnation == incarnation;
                 self.head_event(HeadEvent::Probed { node, incarnation, answered });
             }
             Message::Evidence { node, incarnation, term } if term == self.term => {

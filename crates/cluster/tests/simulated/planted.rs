@@ -30,10 +30,12 @@ pub enum Planted {
     SuspicionsKept,
     /// Agents that meet again do not tell each other whom they watch.
     PeersNotToldAgain,
+    /// A node that was given up and is heard again on its old connection is left as it is.
+    GivenUpNotCut,
 }
 
 impl Planted {
-    pub const ALL: [Planted; 12] = [
+    pub const ALL: [Planted; 13] = [
         Planted::FencingOff,
         Planted::DeduplicationOff,
         Planted::LeaseWindowSkipped,
@@ -46,6 +48,7 @@ impl Planted {
         Planted::Overcommitted,
         Planted::SuspicionsKept,
         Planted::PeersNotToldAgain,
+        Planted::GivenUpNotCut,
     ];
 }
 

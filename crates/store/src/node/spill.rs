@@ -84,7 +84,7 @@ impl SpillFolder {
         }
     }
 
-    fn write(&self, spill: u64, id: ObjectId, bytes: &[u8], core: &Core) -> io::Result<()> {
+    fn write(&self, spill: u64, id: ObjectId, bytes: &[u8], stopping: impl Fn() -> bool) -> io::Result<()> {
         let file = {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             if !*open {
@@ -92,7 +92,7 @@ impl SpillFolder {
             }
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path_of(spill))?
         };
-        let written = write_to(&file, id, bytes, core);
+        let written = write_to(&file, id, bytes, stopping);
         if written.is_err() {
             let _ = fs::remove_file(self.path_of(spill));
         }
@@ -100,11 +100,11 @@ impl SpillFolder {
     }
 }
 
-fn write_to(file: &File, id: ObjectId, bytes: &[u8], core: &Core) -> io::Result<()> {
+fn write_to(file: &File, id: ObjectId, bytes: &[u8], stopping: impl Fn() -> bool) -> io::Result<()> {
     let mut head = vec![0; head_bytes(bytes.len())];
     let mut at = head.len() as u64;
     for (block, checksum) in bytes.chunks(BLOCK).zip(head[HEADER..].chunks_exact_mut(4)) {
-        if core.stopping() {
+        if stopping() {
             return Err(io::Error::other("the store has ended"));
         }
         checksum.copy_from_slice(&crc32fast::hash(block).to_le_bytes());
@@ -248,7 +248,7 @@ pub(super) fn run(core: &Arc<Core>, folder: &SpillFolder, work: &Receiver<Work>)
 fn write(core: &Core, folder: &SpillFolder, spill: u64, id: ObjectId, place: Place) -> Result<(), String> {
     // The table frees the place with the word of this thread, not before.
     let bytes = SealedBytes::new(core.mapping(place)?, place).map_err(|e| e.to_string())?;
-    folder.write(spill, id, bytes.as_slice(), core).map_err(|e| e.to_string())
+    folder.write(spill, id, bytes.as_slice(), || core.stopping()).map_err(|e| e.to_string())
 }
 
 fn read(core: &Core, folder: &SpillFolder, spill: u64, id: ObjectId, place: Place) -> Result<(), String> {
@@ -257,4 +257,53 @@ fn read(core: &Core, folder: &SpillFolder, spill: u64, id: ObjectId, place: Plac
     // The table has given the place to this thread alone.
     let mut bytes = OwnedBytes::new(core.mapping(place)?, place).map_err(|e| e.to_string())?;
     file.read_all(bytes.as_mut_slice())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    const ID: ObjectId = ObjectId { origin: 5, sequence: 9 };
+
+    fn in_memory() -> File {
+        File::from(rustix::fs::memfd_create("spill", rustix::fs::MemfdFlags::CLOEXEC).unwrap())
+    }
+
+    fn written(bytes: &[u8]) -> Vec<u8> {
+        let file = in_memory();
+        write_to(&file, ID, bytes, || false).unwrap();
+        let mut all = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut all, 0).unwrap();
+        all
+    }
+
+    /// A file of an object as long as the file lets it be.
+    fn body(data: &[u8]) {
+        let len = data.len().saturating_sub(HEADER + 4);
+        let mut file = in_memory();
+        file.write_all(data).unwrap();
+        let Ok(read) = SpillFile::read(file, ID, len as u64) else { return };
+        let mut bytes = vec![0; len];
+        if read.read_all(&mut bytes).is_ok() {
+            assert_eq!(written(&bytes), data, "an object has one file");
+        }
+    }
+
+    /// The checksums of the one block, and of the header.
+    fn repair(data: &mut Vec<u8>) {
+        if data.len() > HEADER + 4 {
+            let checksum = crc32fast::hash(&data[HEADER + 4..]);
+            data[HEADER..HEADER + 4].copy_from_slice(&checksum.to_le_bytes());
+            let checksum = checksum_of_head(&data[..HEADER + 4]);
+            data[40..44].copy_from_slice(&checksum.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn files_of_objects_are_read_as_they_were_written_or_refused() {
+        let seeds = [&b"x"[..], &[7; 5000]].map(written);
+        lyceum_fuzz::Fuzz::new("spill file").seeds(seeds).repair(repair).memory(1 << 20).run(body);
+    }
 }

@@ -15,6 +15,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// Longest answer, in bytes: a page of records.
 const MAX_ANSWER: u64 = 256 << 20;
+/// Characters that are kept of the words of a refusal.
+const MAX_REFUSAL: usize = 200;
 
 /// A way to etcd: its endpoints, of which the one that answered last is asked first.
 #[derive(Debug)]
@@ -139,10 +141,11 @@ fn refusal(answer: &[u8]) -> String {
         #[serde(alias = "error")]
         message: String,
     }
-    match serde_json::from_slice::<Error>(answer) {
+    let words = match serde_json::from_slice::<Error>(answer) {
         Ok(error) => error.message,
-        Err(_) => String::from_utf8_lossy(answer.get(..200).unwrap_or(answer)).into_owned(),
-    }
+        Err(_) => String::from_utf8_lossy(answer.get(..MAX_REFUSAL).unwrap_or(answer)).into_owned(),
+    };
+    words.chars().filter(|c| !c.is_control()).take(MAX_REFUSAL).collect()
 }
 
 /// A 64-bit number, which is a string in JSON.
@@ -311,4 +314,34 @@ fn behind(prefix: &[u8]) -> Vec<u8> {
         *last += 1;
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each of the answers that are asked for.
+    fn answer(data: &[u8]) {
+        let words = refusal(data);
+        assert!(words.chars().count() <= MAX_REFUSAL && !words.contains(char::is_control), "{words:?}");
+        if let Ok(found) = serde_json::from_slice::<Found>(data) {
+            // What is read of them later has these bytes and no more.
+            let held: usize = found.pairs.iter().map(|pair| pair.key.0.len() + pair.value.0.len()).sum();
+            assert!(held <= data.len());
+        }
+        let _ = serde_json::from_slice::<TxnDone>(data);
+        let _ = serde_json::from_slice::<Lease>(data);
+    }
+
+    #[test]
+    fn whatever_etcd_answers_is_read_or_refused() {
+        // As etcd 3.4 writes them.
+        let seeds = [
+            r#"{"header":{"cluster_id":"14841639068965178418","revision":"17","raft_term":"4"},"kvs":[{"key":"L3Rlc3Qv","create_revision":"3","mod_revision":"9","version":"2","value":"AQID","lease":"7587"}],"more":true,"count":"2"}"#,
+            r#"{"header":{"revision":"18"},"succeeded":true,"responses":[{"response_put":{"header":{"revision":"18"}}}]}"#,
+            r#"{"header":{"revision":"1"},"ID":"7587848943239472387","TTL":"5"}"#,
+            r#"{"error":"etcdserver: mvcc: required revision has been compacted","message":"etcdserver: mvcc: required revision has been compacted","code":11}"#,
+        ];
+        lyceum_fuzz::Fuzz::new("etcd answer").seeds(seeds).runs(10_000).memory(1 << 20).run(answer);
+    }
 }
