@@ -83,6 +83,7 @@ mod message;
 mod network;
 mod output;
 mod pending;
+pub mod pool;
 mod population;
 mod protocol;
 mod reading;

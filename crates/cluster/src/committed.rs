@@ -135,6 +135,7 @@ pub(crate) fn records() -> Vec<(Key, Value)> {
         (Key::Token(0x1234), Value::Token(token)),
         (Key::Certificate(41), Value::Certificate(certificate)),
         (Key::Revoked("node-b".into()), Value::Revoked(samples::revoked())),
+        (Key::Offer("node-b".into()), Value::Offer(samples::offer())),
     ]
 }
 

@@ -63,6 +63,7 @@ fn each_key_has_a_manifest_in_which_it_is_wrong() {
         "store",
         "programs",
         "health",
+        "elastic",
         "certificates",
         "nodes",
         "nodes.resources",

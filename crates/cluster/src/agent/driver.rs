@@ -268,6 +268,7 @@ impl Driver {
                     self.programs.held_by(program, holders);
                 }
             }
+            AgentEffect::PeerLost { node } => self.peers.forget(&node),
             AgentEffect::Exit(ending) => self.ending = Some(ending),
         }
     }
@@ -311,8 +312,9 @@ impl Driver {
         let ip = self.config.advertise.unwrap_or(self.config.bind);
         let address = SocketAddr::new(ip, self.endpoint.local_addr().port());
         let (pid, host) = (std::process::id(), host_identity());
-        self.tell_head(AgentToHead::Join(Join { address, pid, host, running, ended }));
-        self.tell_programs();
+        let join = Join { address, pid, host, running, ended };
+        let offer = Some(Box::new(self.config.offer.clone()));
+        self.tell_head(AgentToHead::Join { join, offer });
         self.beat();
         self.apply(AgentEvent::HeadLinked);
     }

@@ -33,6 +33,7 @@ use self::peers::{Directory, Peers};
 use self::programs::Programs;
 pub(crate) use self::workers::{AGENT_VARIABLE, STORE_VARIABLE};
 use crate::ask::{Questions, Reply};
+use crate::control::offer::Offer;
 use crate::control::vocabulary::{Answer, Ask};
 use crate::control::{Agent, AgentOptions};
 use crate::daemon;
@@ -67,6 +68,8 @@ pub(crate) struct AgentConfig {
     pub(crate) cores: Vec<u32>,
     /// What `CUDA_VISIBLE_DEVICES` calls this node's GPUs, by number.
     pub(crate) gpus: Vec<String>,
+    /// What the head is told that the node has.
+    pub(crate) offer: Offer,
     pub(crate) store: StoreSection,
     pub(crate) programs: ProgramsSection,
     pub(crate) health: Health,
@@ -84,7 +87,7 @@ impl AgentConfig {
     }
 
     pub(crate) fn checked(self) -> Result<AgentConfig, String> {
-        self.health.check().map(|()| self)
+        self.health.check().and_then(|()| self.offer.check()).map(|()| self)
     }
 }
 

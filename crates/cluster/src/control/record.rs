@@ -3,6 +3,7 @@
 use lyceum_actor::{ProcessDeath, SpawnRequest};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::offer::Offer;
 use super::papers::{CertificateState, Revoked, TokenState};
 use super::resources::Allotment;
 use super::vocabulary::Origin;
@@ -39,6 +40,8 @@ pub enum Key {
     Certificate(u64),
     /// That certificates of a node are revoked, by its name.
     Revoked(String),
+    /// What a node has, as its agent says, where the manifest does not.
+    Offer(String),
 }
 
 /// A piece of the head's durable state.
@@ -64,6 +67,8 @@ pub enum Value {
     Certificate(CertificateState),
     /// Of [`Key::Revoked`].
     Revoked(Revoked),
+    /// Of [`Key::Offer`].
+    Offer(Offer),
 }
 
 /// What is remembered of a node.

@@ -52,7 +52,7 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
     let (lane, mut frames) = connection.lane()?;
     let (node, incarnation) = (connection.peer().node().to_owned(), connection.peer().incarnation());
     let Some(first) = frames.recv().await? else { return Ok(()) };
-    let Some(AgentToHead::Join(join)) = Message::from_frame(&first)? else {
+    let Some(AgentToHead::Join { join, offer }) = Message::from_frame(&first)? else {
         return Err(WireError::Archive("an agent's first message must be its joining".into()));
     };
     let Join { address, pid, host, running, ended } = join;
@@ -68,6 +68,7 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
         host,
         running,
         ended,
+        offer,
         reached: false,
     };
     let _ = events.send(Input::AgentJoined(Box::new(joining))).await;

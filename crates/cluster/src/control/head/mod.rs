@@ -4,7 +4,9 @@ mod actors;
 mod asks;
 mod certificates;
 mod closing;
+mod demand;
 mod gangs;
+mod members;
 mod names;
 mod nodes;
 mod programs;
@@ -23,6 +25,7 @@ use lyceum_actor::{ControlError, ProcessDeath};
 pub(crate) use self::certificates::{MAX_LIFETIME, MAX_SHOWN, REVOKED_AT_A_TIME};
 pub use self::closing::CordonRule;
 use self::closing::Failures;
+use self::demand::Further;
 use self::gangs::Gang;
 use self::names::Name;
 use self::nodes::Node;
@@ -31,6 +34,8 @@ use self::queue::Queue;
 use self::restarts::Rests;
 use self::saved::Saved;
 pub use self::tokens::Shown;
+use super::elastic::Elastic;
+use super::offer::Offer;
 use super::papers::{CertificateState, Revoked, TokenState};
 use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
 use super::resources::Capacity;
@@ -58,13 +63,15 @@ pub struct HeadOptions {
     pub cordon: CordonRule,
     /// The nodes of the manifest, by name.
     pub nodes: BTreeMap<String, NodeOptions>,
+    /// Nodes that may be asked for beside these.
+    pub elastic: Option<Elastic>,
 }
 
 /// A node as the manifest describes it.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// What it has.
-    pub capacity: Capacity,
+    /// What it has; `None`: what its agent says when it joins.
+    pub capacity: Option<Capacity>,
     /// Free words that a spawn may ask for.
     pub labels: Labels,
 }
@@ -87,6 +94,8 @@ pub enum HeadEvent {
         running: Vec<Running>,
         /// What has ended there and was not yet written down.
         ended: Vec<ProcessDeath>,
+        /// What its node has; of a node whose resources the manifest gives it may be left out.
+        offer: Option<Offer>,
     },
     /// An agent was heard.
     Heartbeat {
@@ -156,6 +165,11 @@ pub enum HeadEvent {
     },
     /// A certificate was signed for an agent.
     Certified(CertificateState),
+    /// What is done about what waits for nodes that are not there, in lines for people.
+    Scaled {
+        /// All of it, in place of what was said before.
+        lines: Vec<String>,
+    },
     /// Time has passed.
     Tick,
     /// End everything: the head was told to, or its runner is gone.
@@ -261,6 +275,10 @@ pub struct Head {
     options: HeadOptions,
     next: u64,
     nodes: BTreeMap<String, Node>,
+    /// What a node is that may be asked for.
+    further: Option<Further>,
+    /// What is done about what waits.
+    scaling: Vec<String>,
     jobs: BTreeMap<u64, JobState>,
     actors: BTreeMap<u64, ActorState>,
     processes: BTreeMap<u64, ProcessState>,
@@ -318,8 +336,10 @@ impl Head {
     /// A head that goes on from what an earlier term wrote down; from nothing at the first term.
     pub fn new(options: HeadOptions, records: impl IntoIterator<Item = (Key, Value)>) -> Head {
         let nodes =
-            options.nodes.iter().map(|(name, node)| (name.clone(), Node::new(node.clone()))).collect();
+            options.nodes.iter().map(|(name, node)| (name.clone(), Node::new(Some(node.clone())))).collect();
         let mut head = Head {
+            further: options.elastic.as_ref().and_then(Further::of),
+            scaling: Vec::new(),
             options,
             next: 1,
             nodes,
@@ -347,7 +367,10 @@ impl Head {
             now: Duration::ZERO,
             date: 0,
         };
-        for (key, value) in records {
+        // Whatever else is said of a node, its offer makes it one.
+        let is_offer = |(key, _): &(Key, Value)| matches!(key, Key::Offer(_));
+        let (offers, others): (Vec<_>, Vec<_>) = records.into_iter().partition(is_offer);
+        for (key, value) in offers.into_iter().chain(others) {
             head.restore(key, value);
         }
         head.derive();
@@ -372,6 +395,7 @@ impl Head {
                 self.certificates.insert(number, state);
             }
             (Key::Revoked(node), Value::Revoked(revoked)) => drop(self.revoked.insert(node, revoked)),
+            (Key::Offer(name), Value::Offer(offer)) => self.restore_member(name, offer),
             // Keys and values are written in pairs; another pairing is no record of ours.
             _ => {}
         }
@@ -413,8 +437,10 @@ impl Head {
     pub fn apply(&mut self, event: HeadEvent, now: Duration) -> (Vec<Record>, Vec<HeadEffect>) {
         self.now = self.now.max(now);
         match event {
-            HeadEvent::Joined { node, incarnation, address, pid, running, ended } => {
-                self.agent_joined(&node, incarnation, address, pid, running, ended);
+            HeadEvent::Joined { node, incarnation, address, pid, running, ended, offer } => {
+                if self.admits(&node, incarnation, offer) {
+                    self.agent_joined(&node, incarnation, address, pid, running, ended);
+                }
             }
             HeadEvent::Heartbeat { node, incarnation, store } => {
                 self.agent_heard(&node, incarnation, Some(store))
@@ -433,12 +459,14 @@ impl Head {
             HeadEvent::ClientGone { client } => self.client_gone(client),
             HeadEvent::TokenShown { guest, shown } => self.token_shown(guest, &shown),
             HeadEvent::Certified(state) => self.certified(state),
+            HeadEvent::Scaled { lines } => self.scaled(lines),
             HeadEvent::Tick => {
                 self.forget_old_tokens();
                 self.forget_old_certificates();
                 self.forget_old_failures();
                 self.look_at_silence();
                 self.look_at_drains();
+                self.forget_members();
             }
             HeadEvent::Shutdown { by } => self.shut_down(None, &by),
         }
@@ -466,6 +494,7 @@ impl Head {
             Key::Certificate(number) => self.certificates.get(number).cloned().map(Value::Certificate),
             Key::Revoked(node) => self.revoked.get(node).cloned().map(Value::Revoked),
             Key::Node(name) => self.nodes.get(name).map(|node| Value::Node(node.record())),
+            Key::Offer(name) => self.nodes.get(name).and_then(Node::offer_record).map(Value::Offer),
         }
     }
 
