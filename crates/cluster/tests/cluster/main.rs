@@ -12,6 +12,7 @@ mod gangs;
 mod harness;
 mod joining;
 mod launching;
+mod members;
 mod network;
 mod networked;
 mod placing;
