@@ -96,7 +96,7 @@ pub use endpoint::{Endpoint, EndpointStatistics};
 pub use error::{Result, WireError};
 pub use fingerprint::Fingerprint;
 pub use frame::{Frame, FrameDecoder, FrameEncoder, FrameError, FrameHeader, MAX_EXTENSION, MAX_PAYLOAD};
-pub use guest::{Door, Guest, MAX_ANSWER, MAX_GUESTS, MAX_REQUEST, ask_as_guest};
+pub use guest::{Door, Guest, MAX_ANSWER, MAX_GUESTS, MAX_REQUEST, TOO_MANY_GUESTS, ask_as_guest};
 pub use hello::{Hello, PROTOCOL_VERSION, Purpose, RKYV_FORMAT, RoleFingerprint};
 pub use identity::{PeerIdentity, PeerRole};
 pub use lane::{LaneReceiver, LaneSender, SendError, TrySendError};

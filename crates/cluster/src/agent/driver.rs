@@ -78,7 +78,7 @@ pub(crate) enum Happening {
     /// The agent itself asks the head.
     Own {
         request: u64,
-        ask: Ask,
+        ask: Box<Ask>,
     },
     /// A worker asked what is not known here.
     Unread {
@@ -202,7 +202,7 @@ impl Driver {
             Happening::ProgramsChanged => self.tell_programs(),
             Happening::Forked { process, forked } => self.forked(process, forked),
             Happening::FromWorker { process, message } => self.heard_worker(process, *message),
-            Happening::Own { request, ask } => self.relay(0, request, ask),
+            Happening::Own { request, ask } => self.relay(0, request, *ask),
             Happening::Unread { process, request, answer } => {
                 self.tell_worker(process, AgentToWorker::Answer { request, answer });
             }

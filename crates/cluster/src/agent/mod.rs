@@ -171,7 +171,7 @@ impl Renewal {
             async move {
                 let (request, answer) = opened?;
                 let gone = |_| ControlError::Unreachable("the agent is ending".into());
-                events.send(Happening::Own { request, ask }).await.map_err(|_| gone(()))?;
+                events.send(Happening::Own { request, ask: Box::new(ask) }).await.map_err(|_| gone(()))?;
                 match answer.await.map_err(|_| gone(()))? {
                     (Answer::Error(error), _) => Err(error),
                     reply => Ok(reply),

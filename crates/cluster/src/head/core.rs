@@ -124,7 +124,7 @@ pub(super) struct Core {
 }
 
 enum Held {
-    Agent { node: String, incarnation: u64, message: HeadToAgent },
+    Agent { node: String, incarnation: u64, message: Box<HeadToAgent> },
     Client { client: u64, message: HeadToClient },
     Guest { guest: Guest, answer: Vec<u8> },
 }
@@ -253,7 +253,7 @@ impl Core {
                 Held::Agent { node, incarnation, message } => {
                     if let Some(link) = self.agents.get(&node).filter(|link| link.incarnation == incarnation)
                     {
-                        self.tell_agent(link, message);
+                        self.tell_agent(link, *message);
                     }
                 }
                 Held::Client { client, message } => self.tell_client(client, message),
@@ -402,7 +402,7 @@ impl Core {
             }
             Err(why) => Answer::Error(ControlError::Refused(why)),
         };
-        let message = HeadToAgent::Answer { process: 0, request, answer };
+        let message = Box::new(HeadToAgent::Answer { process: 0, request, answer });
         self.held.push(Held::Agent { node, incarnation, message });
     }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lyceum_wire::{Credentials, FreshKey, PeerRole, WireError, ask_as_guest};
+use lyceum_wire::{Credentials, FreshKey, PeerRole, TOO_MANY_GUESTS, WireError, ask_as_guest};
 
 use super::ends::Ends;
 use super::order::{AgentOrder, Secret};
@@ -153,12 +153,21 @@ async fn apply(token: &JoinToken, key: &FreshKey) -> Result<Admission, ClusterEr
                 let HeadToGuest::Admitted(admission) = message::from_bytes(&answer)?;
                 return Ok(admission);
             }
-            Err(error @ WireError::Connect { .. }) if began.elapsed() < PATIENCE => {
+            Err(error) if may_pass(&error) && began.elapsed() < PATIENCE => {
                 tracing::info!(%error, "the head is asked again");
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Is it a trouble of the moment?
+fn may_pass(error: &WireError) -> bool {
+    match error {
+        WireError::Connect { .. } => true,
+        WireError::Refused { reason, .. } => reason == TOO_MANY_GUESTS,
+        _ => false,
     }
 }
 

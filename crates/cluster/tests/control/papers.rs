@@ -213,7 +213,11 @@ fn l6_a_revoked_node_is_given_up_and_stays_out_until_a_token_lets_it_in() {
 
     let order = Ask::Revoke { node: "a".into(), by: "a person".into() };
     let effects = head.event(HeadEvent::Asked { origin: CLIENT, request: 3, ask: order });
-    let Some(HeadEffect::Revoke(revoked)) = effects.first() else { panic!("{effects:?}") };
+    let revoked = effects.iter().find_map(|effect| match effect {
+        HeadEffect::Revoke(revoked) => Some(revoked),
+        _ => None,
+    });
+    let revoked = revoked.expect("it is revoked");
     // Of its agent and of all its workers, as they have numbers of one row.
     assert!(revoked.before > process && revoked.before > incarnation, "{revoked:?}");
     let notice = Notice::Revoked(vec![revoked.clone()]);

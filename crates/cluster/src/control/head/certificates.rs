@@ -25,8 +25,6 @@ impl Head {
         self.revoked.insert(name.to_owned(), revoked.clone());
         self.dirty.insert(Key::Revoked(name.to_owned()));
         self.revoke_tokens_of(name);
-        // First, so that whoever is cut off is told this.
-        self.effects.push(HeadEffect::Revoke(revoked.clone()));
         if known {
             self.agent_lost(name, incarnation, format!("its certificate was revoked by {by}"), Vec::new());
         }
@@ -35,6 +33,8 @@ impl Head {
             let notice = Notice::Revoked(vec![revoked.clone()]);
             self.effects.push(HeadEffect::Notify { client: *client, notice });
         }
+        // Behind the verdict: whoever waits is told that, and not how the node takes it.
+        self.effects.push(HeadEffect::Revoke(revoked));
         self.reply(asker, Answer::Done);
     }
 
