@@ -10,17 +10,21 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lyceum_actor::{ActorAddress, Cluster, ControlError, ProcessAddress, Registry, System, SystemOptions};
 use lyceum_wire::{
-    CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, LaneReceiver, LaneSender,
-    PeerRole, WireError,
+    CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, Fingerprint, LaneReceiver,
+    LaneSender, Membership, PeerRole, WireError,
 };
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ask::{Control, Line, Questions, Reply, unexpected};
+use crate::control::papers::{Certificates, Revoked, TokenStatus};
 use crate::control::vocabulary::{Answer, Ask, JobEvent, Notice, Status};
 use crate::error::ClusterError;
-use crate::head::HeadAddress;
+use crate::head::{HeadAddress, HeadConfig};
 use crate::message::{ClientToHead, HeadToClient, Message, Unknown, Unread};
 use crate::state::StateDir;
+use crate::token::JoinToken;
 
 /// Questions that may wait to be sent.
 const MAX_QUEUED: usize = 4096;
@@ -46,6 +50,13 @@ struct Shared {
     /// Streams of jobs that have begun and that nobody has taken yet.
     begun: Mutex<BTreeMap<u64, mpsc::Receiver<JobEvent>>>,
     system: OnceLock<System>,
+    /// That of this process's own part in the cluster, and what was revoked so far.
+    membership: OnceLock<Membership>,
+    revoked: Mutex<BTreeMap<String, Revoked>>,
+    /// Where the client's own tasks run.
+    io: OnceLock<Handle>,
+    state: StateDir,
+    authority: Fingerprint,
     /// Nodes of which the head hears nothing.
     silent: Mutex<BTreeSet<String>>,
     /// Why the connection ended, once it has.
@@ -90,6 +101,11 @@ impl Client {
             jobs: Mutex::default(),
             begun: Mutex::default(),
             system: OnceLock::new(),
+            membership: OnceLock::new(),
+            revoked: Mutex::default(),
+            io: OnceLock::new(),
+            state: state.clone(),
+            authority: credentials.authority_fingerprint(),
             silent: Mutex::default(),
             ended,
             local: address.bound.ip(),
@@ -108,6 +124,11 @@ impl Client {
     /// The cluster's name.
     pub fn cluster(&self) -> &str {
         &self.shared.cluster
+    }
+
+    /// SHA-256 of the certificate of the cluster's authority.
+    pub fn authority(&self) -> Fingerprint {
+        self.shared.authority
     }
 
     /// Begins a job; everything that is started in it ends with it. A `bound` job ends with this client too.
@@ -182,18 +203,69 @@ impl Client {
             (Answer::Identity { .. }, credentials) => Credentials::from_bytes(&credentials)?,
             (other, _) => return Err(unexpected(&other).into()),
         };
-        let options = SystemOptions::networked(credentials, SocketAddr::new(self.shared.local, 0), roles);
+        let membership = Membership::from(credentials);
+        let options =
+            SystemOptions::networked(membership.clone(), SocketAddr::new(self.shared.local, 0), roles);
         let system = System::start(options).map_err(|error| ClusterError::Refused(error.to_string()))?;
         if self.shared.system.set(system.clone()).is_err() {
             system.shut_down(Duration::ZERO).await;
             return Err(ClusterError::Refused("this client has started its system already".into()));
         }
+        self.shared.keep_membership(membership, Arc::downgrade(&self.shared));
         // A weak line: the system must not keep the client, and with it its jobs, alive.
         let line = Arc::new(WeakLine(Arc::downgrade(&self.shared)));
         system.set_control(Arc::new(Control { line }));
         // What was said before there was a system to tell.
         locked(&self.shared.silent).iter().for_each(|node| system.node_suspected(node, true));
         Ok(system)
+    }
+
+    /// A token that lets a host in as `node`, once, for as long as `ttl`: [`launch::join`](crate::launch::join) takes it there.
+    pub async fn create_token(&self, node: &str, ttl: Duration) -> Result<JoinToken, ClusterError> {
+        let manifest = HeadConfig::load(&self.shared.state)?.manifest;
+        let token = JoinToken {
+            cluster: self.shared.cluster.clone(),
+            node: node.to_owned(),
+            heads: HeadAddress::of_candidates(&self.shared.state, &manifest)?,
+            authority: self.shared.authority,
+            id: u64::from_le_bytes(lyceum_wire::random_bytes()?),
+            secret: lyceum_wire::random_bytes()?,
+        };
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let hash = Sha256::digest(token.secret).into();
+        self.done(Ask::CreateToken { id: token.id, node: node.to_owned(), hash, ttl_ms }).await?;
+        Ok(token)
+    }
+
+    /// What is known of tokens.
+    pub async fn tokens(&self) -> Result<Vec<TokenStatus>, ClusterError> {
+        match self.ask(Ask::Tokens).await? {
+            (Answer::Tokens(tokens), _) => Ok(tokens),
+            (other, _) => Err(unexpected(&other).into()),
+        }
+    }
+
+    /// Has nobody let in with a token any more.
+    pub async fn revoke_token(&self, id: u64) -> Result<(), ClusterError> {
+        self.done(Ask::RevokeToken { id }).await
+    }
+
+    /// What is known of certificates.
+    pub async fn certificates(&self) -> Result<Certificates, ClusterError> {
+        match self.ask(Ask::Certificates).await? {
+            (Answer::Certificates(certificates), _) => Ok(certificates),
+            (other, _) => Err(unexpected(&other).into()),
+        }
+    }
+
+    /// Orders that the certificates of a node, or of all and of the head, are renewed now.
+    pub async fn renew_certificates(&self, node: Option<&str>) -> Result<(), ClusterError> {
+        self.done(Ask::RenewNodes { node: node.map(str::to_owned) }).await
+    }
+
+    /// Has no certificate of a node taken any more, and the node given up.
+    pub async fn revoke(&self, node: &str, by: &str) -> Result<(), ClusterError> {
+        self.done(Ask::Revoke { node: node.to_owned(), by: by.to_owned() }).await
     }
 
     pub(crate) async fn issue_node(&self, node: &str) -> Result<Credentials, ClusterError> {
@@ -249,6 +321,19 @@ impl Job {
 }
 
 impl Shared {
+    /// Keeps the certificate of this process's own part new, and refuses whom the head says.
+    fn keep_membership(&self, membership: Membership, shared: std::sync::Weak<Shared>) {
+        if let Some(io) = self.io.get() {
+            let line = WeakLine(shared);
+            let ask = move |ask| line.ask(ask);
+            io.spawn(crate::renewal::keep(membership.clone(), Arc::default(), None, ask));
+        }
+        let revoked = locked(&self.revoked);
+        refuse(&membership, revoked.values().cloned());
+        // Set once: a client has one system.
+        let _ = self.membership.set(membership);
+    }
+
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<Reply, ControlError>> {
         let asked = self.questions.open().and_then(|(number, answer)| {
             let sent = self.outbox.try_send((number, ask));
@@ -290,6 +375,13 @@ impl Shared {
             HeadToClient::Notice(Notice::Died(death)) => {
                 if let Some(system) = self.system.get() {
                     system.process_died(death);
+                }
+            }
+            HeadToClient::Notice(Notice::Revoked(revoked)) => {
+                let mut known = locked(&self.revoked);
+                known.extend(revoked.iter().map(|one| (one.node.clone(), one.clone())));
+                if let Some(membership) = self.membership.get() {
+                    refuse(membership, revoked);
                 }
             }
             HeadToClient::Notice(Notice::Suspect { node, unreachable }) => {
@@ -334,6 +426,14 @@ impl Line for WeakLine {
     fn stalled(&self, _: &ActorAddress, _: Option<String>) {}
 }
 
+fn refuse(membership: &Membership, revoked: impl IntoIterator<Item = Revoked>) {
+    for one in revoked {
+        if let Err(error) = membership.revoke(one.into()) {
+            tracing::error!(%error, "a revocation is not kept");
+        }
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -354,6 +454,9 @@ fn run_thread(
             return;
         }
     };
+    if let Some(shared) = shared.upgrade() {
+        let _ = shared.io.set(runtime.handle().clone());
+    }
     runtime.block_on(async {
         let (endpoint, connection) = match connect(credentials, head).await {
             Ok(both) => both,

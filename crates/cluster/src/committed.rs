@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use lyceum_wire::{AlignedBytes, Frame, FrameDecoder, FrameEncoder, FrameHeader, PROTOCOL_VERSION};
 
+use crate::control::papers::{CertificateState, TokenState, TokenUse};
 use crate::control::record::*;
 use crate::control::vocabulary::Origin;
 use crate::head::database;
@@ -113,6 +114,20 @@ pub(crate) fn records() -> Vec<(Key, Value)> {
         bound_to: Some(1),
         ended_by: Some("a person at the desk".into()),
     };
+    let token = TokenState {
+        node: "node-b".into(),
+        hash: [5; 32],
+        expires: 1_700_000_000_000,
+        failures: 1,
+        used: Some(TokenUse { key: [4; 32], incarnation: 3 }),
+    };
+    let certificate = CertificateState {
+        node: "node-b".into(),
+        incarnation: 3,
+        fingerprint: [6; 32],
+        from: 1_690_000_000,
+        until: 1_700_000_000,
+    };
     let ending = GangEnding { by: "its first to fail".into(), first: Some((9, death)) };
     vec![
         (Key::Next, Value::Next(40)),
@@ -122,6 +137,9 @@ pub(crate) fn records() -> Vec<(Key, Value)> {
         (Key::Actor(9), Value::Actor(actor)),
         (Key::Process(12), Value::Process(process)),
         (Key::Saved(9), Value::Saved(vec![7; 20])),
+        (Key::Token(0x1234), Value::Token(token)),
+        (Key::Certificate(41), Value::Certificate(certificate)),
+        (Key::Revoked("node-b".into()), Value::Revoked(samples::revoked())),
     ]
 }
 

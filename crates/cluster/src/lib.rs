@@ -46,14 +46,18 @@ pub mod manifest;
 mod message;
 #[cfg(test)]
 mod newer;
+mod renewal;
 #[cfg(test)]
 mod samples;
 mod spawn;
 pub mod state;
 pub mod strict;
+mod token;
 pub mod units;
 pub mod worker;
 
 pub use client::{Client, Job};
+pub use control::papers::{CertificateStatus, Certificates, TokenStatus};
 pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status};
 pub use error::ClusterError;
+pub use token::JoinToken;

@@ -14,6 +14,7 @@ use lyceum_wire::{Frame, FrameDecoder, FrameEncoder, WireError};
 use rkyv::{Archive, Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::control::papers::Revoked;
 use crate::control::vocabulary::{Answer, Ask, Command, JobEvent, Notice, Report, Running, StoreUse};
 use crate::kinds::{Kinds, kinds};
 
@@ -112,6 +113,10 @@ pub(crate) enum AgentToWorker {
         node: String,
         unreachable: bool,
     },
+    /// Certificates are taken no more.
+    Revoked(Vec<Revoked>),
+    /// Renew the process's certificate now.
+    Renew,
 }
 
 /// Who a worker is and what it is to run.
@@ -155,6 +160,44 @@ pub(crate) enum WorkerToAgent {
     },
 }
 
+/// Who has no certificate, to the head.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum GuestToHead {
+    Apply(Application),
+}
+
+/// A node wants to join with a token.
+#[derive(Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Application {
+    /// The token's number.
+    pub(crate) id: u64,
+    /// The token's secret.
+    pub(crate) secret: [u8; 32],
+    /// The key that a certificate is wanted for.
+    pub(crate) public_key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Application {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Application({:016x})", self.id)
+    }
+}
+
+/// The head to who has no certificate.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum HeadToGuest {
+    Admitted(Admission),
+}
+
+/// A node may join.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Admission {
+    /// Its certificate and the authority's, as PEM text.
+    pub(crate) chain: Vec<u8>,
+    /// The order to start its agent, as JSON, without credentials.
+    pub(crate) order: Vec<u8>,
+}
+
 /// What is no question, answer, command or report.
 enum Word {
     Join(Join),
@@ -167,6 +210,10 @@ enum Word {
     Died(ProcessDeath),
     Suspect { node: String, unreachable: bool },
     Stalled { actor: ActorId, role: String, stall: Option<String> },
+    Apply(Application),
+    Admitted(Admission),
+    Revoked(Vec<Revoked>),
+    Renew,
 }
 
 kinds! { Word:
@@ -180,6 +227,10 @@ kinds! { Word:
     0x0108 = Died(death),
     0x0109 = Suspect { node, unreachable },
     0x010a = Stalled { actor, role, stall },
+    0x0120 = Apply(application),
+    0x0121 = Admitted(admission),
+    0x0122 = Revoked(revoked),
+    0x0123 = Renew,
 }
 
 /// What can be sent: any of the messages above.
@@ -265,6 +316,7 @@ impl Message for HeadToClient {
                 frame
             }
             HeadToClient::Notice(Notice::Died(death)) => Word::Died(death).seal()?.into_frame(),
+            HeadToClient::Notice(Notice::Revoked(revoked)) => Word::Revoked(revoked).seal()?.into_frame(),
             HeadToClient::Notice(Notice::Suspect { node, unreachable }) => {
                 Word::Suspect { node, unreachable }.seal()?.into_frame()
             }
@@ -281,6 +333,7 @@ impl Message for HeadToClient {
         }
         Ok(match open(frame)? {
             Some(Word::Died(death)) => Some(HeadToClient::Notice(Notice::Died(death))),
+            Some(Word::Revoked(revoked)) => Some(HeadToClient::Notice(Notice::Revoked(revoked))),
             Some(Word::Suspect { node, unreachable }) => {
                 Some(HeadToClient::Notice(Notice::Suspect { node, unreachable }))
             }
@@ -319,6 +372,8 @@ impl Message for AgentToWorker {
             AgentToWorker::Stop { by } => Word::Stop { by },
             AgentToWorker::Died(death) => Word::Died(death),
             AgentToWorker::Suspect { node, unreachable } => Word::Suspect { node, unreachable },
+            AgentToWorker::Revoked(revoked) => Word::Revoked(revoked),
+            AgentToWorker::Renew => Word::Renew,
         };
         Ok(word.seal()?.into_frame())
     }
@@ -334,6 +389,8 @@ impl Message for AgentToWorker {
             Some(Word::Stop { by }) => Some(AgentToWorker::Stop { by }),
             Some(Word::Died(death)) => Some(AgentToWorker::Died(death)),
             Some(Word::Suspect { node, unreachable }) => Some(AgentToWorker::Suspect { node, unreachable }),
+            Some(Word::Revoked(revoked)) => Some(AgentToWorker::Revoked(revoked)),
+            Some(Word::Renew) => Some(AgentToWorker::Renew),
             _ => None,
         })
     }
@@ -363,6 +420,50 @@ impl Message for WorkerToAgent {
             _ => None,
         })
     }
+}
+
+impl Message for GuestToHead {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        let GuestToHead::Apply(application) = self;
+        Ok(Word::Apply(application).seal()?.into_frame())
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        Ok(match open(frame)? {
+            Some(Word::Apply(application)) => Some(GuestToHead::Apply(application)),
+            _ => None,
+        })
+    }
+}
+
+impl Message for HeadToGuest {
+    fn into_frame(self) -> Result<Frame, WireError> {
+        let HeadToGuest::Admitted(admission) = self;
+        Ok(Word::Admitted(admission).seal()?.into_frame())
+    }
+
+    fn from_frame(frame: &Frame) -> Result<Option<Self>, WireError> {
+        Ok(match open(frame)? {
+            Some(Word::Admitted(admission)) => Some(HeadToGuest::Admitted(admission)),
+            _ => None,
+        })
+    }
+}
+
+/// A message that is alone on its way, as bytes: its frame.
+pub(crate) fn to_bytes(message: impl Message) -> Result<Vec<u8>, WireError> {
+    let mut encoder = FrameEncoder::default();
+    encoder.push(&message.into_frame()?)?;
+    Ok(encoder.take().concat())
+}
+
+/// The message in bytes that hold no more than one frame.
+pub(crate) fn from_bytes<M: Message>(bytes: &[u8]) -> Result<M, WireError> {
+    let mut decoder = FrameDecoder::default();
+    decoder.push(bytes::Bytes::copy_from_slice(bytes));
+    let none = || WireError::Archive("no message that is known here".into());
+    let frame = decoder.next_frame()?.ok_or_else(none)?;
+    M::from_frame(&frame)?.ok_or_else(none)
 }
 
 fn open<K: Kinds>(frame: &Frame) -> Result<Option<K>, WireError> {

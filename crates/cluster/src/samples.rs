@@ -9,6 +9,7 @@ use lyceum_actor::{
 };
 use lyceum_wire::{Frame, WireError};
 
+use crate::control::papers::{CertificateStatus, Certificates, Revoked, TokenStatus};
 use crate::control::resources::{Allotment, Capacity};
 use crate::control::vocabulary::*;
 use crate::message::*;
@@ -24,10 +25,12 @@ pub(crate) enum Said {
     AgentToAgent(AgentToAgent),
     AgentToWorker(AgentToWorker),
     WorkerToAgent(WorkerToAgent),
+    GuestToHead(GuestToHead),
+    HeadToGuest(HeadToGuest),
 }
 
 impl Said {
-    pub(crate) const LANES: [&str; 7] = [
+    pub(crate) const LANES: [&str; 9] = [
         "AgentToHead",
         "HeadToAgent",
         "ClientToHead",
@@ -35,6 +38,8 @@ impl Said {
         "AgentToAgent",
         "AgentToWorker",
         "WorkerToAgent",
+        "GuestToHead",
+        "HeadToGuest",
     ];
 
     pub(crate) fn lane(&self) -> &'static str {
@@ -46,6 +51,8 @@ impl Said {
             Said::AgentToAgent(_) => 4,
             Said::AgentToWorker(_) => 5,
             Said::WorkerToAgent(_) => 6,
+            Said::GuestToHead(_) => 7,
+            Said::HeadToGuest(_) => 8,
         };
         Said::LANES[lane]
     }
@@ -59,6 +66,8 @@ impl Said {
             Said::AgentToAgent(message) => message.into_frame(),
             Said::AgentToWorker(message) => message.into_frame(),
             Said::WorkerToAgent(message) => message.into_frame(),
+            Said::GuestToHead(message) => message.into_frame(),
+            Said::HeadToGuest(message) => message.into_frame(),
         }
     }
 
@@ -72,6 +81,8 @@ impl Said {
             "AgentToAgent" => Message::from_frame(frame)?.map(Said::AgentToAgent),
             "AgentToWorker" => Message::from_frame(frame)?.map(Said::AgentToWorker),
             "WorkerToAgent" => Message::from_frame(frame)?.map(Said::WorkerToAgent),
+            "GuestToHead" => Message::from_frame(frame)?.map(Said::GuestToHead),
+            "HeadToGuest" => Message::from_frame(frame)?.map(Said::HeadToGuest),
             other => panic!("no lane is called {other}"),
         })
     }
@@ -194,6 +205,28 @@ fn status() -> Status {
     Status { cluster: "school".into(), owned: true, nodes: vec![node], jobs: vec![job], actors: vec![actor] }
 }
 
+pub(crate) fn revoked() -> Revoked {
+    Revoked { node: "node-b".into(), before: 40, until: 1_700_000_000 }
+}
+
+fn certificates() -> Certificates {
+    let issued = CertificateStatus {
+        role: "agent".into(),
+        node: "node-b".into(),
+        incarnation: 3,
+        fingerprint: [6; 32],
+        from: 1_690_000_000,
+        until: 1_700_000_000,
+        revoked: true,
+    };
+    Certificates {
+        authority: "a certificate".into(),
+        issued: vec![issued],
+        omitted: 2,
+        revoked: vec![revoked()],
+    }
+}
+
 pub(crate) fn asks() -> Vec<Ask> {
     let node = || "node-b".to_owned();
     let by = || "a person at the desk".to_owned();
@@ -219,6 +252,13 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::Drain { node: node(), within_ms: 60_000, by: by() },
         Ask::Shutdown { by: by() },
         Ask::Save { state: vec![7; 20] },
+        Ask::CreateToken { id: 0x1234, node: node(), hash: [5; 32], ttl_ms: 900_000 },
+        Ask::Tokens,
+        Ask::RevokeToken { id: 0x1234 },
+        Ask::RenewNodes { node: Some(node()) },
+        Ask::Renew { public_key: vec![7; 91] },
+        Ask::Certificates,
+        Ask::Revoke { node: node(), by: by() },
     ]
 }
 
@@ -231,6 +271,14 @@ fn answers() -> Vec<Answer> {
         Answer::Done,
         Answer::Status(status()),
         Answer::Identity { node: "node-b".into(), incarnation: 3 },
+        Answer::Tokens(vec![TokenStatus {
+            id: 0x1234,
+            node: "node-b".into(),
+            expires: 1_700_000_000_000,
+            state: "open".into(),
+        }]),
+        Answer::Certificates(certificates()),
+        Answer::Certified { chain: b"a certificate and its authority's".to_vec() },
         Answer::Error(ControlError::Refused("it cannot be".into())),
         Answer::Error(ControlError::Died(Box::new(report()))),
         Answer::Error(ControlError::Unreachable("for the time being".into())),
@@ -255,6 +303,8 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::NodeLost { node: node(), before: 40, reason: "in some words of evidence".into() },
         Command::Died(death(Cause::Signal(6))),
         Command::End { grace_ms: 5000, by: by() },
+        Command::Revoked(vec![revoked()]),
+        Command::Renew,
     ]
 }
 
@@ -275,6 +325,7 @@ fn notices() -> Vec<Notice> {
     let told = [
         Notice::Died(death(Cause::NodeLost("its node fell silent".into()))),
         Notice::Suspect { node: "node-b".into(), unreachable: true },
+        Notice::Revoked(vec![revoked()]),
     ];
     events.into_iter().map(|event| Notice::Job { job: 7, event }).chain(told).collect()
 }
@@ -333,6 +384,8 @@ pub(crate) fn all() -> Vec<Said> {
         AgentToWorker::Stop { by: "a person at the desk".into() },
         AgentToWorker::Died(death(Cause::Signal(9))),
         AgentToWorker::Suspect { node: "node-b".into(), unreachable: false },
+        AgentToWorker::Revoked(vec![revoked()]),
+        AgentToWorker::Renew,
     ];
     all.extend(told.map(Said::AgentToWorker));
     let answer = |answer| AgentToWorker::Answer { request: 5, answer };
@@ -347,5 +400,10 @@ pub(crate) fn all() -> Vec<Said> {
     all.extend(told.map(Said::WorkerToAgent));
     let ask = |ask| WorkerToAgent::Ask { request: 5, ask };
     all.extend(asks().into_iter().map(ask).map(Said::WorkerToAgent));
+
+    let application = Application { id: 0x1234, secret: [3; 32], public_key: vec![7; 91] };
+    all.push(Said::GuestToHead(GuestToHead::Apply(application)));
+    let admission = Admission { chain: b"a certificate and its authority's".to_vec(), order: b"{}".to_vec() };
+    all.push(Said::HeadToGuest(HeadToGuest::Admitted(admission)));
     all
 }

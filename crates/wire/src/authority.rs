@@ -122,17 +122,7 @@ impl Authority {
         public_key: &[u8],
         validity: Duration,
     ) -> Result<Certified> {
-        if public_key.len() > MAX_PUBLIC_KEY {
-            let found = public_key.len();
-            let text = format!("a public key of {found} bytes, expected at most {MAX_PUBLIC_KEY}");
-            return Err(WireError::Certificate(text));
-        }
-        let key = SubjectPublicKeyInfo::from_der(public_key).map_err(certificate_error)?;
-        if key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
-            return Err(WireError::Certificate(
-                "a public key of another kind, expected ECDSA over P-256".into(),
-            ));
-        }
+        let key = usable_key(public_key)?;
         let chain = self.sign(identity, &key, validity)?.into_bytes();
         let own = CertificateDer::from_pem_slice(&chain)
             .map_err(|error| WireError::Certificate(error.to_string()))?;
@@ -170,6 +160,27 @@ impl Authority {
         let certificate = params.signed_by(key, &self.issuer).map_err(certificate_error)?;
         Ok(format!("{}{}", certificate.pem(), self.certificate))
     }
+}
+
+/// Is this the public half of a key that an authority signs a certificate for?
+///
+/// # Errors
+/// [`WireError::Certificate`] when it is not.
+pub fn check_public_key(public_key: &[u8]) -> Result<()> {
+    usable_key(public_key).map(drop)
+}
+
+fn usable_key(public_key: &[u8]) -> Result<SubjectPublicKeyInfo> {
+    if public_key.len() > MAX_PUBLIC_KEY {
+        let found = public_key.len();
+        let text = format!("a public key of {found} bytes, expected at most {MAX_PUBLIC_KEY}");
+        return Err(WireError::Certificate(text));
+    }
+    let key = SubjectPublicKeyInfo::from_der(public_key).map_err(certificate_error)?;
+    if key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
+        return Err(WireError::Certificate("a public key of another kind, expected ECDSA over P-256".into()));
+    }
+    Ok(key)
 }
 
 impl fmt::Debug for Authority {

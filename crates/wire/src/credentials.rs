@@ -156,3 +156,14 @@ impl fmt::Debug for Credentials {
         write!(f, "Credentials({})", self.0.identity)
     }
 }
+
+/// So many bytes that nobody can guess.
+///
+/// # Errors
+/// [`WireError::Certificate`] when the system has no randomness.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let filled = ring::default_provider().secure_random.fill(&mut bytes);
+    filled.map_err(|_| WireError::Certificate("the system has no randomness".into()))?;
+    Ok(bytes)
+}

@@ -45,6 +45,8 @@ const MAGIC: [u8; 4] = *b"LYCG";
 /// magic 4, version 2, zero 2, length 4.
 const HEAD: usize = 12;
 
+/// QUIC's numbers for what TLS refuses: RFC 9001, 4.8.
+const TLS_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 /// TLS's own word for whoever shows no certificate where one is asked for: RFC 8446, 6.2, after QUIC's 0x100.
 const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
 
@@ -159,22 +161,23 @@ impl Reception {
         let left = (left + since.elapsed().as_secs_f64() * GUESTS_PER_SECOND).min(GUESTS_PER_SECOND);
         *rate = (left, now);
         if left < 1.0 {
-            return Err(BUSY);
+            return Err(TOO_MANY_GUESTS);
         }
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| BUSY)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| TOO_MANY_GUESTS)?;
         *rate = (left - 1.0, now);
         Ok(place)
     }
 }
 
-const BUSY: &str = "too many ask at a time: try again in a second";
+/// What a guest is told that may come again at once.
+pub const TOO_MANY_GUESTS: &str = "too many ask at a time: try again in a second";
 
 /// Asks the head of `cluster` at `addr` for something, without a certificate: its answer. The other end must show that it is
 /// the head, by a certificate of the authority with this fingerprint, before it is told anything.
 ///
 /// # Errors
-/// [`WireError::Connect`] when nobody answers within `patience`, or somebody else does; [`WireError::Refused`] with the head's
-/// words when it says no.
+/// [`WireError::Connect`] when nobody answers within `patience`, [`WireError::Certificate`] when somebody else does, and
+/// [`WireError::Refused`] with the head's words when it says no.
 pub async fn ask_as_guest(
     addr: SocketAddr,
     cluster: &str,
@@ -227,6 +230,11 @@ fn told(addr: SocketAddr, error: quinn::ConnectionError) -> WireError {
         && u64::from(close.error_code) == CERTIFICATE_REQUIRED
     {
         return WireError::Refused { addr, reason: "nobody is awaited here".into() };
+    }
+    if let quinn::ConnectionError::TransportError(error) = &error
+        && TLS_ERRORS.contains(&u64::from(error.code))
+    {
+        return WireError::Certificate(format!("{addr}: {}", error.reason));
     }
     match CloseReason::from(error) {
         CloseReason::ByPeer { reason, .. } => WireError::Refused { addr, reason },

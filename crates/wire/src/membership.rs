@@ -21,6 +21,9 @@ use crate::{CloseCode, Credentials, PeerIdentity, PeerRole, Result, WireError, c
 /// Nodes of which certificates are revoked at a time, at most: more than a cluster may have nodes.
 pub const MAX_REVOCATIONS: usize = 16_384;
 
+/// Processes that follow each other renew at so many different times.
+const SPREAD: u64 = 64;
+
 /// Certificates of one node, of its agent and its workers, that are taken no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revocation {
@@ -76,12 +79,14 @@ impl Membership {
         self.shown().credentials.clone()
     }
 
-    /// How long from now the certificate is to be renewed: when half of its time has passed, so that the head may be away for
-    /// the other half.
+    /// How long from now the certificate is to be renewed: when about half of its time has passed, so that the head may be away
+    /// for the other half. Processes that were started together do not come all at once.
     pub fn renewal_due(&self) -> Duration {
         let (from, to) = self.shown().credentials.validity();
         let issued = from + CLOCK_SKEW;
-        let due = issued + to.duration_since(issued).unwrap_or_default() / 2;
+        let life = to.duration_since(issued).unwrap_or_default();
+        let earlier = life / 16 * (self.identity().incarnation() % SPREAD) as u32 / SPREAD as u32;
+        let due = issued + life / 2 - earlier;
         due.duration_since(SystemTime::now()).unwrap_or_default()
     }
 
@@ -128,6 +133,11 @@ impl Membership {
             congestion::close(&registered.quinn, CloseCode::NotAdmitted, &why);
         }
         Ok(())
+    }
+
+    /// Whose certificates are taken no more.
+    pub fn revocations(&self) -> Vec<Revocation> {
+        self.trust().revoked.values().cloned().collect()
     }
 
     /// Notes a connection whose peer has proven who it is; the error is why that peer is taken no more.

@@ -13,15 +13,17 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::AgentConfig;
 use super::forker::Forker;
 use super::memory::MemoryGuard;
 use super::peers::Peers;
 use super::workers::{self, Worker};
+use super::{AgentConfig, Renewal};
+use crate::control::papers::Revoked;
 use crate::control::vocabulary::{Answer, Ask, Command, Launch, Report, StoreUse};
-use crate::control::{Agent, AgentEffect, AgentEvent, Ending, Watcher};
+use crate::control::{Agent, AgentEffect, AgentEvent, Ending, REVOKED_AT_A_TIME, Watcher};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
+use crate::launch::JOINED;
 use crate::logs;
 use crate::message::{
     self, AgentToAgent, AgentToHead, AgentToWorker, HeadToAgent, Join, Message, Welcome, WorkerToAgent,
@@ -61,6 +63,11 @@ pub(crate) enum Happening {
         process: u64,
         message: Box<WorkerToAgent>,
     },
+    /// The agent itself asks the head.
+    Own {
+        request: u64,
+        ask: Box<Ask>,
+    },
     /// A worker asked what is not known here.
     Unread {
         process: u64,
@@ -83,12 +90,13 @@ pub(super) struct Driver {
     peers: Peers,
     forker: Forker,
     memory: MemoryGuard,
+    renewal: Renewal,
     events: Sender<Happening>,
     head: Option<(LaneSender, Connection)>,
     workers: BTreeMap<u64, Worker>,
     /// Credentials that came with a launch, until the process is started.
     credentials: BTreeMap<u64, Vec<u8>>,
-    /// Questions of workers that the head has not answered.
+    /// Questions of workers, and as process 0 of the agent itself, that the head has not answered.
     questions: BTreeSet<(u64, u64)>,
     ending: Option<Ending>,
     ticks: u64,
@@ -105,6 +113,7 @@ impl Driver {
         peers: Peers,
         forker: Forker,
         memory: MemoryGuard,
+        renewal: Renewal,
         events: Sender<Happening>,
     ) -> Driver {
         Driver {
@@ -117,6 +126,7 @@ impl Driver {
             peers,
             forker,
             memory,
+            renewal,
             events,
             head: None,
             workers: BTreeMap::new(),
@@ -162,6 +172,7 @@ impl Driver {
             Happening::PeerIn { node, lane } => self.peers.came_in(node, lane),
             Happening::Forked { process, forked } => self.forked(process, forked),
             Happening::FromWorker { process, message } => self.heard_worker(process, *message),
+            Happening::Own { request, ask } => self.relay(0, request, *ask),
             Happening::Unread { process, request, answer } => {
                 self.tell_worker(process, AgentToWorker::Answer { request, answer });
             }
@@ -201,11 +212,12 @@ impl Driver {
                 self.tell_worker(process, AgentToWorker::Died(death));
             }
             AgentEffect::TellSuspicion { node, unreachable } => {
-                let workers: Vec<u64> = self.workers.keys().copied().collect();
-                for worker in workers {
-                    let node = node.clone();
-                    self.tell_worker(worker, AgentToWorker::Suspect { node, unreachable });
-                }
+                self.tell_workers(&AgentToWorker::Suspect { node, unreachable });
+            }
+            AgentEffect::Revoke(revoked) => self.revoke(revoked),
+            AgentEffect::Renew => {
+                self.renewal.wanted.notify_one();
+                self.tell_workers(&AgentToWorker::Renew);
             }
             AgentEffect::TellAgent { node, death } => self.peers.answer(&node, AgentToAgent::Died(death)),
             AgentEffect::WatchAt(target) => {
@@ -279,6 +291,7 @@ impl Driver {
         match message {
             HeadToAgent::Welcome(Welcome { pid, host }) => {
                 tracing::info!("joined the head");
+                self.note_joining();
                 if host == host_identity() {
                     self.watch_head(pid);
                 }
@@ -296,6 +309,23 @@ impl Driver {
                 self.tell_worker(process, AgentToWorker::Answer { request, answer });
             }
         }
+    }
+
+    /// For whoever has started this agent and waits for that.
+    fn note_joining(&self) {
+        let path = self.state.node(&self.config.node).join(JOINED);
+        if let Err(error) = std::fs::write(&path, self.endpoint.identity().incarnation().to_string()) {
+            tracing::warn!(path = %path.display(), %error, "that this agent has joined is not noted");
+        }
+    }
+
+    fn revoke(&mut self, revoked: Vec<Revoked>) {
+        for one in revoked.iter().cloned() {
+            if let Err(error) = self.endpoint.membership().revoke(one.into()) {
+                tracing::error!(%error, "a revocation is not kept");
+            }
+        }
+        self.tell_workers(&AgentToWorker::Revoked(revoked));
     }
 
     /// The head is on this machine: its end is seen at once.
@@ -342,6 +372,12 @@ impl Driver {
         let (outbox, inbox) = workers::outbox();
         let init = workers::init(&self.config, launch, port, credentials);
         outbox.try_send(init).map_err(|_| "its queue is full".to_owned())?;
+        let revoked: Vec<Revoked> =
+            self.endpoint.membership().revocations().into_iter().map(Revoked::from).collect();
+        for some in revoked.chunks(REVOKED_AT_A_TIME) {
+            let told = outbox.try_send(AgentToWorker::Revoked(some.to_vec()));
+            told.map_err(|_| "its queue is full".to_owned())?;
+        }
         let worker =
             Worker { outbox, pid: None, killed: false, log, memory, last_words: None, exceeded: None };
         self.workers.insert(process, worker);
@@ -422,7 +458,17 @@ impl Driver {
         self.apply(AgentEvent::Ended { process, cause, log_tail });
     }
 
+    fn tell_workers(&mut self, message: &AgentToWorker) {
+        let workers: Vec<u64> = self.workers.keys().copied().collect();
+        for worker in workers {
+            self.tell_worker(worker, message.clone());
+        }
+    }
+
     fn tell_worker(&mut self, process: u64, message: AgentToWorker) {
+        if let (0, AgentToWorker::Answer { request, answer }) = (process, &message) {
+            return self.renewal.questions.answer(*request, (answer.clone(), Vec::new()));
+        }
         let Some(worker) = self.workers.get_mut(&process) else { return };
         // One that has closed its end is ending, and its exit is told.
         if let Err(TrySendError::Full(_)) = worker.outbox.try_send(message) {

@@ -13,10 +13,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use lyceum_actor::ControlError;
 use lyceum_store::{NodeStore, SpillOptions, StoreOptions};
-use lyceum_wire::{Admission, Credentials, Endpoint, EndpointOptions, PeerRole};
+use lyceum_wire::{Admission, Credentials, Endpoint, EndpointOptions, Membership, PeerRole};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use self::driver::Driver;
 pub(crate) use self::driver::Happening;
@@ -24,6 +27,8 @@ use self::forker::Forker;
 use self::memory::MemoryGuard;
 use self::peers::{Directory, Peers};
 pub(crate) use self::workers::{AGENT_VARIABLE, STORE_VARIABLE};
+use crate::ask::{Questions, Reply};
+use crate::control::vocabulary::{Answer, Ask};
 use crate::control::{Agent, AgentOptions};
 use crate::daemon;
 use crate::error::ClusterError;
@@ -78,8 +83,8 @@ impl AgentConfig {
 /// Runs the agent of `node` of the cluster in `state` until it is told to end. The body of `lyceum agent`.
 pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
     let config = AgentConfig::load(state, node)?;
-    let credentials = Credentials::load(&state.node(node))?;
-    let incarnation = credentials.identity().incarnation();
+    let membership = Membership::from(Credentials::load(&state.node(node))?);
+    let incarnation = membership.identity().incarnation();
     let forker = Forker::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -92,7 +97,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
             admission: Admission::roles([PeerRole::Agent, PeerRole::Head]),
             ..EndpointOptions::new(SocketAddr::new(config.bind, first_port))
         };
-        let endpoint = Endpoint::bind(credentials, options)?;
+        let endpoint = Endpoint::bind(membership.clone(), options)?;
         let (events, inbox) = mpsc::channel(MAX_EVENTS);
         let directory = Directory::default();
         store
@@ -104,13 +109,48 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         tokio::spawn(head_link::keep(endpoint.clone(), config.heads.clone(), patience, events.clone()));
         tokio::spawn(end_when_told(state.clone(), events.clone()));
         tokio::spawn(crate::logs::keep_capped(state.agent_log(node)));
+        let renewal = Renewal::default();
+        let ask = renewal.ask(events.clone());
+        let folder = Some(state.node(node));
+        tokio::spawn(crate::renewal::keep(membership, renewal.wanted.clone(), folder, ask));
         let memory = MemoryGuard::new(&config.cluster, node);
         tracing::info!(node, incarnation, address = %endpoint.local_addr(), %memory, "the agent is up");
         let machine = Agent::new(options_of(&config));
-        Driver::new(state.clone(), config, machine, store, endpoint, peers, forker, memory, events)
+        Driver::new(state.clone(), config, machine, store, endpoint, peers, forker, memory, renewal, events)
             .run(inbox)
             .await
     })
+}
+
+/// How the agent asks the head for a certificate of its own.
+#[derive(Debug, Clone, Default)]
+struct Renewal {
+    /// That it is wanted now.
+    wanted: Arc<Notify>,
+    questions: Arc<Questions>,
+}
+
+impl Renewal {
+    /// Asks through the agent's loop, which has the link to the head.
+    fn ask(
+        &self,
+        events: mpsc::Sender<Happening>,
+    ) -> impl Fn(Ask) -> BoxFuture<'static, Result<Reply, ControlError>> + use<> {
+        let questions = self.questions.clone();
+        move |ask| {
+            let (opened, events) = (questions.open(), events.clone());
+            async move {
+                let (request, answer) = opened?;
+                let gone = |_| ControlError::Unreachable("the agent is ending".into());
+                events.send(Happening::Own { request, ask: Box::new(ask) }).await.map_err(|_| gone(()))?;
+                match answer.await.map_err(|_| gone(()))? {
+                    (Answer::Error(error), _) => Err(error),
+                    reply => Ok(reply),
+                }
+            }
+            .boxed()
+        }
+    }
 }
 
 fn open_store(config: &AgentConfig, incarnation: u64, state: &StateDir) -> Result<NodeStore, ClusterError> {

@@ -17,6 +17,8 @@
 
 mod agent;
 mod head;
+#[allow(missing_docs, reason = "the resolvers that rkyv derives carry no docs")]
+pub mod papers;
 pub mod placement;
 pub mod record;
 pub mod resources;
@@ -27,4 +29,5 @@ pub mod resources;
 pub mod vocabulary;
 
 pub use agent::{Agent, AgentEffect, AgentEvent, AgentOptions, Ending, Watcher};
-pub use head::{CordonRule, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions};
+pub use head::{CordonRule, Head, HeadEffect, HeadEvent, HeadOptions, NodeOptions, Shown};
+pub(crate) use head::{MAX_LIFETIME, MAX_SHOWN, REVOKED_AT_A_TIME};

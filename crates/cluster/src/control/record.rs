@@ -3,6 +3,7 @@
 use lyceum_actor::{ProcessDeath, SpawnRequest};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::papers::{CertificateState, Revoked, TokenState};
 use super::resources::Allotment;
 use super::vocabulary::Origin;
 
@@ -32,6 +33,12 @@ pub enum Key {
     Gang(u64),
     /// What an actor has saved for its next life.
     Saved(u64),
+    /// A join token.
+    Token(u64),
+    /// A certificate of an agent.
+    Certificate(u64),
+    /// That certificates of a node are revoked, by its name.
+    Revoked(String),
 }
 
 /// A piece of the head's durable state.
@@ -51,6 +58,12 @@ pub enum Value {
     Gang(GangState),
     /// Of [`Key::Saved`].
     Saved(Vec<u8>),
+    /// Of [`Key::Token`].
+    Token(TokenState),
+    /// Of [`Key::Certificate`].
+    Certificate(CertificateState),
+    /// Of [`Key::Revoked`].
+    Revoked(Revoked),
 }
 
 /// What is remembered of a node.

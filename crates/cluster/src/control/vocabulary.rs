@@ -9,6 +9,7 @@ use lyceum_actor::{
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::papers::{Certificates, Revoked, TokenStatus};
 use super::resources::{Allotment, Capacity};
 use crate::kinds::kinds;
 
@@ -64,6 +65,10 @@ pub enum Command {
     },
     /// A process that is on no node (a client's) is gone.
     Died(ProcessDeath),
+    /// Certificates are taken no more.
+    Revoked(Vec<Revoked>),
+    /// Renew the certificates of this node now.
+    Renew,
     /// End all workers and then yourself.
     End {
         /// Milliseconds the workers have to end by themselves.
@@ -206,6 +211,43 @@ pub enum Ask {
         /// Who orders it, for people and death reports.
         by: String,
     },
+    /// Let a node in that shows this token, once. Answered by [`Answer::Done`]. Clients only.
+    CreateToken {
+        /// The token's number.
+        id: u64,
+        /// The node.
+        node: String,
+        /// SHA-256 of its secret.
+        hash: [u8; 32],
+        /// Milliseconds until it expires.
+        ttl_ms: u64,
+    },
+    /// Which tokens are known? Answered by [`Answer::Tokens`]. Clients only.
+    Tokens,
+    /// Let nobody in with this token. Answered by [`Answer::Done`]. Clients only.
+    RevokeToken {
+        /// The token's number.
+        id: u64,
+    },
+    /// Take no certificate of a node any more, and give it up. Answered by [`Answer::Done`]. Clients only.
+    Revoke {
+        /// The node.
+        node: String,
+        /// Who orders it, for people and death reports.
+        by: String,
+    },
+    /// Which certificates were issued? Answered by [`Answer::Certificates`]. Clients only.
+    Certificates,
+    /// Have the certificates of a node, or of all, renewed now. Answered by [`Answer::Done`] when that is ordered. Clients only.
+    RenewNodes {
+        /// The node.
+        node: Option<String>,
+    },
+    /// Sign a certificate for a new key of the asker's own process. Answered by [`Answer::Certified`].
+    Renew {
+        /// Its public half.
+        public_key: Vec<u8>,
+    },
     /// End the cluster. Answered by [`Answer::Done`] once nothing runs any more. Clients only.
     Shutdown {
         /// Who orders it.
@@ -235,6 +277,15 @@ pub enum Answer {
         /// Its incarnation.
         incarnation: u64,
     },
+    /// What is known of tokens.
+    Tokens(Vec<TokenStatus>),
+    /// What is known of certificates.
+    Certificates(Certificates),
+    /// The certificate that was asked for, and the authority's, as PEM text.
+    Certified {
+        /// Both.
+        chain: Vec<u8>,
+    },
     /// Not done, and why.
     Error(ControlError),
 }
@@ -258,6 +309,8 @@ pub enum Notice {
         /// What happened.
         event: JobEvent,
     },
+    /// Certificates are taken no more.
+    Revoked(Vec<Revoked>),
     /// A process that this client watches is gone.
     Died(ProcessDeath),
     /// A node is silent, or no longer.
@@ -428,6 +481,8 @@ kinds! { Command:
     0x0206 = NodeLost { node, before, reason },
     0x0207 = Died(death),
     0x0208 = End { grace_ms, by },
+    0x0220 = Revoked(revoked),
+    0x0221 = Renew,
 }
 
 kinds! { Report:
@@ -453,6 +508,13 @@ kinds! { Ask:
     0x040e = Drain { node, within_ms, by },
     0x040f = Shutdown { by },
     0x0410 = Save { state },
+    0x0420 = CreateToken { id, node, hash, ttl_ms },
+    0x0421 = Tokens,
+    0x0422 = RevokeToken { id },
+    0x0423 = Revoke { node, by },
+    0x0424 = Certificates,
+    0x0425 = RenewNodes { node },
+    0x0426 = Renew { public_key },
 }
 
 kinds! { Answer:
@@ -464,6 +526,9 @@ kinds! { Answer:
     0x0506 = Status(status),
     0x0507 = Identity { node, incarnation },
     0x0508 = Error(error),
+    0x0520 = Tokens(tokens),
+    0x0521 = Certificates(certificates),
+    0x0522 = Certified { chain },
 }
 
 kinds! { JobEvent:

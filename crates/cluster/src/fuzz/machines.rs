@@ -59,7 +59,16 @@ fn apply(head: &mut Head, event: HeadEvent, now: Duration) -> Vec<u16> {
                 let credentials = Vec::new();
                 sent.push(HeadToClient::Answer { request, answer, credentials }.into_frame().unwrap());
             }
-            HeadEffect::RefuseAgent { .. }
+            HeadEffect::Certify { request, .. } => {
+                let answer = Answer::Certified { chain: Vec::new() };
+                sent.push(
+                    HeadToClient::Answer { request, answer, credentials: Vec::new() }.into_frame().unwrap(),
+                );
+            }
+            HeadEffect::Revoke(_)
+            | HeadEffect::Admit { .. }
+            | HeadEffect::TurnAway { .. }
+            | HeadEffect::RefuseAgent { .. }
             | HeadEffect::CutAgent { .. }
             | HeadEffect::Probe { .. }
             | HeadEffect::Exit => {}
@@ -184,6 +193,16 @@ fn whatever_members_say_the_head_stands() {
         Ask::Uncordon { node: "node-b".into() },
         Ask::EndJob { job: 1, by: "somebody".into(), kill: false },
     ];
+    let papers = [
+        Ask::IssueClient,
+        Ask::Renew { public_key: vec![7; 91] },
+        Ask::CreateToken { id: 3, node: "a".into(), hash: [5; 32], ttl_ms: 900_000 },
+        Ask::Tokens,
+        Ask::RevokeToken { id: 3 },
+        Ask::RenewNodes { node: None },
+        Ask::Revoke { node: "node-b".into(), by: "somebody".into() },
+        Ask::Certificates,
+    ];
     let spawns = || [Ask::Spawn(spawn("one")), Ask::Spawn(named.clone()), Ask::SpawnGang(gang.clone())];
     let watch = ProcessAddress {
         kind: ProcessKind::Worker,
@@ -196,6 +215,7 @@ fn whatever_members_say_the_head_stands() {
         conversation(spawns().into_iter().chain(closing), &life),
         conversation([Ask::Watch(watch), Ask::SpawnGang(gang.clone())], &life[..3]),
         conversation(samples::asks(), &samples::reports()),
+        conversation(papers, &life[..2]),
         to_bytes(&[said(0, 0, samples::join()), said(1, 20_000, samples::join())]),
         // All of a gang start; then the client goes, and a node is silent and cannot be reached in another way either.
         [

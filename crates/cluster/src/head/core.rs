@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lyceum_actor::{ControlError, ProcessDeath};
-use lyceum_wire::{Authority, CloseCode, Connection, Endpoint, LaneSender, PeerIdentity, PeerRole};
+use lyceum_wire::{CloseCode, Connection, Door, Endpoint, Guest, LaneSender, PeerRole, Revocation};
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::decide::Decider;
-use super::reaching;
-use super::{MAX_BATCH, VALIDITY};
+use super::issuer::Issuer;
+use super::{HeadAddress, HeadConfig, MAX_BATCH, reaching};
+use crate::control::papers::CertificateState;
 use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
-use crate::control::{HeadEffect, HeadEvent};
+use crate::control::{HeadEffect, HeadEvent, Shown};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
-use crate::message::{HeadToAgent, HeadToClient, Message, Welcome};
+use crate::launch;
+use crate::message::{
+    self, Admission, Application, HeadToAgent, HeadToClient, HeadToGuest, Message, Welcome,
+};
 use crate::state::{StateDir, log_tail};
 
 /// Longest wait for a second path to an agent.
@@ -39,9 +43,10 @@ pub(crate) enum Input {
         incarnation: u64,
         session: u64,
     },
-    /// A worker asks, through the agent of `node`.
+    /// A worker asks, through the agent of `node`; or that agent itself, as process 0.
     WorkerAsked {
         node: String,
+        incarnation: u64,
         process: u64,
         request: u64,
         ask: Ask,
@@ -53,6 +58,8 @@ pub(crate) enum Input {
     ClientLeft {
         client: u64,
     },
+    /// Somebody without a certificate wants to join.
+    GuestCame(Box<(Guest, Application)>),
     /// Another head leads, or may.
     Deposed(String),
 }
@@ -76,9 +83,15 @@ pub(crate) struct Joining {
 
 pub(super) struct Core {
     state: StateDir,
+    config: HeadConfig,
     decider: Decider,
-    authority: Arc<Authority>,
+    issuer: Issuer,
     endpoint: Endpoint,
+    /// Open while somebody may have a token.
+    door: Door,
+    guests: BTreeMap<u64, (Guest, Application)>,
+    /// What is said once the certificates that go with it are written down.
+    held: Vec<Held>,
     events: Sender<Input>,
     runtime: Handle,
     host: String,
@@ -86,6 +99,12 @@ pub(super) struct Core {
     clients: BTreeMap<u64, LaneSender>,
     exit: bool,
     deposed: Option<String>,
+}
+
+enum Held {
+    Agent { node: String, incarnation: u64, message: Box<HeadToAgent> },
+    Client { client: u64, message: HeadToClient },
+    Guest { guest: Guest, answer: Vec<u8> },
 }
 
 struct AgentLink {
@@ -109,19 +128,26 @@ fn log_verdict(effect: &HeadEffect) {
 }
 
 impl Core {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a head, put together in one place")]
     pub(super) fn new(
         state: StateDir,
+        config: HeadConfig,
         decider: Decider,
-        authority: Arc<Authority>,
+        issuer: Issuer,
         endpoint: Endpoint,
+        door: Door,
         events: Sender<Input>,
         runtime: Handle,
     ) -> Core {
         Core {
             state,
+            config,
             decider,
-            authority,
+            issuer,
             endpoint,
+            door,
+            guests: BTreeMap::new(),
+            held: Vec::new(),
             events,
             runtime,
             host: host_identity(),
@@ -165,6 +191,11 @@ impl Core {
                 late = inbox.len();
             }
             self.carry_out(decided);
+            match self.hand_out() {
+                Err(ClusterError::Deposed(why)) => self.deposed = Some(why),
+                handed => handed?,
+            }
+            self.door.set_open(self.decider.head().awaits_guests());
         }
         if let Some(why) = self.deposed {
             self.endpoint.close(CloseCode::ShuttingDown, "another head leads");
@@ -186,10 +217,42 @@ impl Core {
         }
     }
 
+    /// Writes down what was signed, and then gives it to whom it is for.
+    fn hand_out(&mut self) -> Result<(), ClusterError> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let held = std::mem::take(&mut self.held);
+        let decided = self.decider.commit()?;
+        for held in held {
+            match held {
+                Held::Agent { node, incarnation, message } => {
+                    if let Some(link) = self.agents.get(&node).filter(|link| link.incarnation == incarnation)
+                    {
+                        self.tell_agent(link, *message);
+                    }
+                }
+                Held::Client { client, message } => self.tell_client(client, message),
+                Held::Guest { guest, answer } => {
+                    self.runtime.spawn(async move {
+                        if let Err(error) = guest.answer(&answer).await {
+                            tracing::warn!(%error, "a node was let in and may not know it");
+                        }
+                    });
+                }
+            }
+        }
+        self.carry_out(decided);
+        Ok(())
+    }
+
     /// Keeps the connections; what is left is for the state machine.
     fn take_in(&mut self, input: Input) -> Option<HeadEvent> {
         match input {
-            Input::Machine(event) => Some(event),
+            Input::Machine(event) => {
+                self.look_at_own_certificate(&event);
+                Some(event)
+            }
             Input::AgentJoined(joining) => self.agent_came(joining),
             Input::AgentLeft { node, incarnation, session } => {
                 let current = self.agents.get(&node).is_some_and(|link| link.session == session);
@@ -198,9 +261,14 @@ impl Core {
                 }
                 current.then_some(HeadEvent::Disconnected { node, incarnation })
             }
-            Input::WorkerAsked { node, process, request, ask } => {
+            Input::WorkerAsked { node, incarnation, process: 0, request, ask } => {
+                self.agent_asked(node, incarnation, request, ask);
+                None
+            }
+            Input::WorkerAsked { node, process, request, ask, .. } => {
                 self.worker_asked(&node, process, request, ask)
             }
+            Input::GuestCame(came) => self.guest_came(*came),
             Input::Deposed(why) => {
                 self.deposed = Some(why);
                 None
@@ -251,6 +319,92 @@ impl Core {
         HeadEvent::Joined { node, incarnation, address, pid, running, ended }
     }
 
+    /// Renews what this head shows when it is time, or a person wants it; and what command lines show.
+    fn look_at_own_certificate(&mut self, event: &HeadEvent) {
+        let wanted = match event {
+            HeadEvent::Tick => self.endpoint.membership().renewal_due().is_zero(),
+            HeadEvent::Asked { origin: Origin::Client(_), ask: Ask::RenewNodes { node: None }, .. } => true,
+            _ => false,
+        };
+        if wanted && let Err(error) = self.renew_own() {
+            tracing::error!(%error, "the head's own certificate is not renewed");
+        }
+    }
+
+    fn renew_own(&mut self) -> Result<(), ClusterError> {
+        let client = self.issuer.renew_own(self.endpoint.membership())?;
+        client.save(&self.state.client())?;
+        tracing::info!("the head's own certificate is renewed");
+        Ok(())
+    }
+
+    /// An agent wants a certificate for a new key of its own: nothing else is asked for by agents.
+    fn agent_asked(&mut self, node: String, incarnation: u64, request: u64, ask: Ask) {
+        let signed = match ask {
+            Ask::Renew { .. } if self.decider.head().is_barred(&node, incarnation) => {
+                Err("its certificate was revoked".to_owned())
+            }
+            Ask::Renew { public_key } => self
+                .issuer
+                .certify(PeerRole::Agent, &node, incarnation, &public_key)
+                .map_err(|error| error.to_string()),
+            _ => Err("an agent asks for certificates only".to_owned()),
+        };
+        let answer = match signed {
+            Ok((chain, state)) => {
+                tracing::info!(node, incarnation, "an agent's certificate is renewed");
+                self.decider.take(HeadEvent::Certified(state));
+                Answer::Certified { chain }
+            }
+            Err(why) => Answer::Error(ControlError::Refused(why)),
+        };
+        let message = Box::new(HeadToAgent::Answer { process: 0, request, answer });
+        self.held.push(Held::Agent { node, incarnation, message });
+    }
+
+    /// Nobody uses a token up with a key for which nothing can be signed.
+    fn guest_came(&mut self, (guest, application): (Guest, Application)) -> Option<HeadEvent> {
+        let Application { id, secret, public_key } = &application;
+        if let Err(error) = lyceum_wire::check_public_key(public_key) {
+            guest.refuse(&error.to_string());
+            return None;
+        }
+        let hash = |bytes: &[u8]| Sha256::digest(bytes).into();
+        let shown = Shown { id: *id, hash: hash(secret), key: hash(public_key) };
+        let number = self.guests.last_key_value().map_or(1, |(last, _)| last + 1);
+        self.guests.insert(number, (guest, application));
+        Some(HeadEvent::TokenShown { guest: number, shown })
+    }
+
+    fn admit(&mut self, guest: u64, node: String, incarnation: u64) {
+        let Some((guest, application)) = self.guests.remove(&guest) else { return };
+        match self.admission(&node, incarnation, &application) {
+            Ok((answer, state)) => {
+                tracing::info!(node, incarnation, address = %guest.address(), "a node is let in with a token");
+                self.decider.take(HeadEvent::Certified(state));
+                self.held.push(Held::Guest { guest, answer });
+            }
+            Err(error) => {
+                tracing::error!(%error, node, "a node cannot be let in");
+                guest.refuse(&error.to_string());
+            }
+        }
+    }
+
+    fn admission(
+        &mut self,
+        node: &str,
+        incarnation: u64,
+        application: &Application,
+    ) -> Result<(Vec<u8>, CertificateState), ClusterError> {
+        let heads = HeadAddress::of_candidates(&self.state, &self.config.manifest)?;
+        let order = launch::order_for(&self.config.manifest, node, self.config.owned, heads)?;
+        let (chain, state) =
+            self.issuer.certify(PeerRole::Agent, node, incarnation, &application.public_key)?;
+        let answer = message::to_bytes(HeadToGuest::Admitted(Admission { chain, order }))?;
+        Ok((answer, state))
+    }
+
     /// An agent speaks for the workers of its own node only.
     fn worker_asked(&self, node: &str, process: u64, request: u64, ask: Ask) -> Option<HeadEvent> {
         if self.decider.head().node_of(process).as_deref() == Some(node) {
@@ -297,15 +451,32 @@ impl Core {
             HeadEffect::Reply { origin, request, answer } => self.reply(origin, request, answer),
             HeadEffect::Notify { client, notice } => self.tell_client(client, HeadToClient::Notice(notice)),
             HeadEffect::Probe { node, incarnation, address } => self.probe(node, incarnation, address),
+            HeadEffect::Certify { origin, request, node, number, public_key } => {
+                self.certify(origin, request, &node, number, &public_key);
+            }
+            HeadEffect::Revoke(revoked) => {
+                let why = format!("incarnations below {}", revoked.before);
+                tracing::warn!(node = revoked.node, why, "certificates of a node are revoked");
+                if let Err(error) = self.endpoint.membership().revoke(Revocation::from(revoked)) {
+                    tracing::error!(%error, "a revocation is not kept");
+                }
+            }
+            HeadEffect::Admit { guest, node, incarnation } => self.admit(guest, node, incarnation),
+            HeadEffect::TurnAway { guest, why } => {
+                if let Some((guest, _)) = self.guests.remove(&guest) {
+                    tracing::warn!(address = %guest.address(), why, "nobody is let in");
+                    guest.refuse(&why);
+                }
+            }
             HeadEffect::Exit => self.exit = true,
         }
     }
 
-    fn command(&self, node: &str, incarnation: u64, command: Command) {
+    fn command(&mut self, node: &str, incarnation: u64, command: Command) {
         let Some(link) = self.agents.get(node).filter(|link| link.incarnation == incarnation) else { return };
         let credentials = match &command {
-            Command::Launch(launch) => match self.issue(PeerRole::Worker, node, launch.process) {
-                Ok(credentials) => credentials,
+            Command::Launch(launch) => match self.issuer.issue(PeerRole::Worker, node, launch.process) {
+                Ok((credentials, _)) => credentials.to_bytes(),
                 Err(error) => {
                     tracing::error!(%error, process = launch.process, "no credentials for a worker");
                     return;
@@ -316,36 +487,56 @@ impl Core {
         self.tell_agent(link, HeadToAgent::Command { command, credentials });
     }
 
-    fn issue(&self, role: PeerRole, node: &str, incarnation: u64) -> Result<Vec<u8>, ClusterError> {
-        let identity = PeerIdentity::new(self.authority.cluster(), role, node, incarnation)?;
-        Ok(self.authority.issue(&identity, VALIDITY)?.to_bytes())
+    /// Signs a certificate for a worker, or for a client's own process.
+    fn certify(&mut self, origin: Origin, request: u64, node: &str, number: u64, public_key: &[u8]) {
+        let role = match origin {
+            Origin::Worker(_) => PeerRole::Worker,
+            Origin::Client(_) => PeerRole::Client,
+        };
+        let answer = match self.issuer.certify(role, node, number, public_key) {
+            Ok((chain, _)) => Answer::Certified { chain },
+            Err(error) => Answer::Error(ControlError::Refused(error.to_string())),
+        };
+        self.reply(origin, request, answer);
     }
 
-    fn reply(&self, origin: Origin, request: u64, answer: Answer) {
+    fn reply(&mut self, origin: Origin, request: u64, answer: Answer) {
         match origin {
             Origin::Worker(process) => {
                 let status = self.decider.head().node_of(process);
                 let Some(link) = status.and_then(|node| self.agents.get(&node)) else { return };
                 self.tell_agent(link, HeadToAgent::Answer { process, request, answer });
             }
-            Origin::Client(client) => {
-                let issued = match &answer {
-                    Answer::Identity { node, incarnation } => {
-                        let role = if node == CLIENT_NODE { PeerRole::Client } else { PeerRole::Agent };
-                        self.issue(role, node, *incarnation)
-                    }
-                    _ => Ok(Vec::new()),
-                };
-                let message = match issued {
-                    Ok(credentials) => HeadToClient::Answer { request, answer, credentials },
-                    Err(error) => {
-                        let answer = Answer::Error(ControlError::Refused(error.to_string()));
-                        HeadToClient::Answer { request, answer, credentials: Vec::new() }
-                    }
-                };
-                self.tell_client(client, message);
-            }
+            Origin::Client(client) => self.answer_client(client, request, answer),
         }
+    }
+
+    fn answer_client(&mut self, client: u64, request: u64, answer: Answer) {
+        let (answer, credentials) = match answer {
+            Answer::Identity { node, incarnation } => {
+                let role = if node == CLIENT_NODE { PeerRole::Client } else { PeerRole::Agent };
+                match self.issuer.issue(role, &node, incarnation) {
+                    Ok((credentials, state)) => {
+                        let credentials = credentials.to_bytes();
+                        let answer = Answer::Identity { node, incarnation };
+                        if role == PeerRole::Agent {
+                            self.decider.take(HeadEvent::Certified(state));
+                            let message = HeadToClient::Answer { request, answer, credentials };
+                            return self.held.push(Held::Client { client, message });
+                        }
+                        (answer, credentials)
+                    }
+                    Err(error) => (Answer::Error(ControlError::Refused(error.to_string())), Vec::new()),
+                }
+            }
+            Answer::Certificates(found) => {
+                let membership = self.endpoint.membership();
+                let whole = self.issuer.complete(found, membership, self.decider.head());
+                (Answer::Certificates(whole), Vec::new())
+            }
+            answer => (answer, Vec::new()),
+        };
+        self.tell_client(client, HeadToClient::Answer { request, answer, credentials });
     }
 
     /// An agent that does not take its messages is cut off: when it joins again all of them are derived again.

@@ -1,7 +1,7 @@
 //! Decisions that are written down before anybody hears of them.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::database::Records;
 use crate::control::record::{Key, Record, Value};
@@ -67,6 +67,8 @@ impl Decider {
 
     /// Decides on an event.
     pub fn take(&mut self, event: HeadEvent) {
+        let date = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.head.set_date(date.as_millis() as u64);
         let (written, wanted) = self.head.apply(event, self.began.elapsed());
         self.written.extend(written);
         self.wanted.extend(wanted);

@@ -7,6 +7,7 @@ mod core;
 pub(crate) mod database;
 mod decide;
 mod etcd;
+mod issuer;
 mod reaching;
 mod sessions;
 mod term;
@@ -29,8 +30,6 @@ use crate::error::ClusterError;
 use crate::manifest::{MAX_STANDBYS, Manifest, NodeSection, StateStore};
 use crate::state::{StateDir, read_json, write_json};
 
-/// Certificates of daemons and workers are valid this long.
-pub(crate) const VALIDITY: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Events that are committed together at most.
 pub const MAX_BATCH: usize = 256;
 /// Events that may wait for the head; those who bring more wait.
@@ -54,8 +53,14 @@ impl HeadConfig {
         checked.map_err(|why| ClusterError::Refused(format!("{}: {why}", path.display())))
     }
 
+    /// How long certificates are valid.
+    pub(crate) fn lifetime(&self) -> Duration {
+        Duration::from_secs_f64(self.manifest.certificates.lifetime)
+    }
+
     pub(crate) fn checked(self) -> Result<HeadConfig, String> {
-        self.manifest.health.check().map(|()| self)
+        self.manifest.health.check()?;
+        self.manifest.certificates.check().map(|()| self)
     }
 }
 

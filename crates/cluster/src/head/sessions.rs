@@ -10,7 +10,7 @@ use super::core::{Input, Joining};
 use crate::control::HeadEvent;
 use crate::control::vocabulary::{Origin, StoreUse};
 use crate::message::{
-    self, AgentToHead, ClientToHead, HeadToAgent, HeadToClient, Join, Message, Unknown, Unread,
+    self, AgentToHead, ClientToHead, GuestToHead, HeadToAgent, HeadToClient, Join, Message, Unknown, Unread,
 };
 
 /// Heartbeats are this far apart, in both directions.
@@ -33,6 +33,18 @@ pub(crate) async fn accept(endpoint: Endpoint, events: Sender<Input>) {
             }
             connection.close(CloseCode::Done, "the session is over");
         });
+    }
+}
+
+/// Takes in whoever has no certificate and wants to join.
+pub(super) async fn accept_guests(endpoint: Endpoint, events: Sender<Input>) {
+    while let Some(guest) = endpoint.accept_guest().await {
+        match message::from_bytes(guest.request()) {
+            Ok(GuestToHead::Apply(application)) => {
+                let _ = events.send(Input::GuestCame(Box::new((guest, application)))).await;
+            }
+            Err(error) => guest.refuse(&error.to_string()),
+        }
     }
 }
 
@@ -86,7 +98,9 @@ async fn read_agent(
         let node = node.to_owned();
         let input = match message {
             AgentToHead::Report(report) => Input::Machine(HeadEvent::Reported { node, incarnation, report }),
-            AgentToHead::Ask { process, request, ask } => Input::WorkerAsked { node, process, request, ask },
+            AgentToHead::Ask { process, request, ask } => {
+                Input::WorkerAsked { node, incarnation, process, request, ask }
+            }
             AgentToHead::Join(_) => {
                 return Err(WireError::Archive("an agent joins once per connection".into()));
             }

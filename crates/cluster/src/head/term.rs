@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lyceum_wire::{Admission, Authority, Credentials, Endpoint, EndpointOptions, PeerIdentity, PeerRole};
+use lyceum_wire::{
+    Admission, Authority, Door, Endpoint, EndpointOptions, Membership, PeerIdentity, PeerRole, Revocation,
+};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::core::{Core, Input};
 use super::etcd::{self, Etcd, EtcdRecords, Leadership};
-use super::{Decider, HeadAddress, HeadConfig, MAX_EVENTS, VALIDITY, end_when_told, options, sessions, tick};
-use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
+use super::issuer::Issuer;
+use super::{Decider, HeadAddress, HeadConfig, MAX_EVENTS, end_when_told, options, sessions, tick};
+use crate::control::vocabulary::HEAD_NODE;
 use crate::error::ClusterError;
 use crate::manifest::StateStore;
 use crate::state::{StateDir, read_json, write_json};
@@ -76,7 +79,12 @@ impl Candidate<'_> {
     ) -> Result<(), ClusterError> {
         let cluster = &self.config.manifest.name;
         let identity = PeerIdentity::new(cluster, PeerRole::Head, HEAD_NODE, term)?;
-        let credentials = authority.issue(&identity, VALIDITY)?;
+        let membership = Membership::from(authority.issue(&identity, self.config.lifetime())?);
+        for revoked in decider.head().revocations().into_iter().flatten() {
+            membership.revoke(Revocation::from(revoked))?;
+        }
+        let door = Door::default();
+        door.set_open(decider.head().awaits_guests());
         // With it goes all that a term has begun, and its socket.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -86,24 +94,27 @@ impl Candidate<'_> {
             .map_err(ClusterError::system("start the head's threads"))?;
         let endpoint = {
             let _entered = runtime.enter();
-            self.bind(credentials)?
+            self.bind(&membership, &door)?
         };
-        let client = PeerIdentity::new(cluster, PeerRole::Client, CLIENT_NODE, term)?;
         if let Some(leadership) = leadership {
             // Whoever stood still for long does not speak for the cluster any more.
             leadership.confirm()?;
         }
-        authority.issue(&client, VALIDITY)?.save(&self.state.client())?;
+        let mut issuer = Issuer::new(authority.clone(), self.config.lifetime());
+        issuer.renew_own(&membership)?.save(&self.state.client())?;
         write_json(&self.state.head_address(), &self.address(endpoint.local_addr()))?;
 
         let (events, inbox) = mpsc::channel(MAX_EVENTS);
         runtime.spawn(sessions::accept(endpoint.clone(), events.clone()));
+        runtime.spawn(sessions::accept_guests(endpoint.clone(), events.clone()));
         runtime.spawn(tick(events.clone()));
         runtime.spawn(end_when_told(self.told.clone(), self.hands_over(), events.clone()));
         runtime.spawn(watch_leadership(leadership.cloned(), events.clone()));
         tracing::info!(cluster, address = %endpoint.local_addr(), "the head is up");
         let (state, handle) = (self.state.clone(), runtime.handle().clone());
-        let ended = Core::new(state, decider, authority.clone(), endpoint, events, handle).run(inbox);
+        let config = self.config.clone();
+        let core = Core::new(state, config, decider, issuer, endpoint, door, events, handle);
+        let ended = core.run(inbox);
         runtime.shutdown_timeout(END_OF_TERM);
         ended
     }
@@ -180,7 +191,7 @@ impl Candidate<'_> {
     }
 
     /// Binds where an earlier term was reached, so that agents and clients find this one; else where the manifest says.
-    fn bind(&self, credentials: Credentials) -> Result<Endpoint, ClusterError> {
+    fn bind(&self, membership: &Membership, door: &Door) -> Result<Endpoint, ClusterError> {
         let manifest = &self.config.manifest;
         let wanted = SocketAddr::new(self.listen_address()?, manifest.ports.first);
         let known: Vec<String> = manifest.nodes.iter().map(|node| node.name.clone()).collect();
@@ -190,19 +201,23 @@ impl Candidate<'_> {
             PeerRole::Agent => Err(format!("the manifest has no node `{}`", peer.node())),
             role => Err(format!("a {role} may not speak to the head; it asks its node's agent")),
         });
-        let options = |bind| EndpointOptions { admission: admission.clone(), ..EndpointOptions::new(bind) };
+        let options = |bind| EndpointOptions {
+            admission: admission.clone(),
+            door: Some(door.clone()),
+            ..EndpointOptions::new(bind)
+        };
         if manifest.head.state != StateStore::Redb {
             // Agents know this place, and no other.
             let own = read_json::<HeadAddress>(&self.state.candidate_address(self.number))?;
-            return Ok(Endpoint::bind(credentials, options(own.bound))?);
+            return Ok(Endpoint::bind(membership.clone(), options(own.bound))?);
         }
         if let Ok(earlier) = HeadAddress::load(self.state) {
-            match Endpoint::bind(credentials.clone(), options(earlier.bound)) {
+            match Endpoint::bind(membership.clone(), options(earlier.bound)) {
                 Ok(endpoint) => return Ok(endpoint),
                 Err(error) => tracing::warn!(%error, "the earlier address cannot be had again"),
             }
         }
-        Ok(Endpoint::bind(credentials, options(wanted))?)
+        Ok(Endpoint::bind(membership.clone(), options(wanted))?)
     }
 
     fn listen_address(&self) -> Result<IpAddr, ClusterError> {

@@ -6,6 +6,7 @@
 mod down;
 mod ends;
 mod hosts;
+mod join;
 mod local;
 mod machine;
 mod order;
@@ -17,6 +18,8 @@ mod starter;
 mod up;
 
 pub use self::down::{down, status};
+pub(crate) use self::join::{JOINED, order_for};
+pub use self::join::{JoinOptions, Joined, join};
 #[cfg(test)]
 pub(crate) use self::record::RunRecord;
 pub(crate) use self::record::remove_keys;

@@ -34,6 +34,11 @@ pub(super) struct AgentOrder {
 pub(super) struct Secret(String);
 
 impl Secret {
+    /// Of an order whose taker makes its own.
+    pub(super) fn none() -> Secret {
+        Secret(String::new())
+    }
+
     pub(super) fn of(credentials: &Credentials) -> Secret {
         Secret(String::from_utf8_lossy(&credentials.to_bytes()).into_owned())
     }

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{
-    HeadSection, Health, Launcher, MAX_NAME, MAX_NODES, MAX_STANDBYS, Manifest, Ports, StateStore,
-    StoreSection, check_name, loopback,
+    CertificateSection, HeadSection, Health, Launcher, MAX_NAME, MAX_NODES, MAX_STANDBYS, Manifest, Ports,
+    StateStore, StoreSection, check_name, loopback,
 };
+use crate::control::MAX_LIFETIME;
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
 use crate::strict::{Document, StrictError};
 use crate::units::Bytes;
@@ -22,6 +23,7 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     check_ports(document)?;
     check_store(document)?;
     check_health(document)?;
+    check_certificates(document)?;
     launcher::check(document)
 }
 
@@ -229,6 +231,26 @@ fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
 fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {
     let fault = document.value.health.fault();
     fault.map_or(Ok(()), |(key, text)| Err(document.refuse(&format!("health.{key}"), text)))
+}
+
+fn check_certificates(document: &Document<Manifest>) -> Result<(), StrictError> {
+    let fault = document.value.certificates.fault();
+    fault.map_or(Ok(()), |(key, text)| Err(document.refuse(&format!("certificates.{key}"), text)))
+}
+
+impl CertificateSection {
+    /// The first key whose value cannot be, and what was expected.
+    fn fault(&self) -> Option<(&'static str, String)> {
+        let Self { lifetime } = self;
+        let longest = MAX_LIFETIME as f64;
+        let text = || format!("expected 4 to {MAX_LIFETIME} seconds, which are 366 days, found {lifetime}");
+        (!(4.0..=longest).contains(lifetime)).then(|| ("lifetime", text()))
+    }
+
+    /// As the head reads it again.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.fault().map_or(Ok(()), |(key, text)| Err(format!("is damaged: certificates.{key}: {text}")))
+    }
 }
 
 impl Health {

@@ -64,6 +64,9 @@ pub struct Manifest {
     /// How long a process waits before it takes a silent one for unreachable, and for dead.
     #[serde(default)]
     pub health: Health,
+    /// What processes show each other to prove who they are.
+    #[serde(default)]
+    pub certificates: CertificateSection,
     /// The nodes; names are unique.
     pub nodes: Vec<NodeSection>,
 }
@@ -249,6 +252,29 @@ impl Default for StoreSection {
             prefault: Self::default_prefault(),
             spill: None,
         }
+    }
+}
+
+/// What processes show each other to prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateSection {
+    /// How long a certificate is valid, in seconds. It is renewed when half of that has passed, over the connection to the
+    /// head: for the other half the head may be away.
+    #[serde(default = "CertificateSection::default_lifetime")]
+    pub lifetime: f64,
+}
+
+impl CertificateSection {
+    /// 30 days.
+    fn default_lifetime() -> f64 {
+        2_592_000.0
+    }
+}
+
+impl Default for CertificateSection {
+    fn default() -> Self {
+        CertificateSection { lifetime: Self::default_lifetime() }
     }
 }
 

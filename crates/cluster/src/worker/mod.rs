@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use lyceum_actor::{ActorId, Cause, Registry, System, SystemOptions};
 use lyceum_store::StoreClient;
-use lyceum_wire::Credentials;
+use lyceum_wire::{Credentials, Membership};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use self::relay::Relay;
 use crate::agent::{AGENT_VARIABLE, STORE_VARIABLE};
-use crate::ask::Control;
+use crate::ask::{Control, Line};
 use crate::message::{self, AgentToWorker, LocalFrames, Message, Unknown, Unread, WorkerInit, WorkerToAgent};
 use crate::spawn::inherited_fd;
 
@@ -44,8 +44,8 @@ static PLACE: OnceLock<Place> = OnceLock::new();
 /// What a worker needs for an endpoint of its own, beside the one that its actors are called over.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// Who it is.
-    pub credentials: Credentials,
+    /// Who it is, and whom it refuses: the same for all its endpoints.
+    pub credentials: Membership,
     /// The node's address, port 0.
     pub bind: SocketAddr,
     /// The address that others reach the node by, where it is not `bind`'s.
@@ -179,15 +179,16 @@ async fn host(
     let failed = |what: String| Cause::Failed(vec![what]);
     check_fingerprint(&init, &roles)?;
     let credentials = Credentials::from_bytes(credentials).map_err(|error| failed(error.to_string()))?;
+    let membership = Membership::from(credentials);
     let bind = SocketAddr::new(init.bind.ip(), 0);
     let verdict = Duration::from_millis(init.verdict_ms) + VERDICT_MARGIN;
-    _ = PLACE.set(Place { credentials: credentials.clone(), bind, advertise: init.advertise, verdict });
+    _ = PLACE.set(Place { credentials: membership.clone(), bind, advertise: init.advertise, verdict });
     let store = StoreClient::attach(store).map_err(|error| failed(format!("the node's store: {error}")))?;
     let options = SystemOptions {
         advertise: init.advertise,
         actor_threads: init.threads.max(1) as usize,
         verdict_grace: verdict,
-        ..SystemOptions::networked(credentials, init.bind, roles)
+        ..SystemOptions::networked(membership.clone(), init.bind, roles)
     };
     let system = System::start(options).map_err(|error| failed(error.to_string()))?;
     let relay = Arc::new(Relay::new(agent.outbox.clone()));
@@ -196,13 +197,29 @@ async fn host(
     // Set once: a process hosts one root actor.
     let _ = STORE.set(store);
 
-    let ended = play(agent, &init, &system, &relay).await;
+    let renewal = Arc::new(Notify::new());
+    let line = relay.clone();
+    let ask = move |ask| line.ask(ask);
+    let keeping = tokio::spawn(crate::renewal::keep(membership.clone(), renewal.clone(), None, ask));
+    let here = Here { system: &system, relay: &relay, membership, renewal };
+    let ended = play(agent, &init, &here).await;
+    keeping.abort();
     relay.close("the worker is ending");
     system.shut_down(Duration::from_millis(init.stop_ms)).await;
     ended
 }
 
-async fn play(agent: &mut AgentLine, init: &WorkerInit, system: &System, relay: &Relay) -> Result<(), Cause> {
+/// What the agent's words are about.
+struct Here<'a> {
+    system: &'a System,
+    relay: &'a Relay,
+    membership: Membership,
+    /// That the certificate is to be renewed now.
+    renewal: Arc<Notify>,
+}
+
+async fn play(agent: &mut AgentLine, init: &WorkerInit, here: &Here<'_>) -> Result<(), Cause> {
+    let system = here.system;
     let actor = ActorId(init.actor);
     let request = &init.request;
     let saved = init.saved.as_deref();
@@ -213,7 +230,7 @@ async fn play(agent: &mut AgentLine, init: &WorkerInit, system: &System, relay: 
             started = &mut starting => break started,
             message = agent.next() => match message {
                 AgentToWorker::Stop { by } => return Err(Cause::OrderedBy(by)),
-                other => take_in(other, system, relay),
+                other => take_in(other, here),
             },
         }
     };
@@ -233,14 +250,23 @@ async fn play(agent: &mut AgentLine, init: &WorkerInit, system: &System, relay: 
             },
             message = agent.next() => match message {
                 AgentToWorker::Stop { by } => _ = system.stop_actor(actor, &by),
-                other => take_in(other, system, relay),
+                other => take_in(other, here),
             },
         }
     }
 }
 
-fn take_in(message: AgentToWorker, system: &System, relay: &Relay) {
+fn take_in(message: AgentToWorker, here: &Here<'_>) {
+    let Here { system, relay, membership, renewal } = here;
     match message {
+        AgentToWorker::Revoked(revoked) => {
+            for one in revoked {
+                if let Err(error) = membership.revoke(one.into()) {
+                    tracing::error!(%error, "a revocation is not kept");
+                }
+            }
+        }
+        AgentToWorker::Renew => renewal.notify_one(),
         AgentToWorker::Answer { request, answer } => relay.answered(request, answer),
         AgentToWorker::Died(death) => system.process_died(death),
         AgentToWorker::Suspect { node, unreachable } => system.node_suspected(&node, unreachable),

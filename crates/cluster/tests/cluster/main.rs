@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod actors;
+mod certificates;
 mod death;
 mod etcd;
 #[path = "../../testbed/etcd.rs"]
 mod etcd_server;
 mod gangs;
 mod harness;
+mod joining;
 mod launching;
 mod network;
 mod networked;

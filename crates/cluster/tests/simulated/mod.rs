@@ -343,7 +343,13 @@ impl World {
                     agent.connection += 1;
                 }
             }
-            HeadEffect::RefuseAgent { .. } | HeadEffect::Exit => {}
+            // Nobody revokes, or comes without a certificate, in this world.
+            HeadEffect::Certify { .. }
+            | HeadEffect::Revoke(_)
+            | HeadEffect::Admit { .. }
+            | HeadEffect::TurnAway { .. }
+            | HeadEffect::RefuseAgent { .. }
+            | HeadEffect::Exit => {}
         }
     }
 
@@ -391,6 +397,8 @@ impl World {
                 }
             }
             AgentEffect::Report(_)
+            | AgentEffect::Revoke(_)
+            | AgentEffect::Renew
             | AgentEffect::WatchAtHead { .. }
             | AgentEffect::Peer { .. }
             | AgentEffect::Exit(_) => {}

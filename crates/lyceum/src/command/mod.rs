@@ -1,6 +1,7 @@
 //! The commands, one per file, or those that belong together.
 
 mod bench;
+mod cert;
 mod cordon;
 mod daemons;
 mod down;
@@ -9,6 +10,7 @@ mod run;
 mod stack;
 mod status;
 mod table;
+mod token;
 mod tokenizer;
 mod up;
 
@@ -46,6 +48,12 @@ pub enum Command {
     Uncordon(cordon::Uncordon),
     /// Start nothing new on a node, have it empty in time, and wait until it is
     Drain(cordon::Drain),
+    /// Let a host join that has no key yet: make, list and revoke its token
+    Token(token::Token),
+    /// Become a node of a cluster, with a token of `lyceum token create`
+    Join(token::Join),
+    /// Show, renew and revoke the certificates of a cluster
+    Cert(cert::Cert),
     /// Measure this installation on this machine, beside the bare transport and another system
     Bench(bench::Bench),
     /// The other end of a bare echo; `bench` starts it
@@ -88,6 +96,9 @@ impl Command {
             Command::Cordon(cordon) => cordon.run(),
             Command::Uncordon(uncordon) => uncordon.run(),
             Command::Drain(drain) => drain.run(),
+            Command::Token(token) => token.run(),
+            Command::Join(join) => join.run(),
+            Command::Cert(cert) => cert.run(),
             Command::Bench(bench) => bench.run(),
             Command::BenchEcho(echo) => echo.run(),
             Command::Head(head) => head.run(),
@@ -108,6 +119,16 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 /// A line for the person at the terminal. Nobody may be there any more, which ends nothing.
 pub fn say(line: &str) {
     _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Seconds since 1970 as a date, in UTC.
+fn moment(seconds: u64) -> String {
+    let date = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let Some(date) = date else { return "never".to_owned() };
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    format!("{year}-{month:02}-{day:02} {:02}:{:02}", date.hour(), date.minute())
 }
 
 /// Refuses a path of the command line where there is no file, by what it should have been.

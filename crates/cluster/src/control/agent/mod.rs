@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lyceum_actor::{ActorId, Cause, ProcessAddress, ProcessDeath};
 
+use super::papers::Revoked;
 use super::resources::Allotment;
 use super::vocabulary::{Command, Launch, Report, Running};
 
@@ -164,6 +165,10 @@ pub enum AgentEffect {
         /// Which process.
         target: ProcessAddress,
     },
+    /// Take certificates no more, and tell every worker so.
+    Revoke(Vec<Revoked>),
+    /// Renew this agent's certificate, and have every worker renew its own.
+    Renew,
     /// Where another agent is.
     Peer {
         /// Its node.
@@ -327,6 +332,8 @@ impl Agent {
                 };
                 self.effects.push(AgentEffect::TellSuspicion { node, unreachable });
             }
+            Command::Revoked(revoked) => self.effects.push(AgentEffect::Revoke(revoked)),
+            Command::Renew => self.effects.push(AgentEffect::Renew),
             Command::NodeLost { node, before, reason } => self.node_lost(node, before, reason),
             Command::Died(death) => self.tell_watchers(&death),
             Command::End { grace_ms, by } => self.end(Duration::from_millis(grace_ms), by),

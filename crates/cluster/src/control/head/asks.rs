@@ -60,6 +60,13 @@ impl Head {
                 let status = self.status();
                 self.reply(asker, Answer::Status(status));
             }
+            (Ask::IssueNode { node }, _) if self.is_cut_off(&node) => {
+                let why = format!(
+                    "the certificate of node `{node}` was revoked: `lyceum token create --node {node}` and `lyceum join` let \
+                     it in again"
+                );
+                self.refuse(asker, why);
+            }
             (Ask::IssueNode { node }, _) => match self.nodes.contains_key(&node) {
                 true => {
                     let incarnation = self.allot();
@@ -79,8 +86,26 @@ impl Head {
                     let notice = Notice::Suspect { node, unreachable: true };
                     self.effects.push(HeadEffect::Notify { client, notice });
                 }
+                for revoked in self.revocations() {
+                    self.effects.push(HeadEffect::Notify { client, notice: Notice::Revoked(revoked) });
+                }
                 self.reply(asker, Answer::Identity { node: CLIENT_NODE.into(), incarnation });
             }
+            (Ask::CreateToken { id, node, hash, ttl_ms }, _) => {
+                self.create_token(asker, id, node, hash, ttl_ms)
+            }
+            (Ask::Tokens, _) => {
+                let tokens = self.token_status();
+                self.reply(asker, Answer::Tokens(tokens));
+            }
+            (Ask::RevokeToken { id }, _) => self.revoke_token(asker, id),
+            (Ask::Revoke { node, by }, _) => self.revoke(asker, &node, &by),
+            (Ask::Certificates, _) => {
+                let certificates = self.certificate_status();
+                self.reply(asker, Answer::Certificates(certificates));
+            }
+            (Ask::RenewNodes { node }, _) => self.renew_nodes(asker, node),
+            (Ask::Renew { public_key }, _) => self.renew(asker, public_key),
             (Ask::Shutdown { by }, _) => self.shut_down(Some(asker), &by),
             (Ask::BeginJob { .. } | Ask::Follow { .. } | Ask::IssueClient, Origin::Worker(_)) => {}
         }
@@ -112,7 +137,7 @@ impl Head {
                 Some(state) => same_job(state.request.job).map(|()| Ask::StopActor { actor, kill }),
                 None => Ok(Ask::StopActor { actor, kill }),
             },
-            Ask::Watch(_) | Ask::Status | Ask::Save { .. } => Ok(ask),
+            Ask::Watch(_) | Ask::Status | Ask::Save { .. } | Ask::Renew { .. } => Ok(ask),
             Ask::BeginJob { .. }
             | Ask::Follow { .. }
             | Ask::IssueNode { .. }
@@ -120,6 +145,12 @@ impl Head {
             | Ask::Cordon { .. }
             | Ask::Uncordon { .. }
             | Ask::Drain { .. }
+            | Ask::CreateToken { .. }
+            | Ask::Tokens
+            | Ask::RevokeToken { .. }
+            | Ask::Revoke { .. }
+            | Ask::Certificates
+            | Ask::RenewNodes { .. }
             | Ask::Shutdown { .. } => {
                 Err(format!("process {process} is a worker, and this is for clients of the cluster only"))
             }
@@ -222,7 +253,8 @@ impl Head {
         }
     }
 
-    fn alive(&self, process: u64) -> bool {
+    /// Is it a process of this cluster, or a client's own?
+    pub(crate) fn alive(&self, process: u64) -> bool {
         self.processes.contains_key(&process)
             || self.clients.values().any(|client| client.process == Some(process))
     }

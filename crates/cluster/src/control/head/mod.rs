@@ -2,6 +2,7 @@
 
 mod actors;
 mod asks;
+mod certificates;
 mod closing;
 mod gangs;
 mod names;
@@ -10,6 +11,7 @@ mod queue;
 mod restarts;
 mod saved;
 mod status;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use lyceum_actor::{ControlError, ProcessDeath};
 
+pub(crate) use self::certificates::{MAX_LIFETIME, MAX_SHOWN, REVOKED_AT_A_TIME};
 pub use self::closing::CordonRule;
 use self::closing::Failures;
 use self::gangs::Gang;
@@ -25,6 +28,8 @@ use self::nodes::Node;
 use self::queue::Queue;
 use self::restarts::Rests;
 use self::saved::Saved;
+pub use self::tokens::Shown;
+use super::papers::{CertificateState, Revoked, TokenState};
 use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
 use super::resources::Capacity;
 use super::vocabulary::{Answer, Ask, Command, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse};
@@ -140,6 +145,15 @@ pub enum HeadEvent {
         /// The number of its connection.
         client: u64,
     },
+    /// Somebody without a certificate shows a join token.
+    TokenShown {
+        /// The number of its connection.
+        guest: u64,
+        /// What it shows.
+        shown: Shown,
+    },
+    /// A certificate was signed for an agent.
+    Certified(CertificateState),
     /// Time has passed.
     Tick,
     /// End everything: the head was told to, or its runner is gone.
@@ -204,6 +218,37 @@ pub enum HeadEffect {
         /// Its endpoint.
         address: SocketAddr,
     },
+    /// Sign a certificate for a new key of the asker's own process, and answer with it.
+    Certify {
+        /// Who asks.
+        origin: Origin,
+        /// The asker's number for the question.
+        request: u64,
+        /// Its node.
+        node: String,
+        /// The number of its process.
+        number: u64,
+        /// The public half of its key.
+        public_key: Vec<u8>,
+    },
+    /// Take certificates no more: close the connections of their holders.
+    Revoke(Revoked),
+    /// Give a guest a certificate for its node, and what it needs to start there.
+    Admit {
+        /// The number of its connection.
+        guest: u64,
+        /// Its node.
+        node: String,
+        /// The incarnation that it is given.
+        incarnation: u64,
+    },
+    /// Tell a guest that it is not let in.
+    TurnAway {
+        /// The number of its connection.
+        guest: u64,
+        /// Why.
+        why: String,
+    },
     /// Everything has ended: so may the head.
     Exit,
 }
@@ -235,11 +280,19 @@ pub struct Head {
     /// Those who wait for a job's end.
     enders: BTreeMap<u64, Vec<(Origin, u64)>>,
     clients: BTreeMap<u64, ClientState>,
+    /// Join tokens by their numbers.
+    tokens: BTreeMap<u64, TokenState>,
+    /// Certificates of agents, in order of signing.
+    certificates: BTreeMap<u64, CertificateState>,
+    /// Of which nodes certificates are taken no more.
+    revoked: BTreeMap<String, Revoked>,
     deaths: VecDeque<ProcessDeath>,
     shutdown: Option<Shutdown>,
     dirty: BTreeSet<Key>,
     effects: Vec<HeadEffect>,
     now: Duration,
+    /// Milliseconds since 1970, for what must hold over terms.
+    date: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -279,11 +332,15 @@ impl Head {
             spawners: BTreeMap::new(),
             enders: BTreeMap::new(),
             clients: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            revoked: BTreeMap::new(),
             deaths: VecDeque::new(),
             shutdown: None,
             dirty: BTreeSet::new(),
             effects: Vec::new(),
             now: Duration::ZERO,
+            date: 0,
         };
         for (key, value) in records {
             head.restore(key, value);
@@ -305,6 +362,11 @@ impl Head {
                     node.restore(state);
                 }
             }
+            (Key::Token(id), Value::Token(state)) => drop(self.tokens.insert(id, state)),
+            (Key::Certificate(number), Value::Certificate(state)) => {
+                self.certificates.insert(number, state);
+            }
+            (Key::Revoked(node), Value::Revoked(revoked)) => drop(self.revoked.insert(node, revoked)),
             // Keys and values are written in pairs; another pairing is no record of ours.
             _ => {}
         }
@@ -335,6 +397,11 @@ impl Head {
         }
     }
 
+    /// Says what time it is, in milliseconds since 1970: before events of which that decides something.
+    pub fn set_date(&mut self, date: u64) {
+        self.date = self.date.max(date);
+    }
+
     /// Takes in one event; `now` is the time since this term began and never goes back.
     ///
     /// The records are to be committed before any of the effects is released.
@@ -359,7 +426,11 @@ impl Head {
             }
             HeadEvent::Asked { origin, request, ask } => self.asked(origin, request, ask),
             HeadEvent::ClientGone { client } => self.client_gone(client),
+            HeadEvent::TokenShown { guest, shown } => self.token_shown(guest, &shown),
+            HeadEvent::Certified(state) => self.certified(state),
             HeadEvent::Tick => {
+                self.forget_old_tokens();
+                self.forget_old_certificates();
                 self.forget_old_failures();
                 self.look_at_silence();
                 self.look_at_drains();
@@ -386,6 +457,9 @@ impl Head {
             Key::Process(process) => self.processes.get(process).cloned().map(Value::Process),
             Key::Gang(gang) => self.gangs.get(gang).map(|gang| Value::Gang(gang.state.clone())),
             Key::Saved(actor) => self.saved.get(*actor).cloned().map(Value::Saved),
+            Key::Token(id) => self.tokens.get(id).cloned().map(Value::Token),
+            Key::Certificate(number) => self.certificates.get(number).cloned().map(Value::Certificate),
+            Key::Revoked(node) => self.revoked.get(node).cloned().map(Value::Revoked),
             Key::Node(name) => self.nodes.get(name).map(|node| Value::Node(node.record())),
         }
     }

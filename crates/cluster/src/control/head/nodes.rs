@@ -127,6 +127,9 @@ impl Head {
                 "incarnation {incarnation} of node `{name}` was succeeded by {}",
                 node.incarnation
             )),
+            Some(_) if self.is_barred(name, incarnation) => {
+                Some(format!("the certificate of node `{name}`, incarnation {incarnation}, was revoked"))
+            }
             Some(_) if self.shutdown.is_some() => Some("the cluster is ending".to_owned()),
             Some(_) => None,
         };
@@ -276,6 +279,7 @@ impl Head {
                 others.push(Command::Suspect { node: other.clone(), unreachable: true });
             }
         }
+        others.extend(self.revocations().into_iter().map(Command::Revoked));
         for command in others {
             self.command(name, command);
         }
