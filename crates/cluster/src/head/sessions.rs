@@ -102,7 +102,7 @@ async fn read_agent(
             AgentToHead::Ask { process, request, ask } => {
                 Input::WorkerAsked { node, incarnation, process, request, ask }
             }
-            AgentToHead::Join(_) => {
+            AgentToHead::Join { .. } => {
                 return Err(WireError::Archive("an agent joins once per connection".into()));
             }
         };

@@ -48,7 +48,7 @@ impl Written {
     fn joins(&mut self, node: &str, incarnation: u64) -> Vec<HeadEffect> {
         let address = super::harness::address();
         let (node, running, ended) = (node.to_owned(), Vec::new(), Vec::new());
-        self.event(HeadEvent::Joined { node, incarnation, address, pid: 1, running, ended })
+        self.event(HeadEvent::Joined { node, incarnation, address, pid: 1, running, ended, offer: None })
     }
 
     /// The head ends after it has written down what it decided last, and is started again.

@@ -28,8 +28,8 @@ impl World {
             76..82 => self.ask(|_| Ask::Uncordon { node }),
             82..84 => self.mute(&node),
             84..86 => self.deafen(&node),
-            82..84 => self.newcomer_joins(),
-            84 => self.newcomer_leaves(),
+            86..88 => self.newcomer_joins(),
+            88 => self.newcomer_leaves(),
             _ => {}
         }
     }
