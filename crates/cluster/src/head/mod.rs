@@ -65,6 +65,7 @@ impl HeadConfig {
 
     pub(crate) fn checked(self) -> Result<HeadConfig, String> {
         self.manifest.health.check()?;
+        self.manifest.elastic.as_ref().map_or(Ok(()), ElasticSection::check)?;
         self.manifest.certificates.check().map(|()| self)
     }
 }
