@@ -82,6 +82,7 @@ mod link;
 mod message;
 mod network;
 mod pending;
+pub mod pool;
 mod population;
 mod protocol;
 mod reading;

@@ -117,6 +117,7 @@ pub(crate) fn records() -> Vec<(Key, Value)> {
         (Key::Actor(9), Value::Actor(actor)),
         (Key::Process(12), Value::Process(process)),
         (Key::Saved(9), Value::Saved(vec![7; 20])),
+        (Key::Offer("node-b".into()), Value::Offer(samples::offer())),
     ]
 }
 

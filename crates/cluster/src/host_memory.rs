@@ -55,16 +55,7 @@ fn machine_memory() -> Option<u64> {
 /// The least limit of a process's memory cgroup and those above it. See cgroups(7): `groups` is the process's
 /// `/proc/PID/cgroup`.
 fn cgroup_limit(groups: &str, mount: &Path) -> Option<u64> {
-    let of = |line: &str, wanted: &str| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        let ours = if wanted.is_empty() {
-            controllers.is_empty()
-        } else {
-            controllers.split(',').any(|c| c == wanted)
-        };
-        ours.then(|| path.trim_start_matches('/').to_owned())
-    };
-    if let Some(path) = groups.lines().find_map(|line| of(line, "memory")) {
+    if let Some(path) = group_of(groups, "memory") {
         // Version 1 counts the limits above in. In a container the path is the host's, and the mount is that group.
         let root = mount.join("memory");
         let stat = [root.join(path), root]
@@ -77,10 +68,22 @@ fn cgroup_limit(groups: &str, mount: &Path) -> Option<u64> {
             .parse()
             .ok();
     }
-    let path = groups.lines().find_map(|line| of(line, ""))?;
+    let path = group_of(groups, "")?;
     let group = mount.join(path);
     let limits = group.ancestors().take_while(|group| group.starts_with(mount));
     limits.filter_map(|group| fs::read_to_string(group.join("memory.max")).ok()?.trim().parse().ok()).min()
+}
+
+/// The path of a process's cgroup for a controller, of version 1; for none, of version 2.
+pub(crate) fn group_of<'a>(groups: &'a str, controller: &str) -> Option<&'a str> {
+    groups.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let is_meant = match controller.is_empty() {
+            true => controllers.is_empty(),
+            false => controllers.split(',').any(|one| one == controller),
+        };
+        is_meant.then(|| path.trim_start_matches('/'))
+    })
 }
 
 /// What is wrong with `/dev/shm` on a node where so many GPUs are used, if something is.

@@ -38,6 +38,8 @@ mod error;
 mod fuzz;
 pub mod head;
 mod host;
+mod host_cores;
+mod host_gpus;
 mod host_memory;
 mod kinds;
 pub mod launch;

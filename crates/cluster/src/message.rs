@@ -14,6 +14,7 @@ use lyceum_wire::{Frame, FrameDecoder, FrameEncoder, WireError};
 use rkyv::{Archive, Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::control::offer::Offer;
 use crate::control::vocabulary::{Answer, Ask, Command, JobEvent, Notice, Report, Running, StoreUse};
 use crate::kinds::{Kinds, kinds};
 
@@ -21,8 +22,11 @@ use crate::kinds::{Kinds, kinds};
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "messages go one by one into a frame")]
 pub(crate) enum AgentToHead {
-    /// The first message of a connection.
-    Join(Join),
+    /// The first message of a connection; an agent that says nothing of what its node has is an older one.
+    Join {
+        join: Join,
+        offer: Option<Box<Offer>>,
+    },
     Report(Report),
     /// A worker of the agent asks.
     Ask {
@@ -160,6 +164,7 @@ pub(crate) enum WorkerToAgent {
 /// What is no question, answer, command or report.
 enum Word {
     Join(Join),
+    JoinWith { join: Join, offer: Offer },
     Welcome(Welcome),
     Watch(ProcessAddress),
     Init(Box<WorkerInit>),
@@ -184,6 +189,7 @@ kinds! { Word:
     0x0109 = Suspect { node, unreachable },
     0x010a = Stalled { actor, role, stall },
     0x010b = Heads(places),
+    0x0110 = JoinWith { join, offer },
 }
 
 /// What can be sent: any of the messages above.
@@ -197,7 +203,10 @@ pub(crate) trait Message: Sized {
 impl Message for AgentToHead {
     fn into_frame(self) -> Result<Frame, WireError> {
         Ok(match self {
-            AgentToHead::Join(join) => Word::Join(join).seal()?.into_frame(),
+            AgentToHead::Join { join, offer: None } => Word::Join(join).seal()?.into_frame(),
+            AgentToHead::Join { join, offer: Some(offer) } => {
+                Word::JoinWith { join, offer: *offer }.seal()?.into_frame()
+            }
             AgentToHead::Report(report) => report.seal()?.into_frame(),
             AgentToHead::Ask { process, request, ask } => ask.seal()?.into_frame_about(process, request),
         })
@@ -212,7 +221,10 @@ impl Message for AgentToHead {
             return Ok(Some(AgentToHead::Ask { process, request, ask }));
         }
         Ok(match open(frame)? {
-            Some(Word::Join(join)) => Some(AgentToHead::Join(join)),
+            Some(Word::Join(join)) => Some(AgentToHead::Join { join, offer: None }),
+            Some(Word::JoinWith { join, offer }) => {
+                Some(AgentToHead::Join { join, offer: Some(Box::new(offer)) })
+            }
             _ => None,
         })
     }

@@ -9,6 +9,7 @@ use lyceum_actor::{
 };
 use lyceum_wire::{Frame, WireError};
 
+use crate::control::offer::{Gpu, Offer};
 use crate::control::resources::{Allotment, Capacity};
 use crate::control::vocabulary::*;
 use crate::message::*;
@@ -172,6 +173,8 @@ fn status() -> Status {
         address: Some(address()),
         pid: 4711,
         capacity,
+        in_manifest: false,
+        gpus: vec![gpu()],
         used: allotment(),
         processes: 1,
         store: StoreUse { capacity_bytes: 1 << 30, used_bytes: 4096, objects: 1 },
@@ -191,7 +194,9 @@ fn status() -> Status {
         address: Some(address()),
         allotment: allotment(),
     };
-    Status { cluster: "school".into(), owned: true, nodes: vec![node], jobs: vec![job], actors: vec![actor] }
+    let wanting = vec!["3 actors wait for room: cpus 12".into()];
+    let (nodes, jobs, actors) = (vec![node], vec![job], vec![actor]);
+    Status { cluster: "school".into(), owned: true, nodes, jobs, actors, wanting }
 }
 
 pub(crate) fn asks() -> Vec<Ask> {
@@ -284,19 +289,33 @@ pub(crate) fn join() -> AgentToHead {
         Running { process: 12, allotment: allotment(), ready: Some((address(), 4712)), stall: stall() },
         Running { process: 13, allotment: Allotment::default(), ready: None, stall: None },
     ];
-    AgentToHead::Join(Join {
-        address: address(),
-        pid: 4711,
-        host: "boot and space".into(),
-        running,
-        ended: vec![death(Cause::Exited(1))],
-    })
+    let host = "boot and space".into();
+    let join = Join { address: address(), pid: 4711, host, running, ended: vec![death(Cause::Exited(1))] };
+    AgentToHead::Join { join, offer: None }
+}
+
+fn gpu() -> Gpu {
+    let (uuid, model) = ("GPU-8f6cc5a1-5b39".into(), "NVIDIA H100 80GB HBM3".into());
+    Gpu { uuid, model, pci: "00000000:18:00.0".into(), memory: 80 << 30 }
+}
+
+pub(crate) fn offer() -> Offer {
+    let Status { mut nodes, .. } = status();
+    Offer {
+        capacity: nodes.remove(0).capacity,
+        labels: words("a value"),
+        gpus: vec![gpu()],
+        trusted_interface: Some("ib0".into()),
+    }
 }
 
 /// One of each, in an order that stays.
 pub(crate) fn all() -> Vec<Said> {
     let credentials = || b"a certificate and a key".to_vec();
     let mut all = vec![Said::AgentToHead(join())];
+    if let AgentToHead::Join { join, .. } = join() {
+        all.push(Said::AgentToHead(AgentToHead::Join { join, offer: Some(Box::new(offer())) }));
+    }
     all.extend(reports().into_iter().map(AgentToHead::Report).map(Said::AgentToHead));
     let ask = |ask| AgentToHead::Ask { process: 12, request: 5, ask };
     all.extend(asks().into_iter().map(ask).map(Said::AgentToHead));

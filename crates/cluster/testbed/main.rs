@@ -26,6 +26,10 @@ fn main() -> ExitCode {
             head::run(&state, after("--candidate").and_then(|number| number.parse().ok()).unwrap_or(0))
         }
         (Some("agent"), Some(state)) => agent::run(&state, &node),
+        (Some("join"), Some(state)) => {
+            probe::prepare(&state, &after("--manifest").unwrap_or_default(), &node)
+                .and_then(|()| agent::run(&state, &node))
+        }
         (Some("task"), Some(state)) => {
             launch::run_task(&state, after("--index").and_then(|it| it.parse().ok()))
         }

@@ -366,6 +366,13 @@ pub fn bring_up(state: &StateDir, manifest: &str) -> Result<(), ClusterError> {
     })
 }
 
+/// Has a node of that manifest join the cluster, whose own does not have it.
+pub fn prepare(state: &StateDir, manifest: &str, node: &str) -> Result<(), ClusterError> {
+    let mut manifest = Manifest::load(Path::new(manifest))?;
+    manifest.nodes.retain(|found| found.name == node);
+    on_this_thread(launch::prepare_node(state, manifest.nodes.remove(0)))
+}
+
 /// Ends a cluster, and says whether there was one.
 pub fn bring_down(state: &StateDir) -> Result<(), ClusterError> {
     on_this_thread(async {

@@ -2,7 +2,7 @@
 
 use lyceum_cluster::control::placement::{self, Candidate};
 use lyceum_cluster::control::resources::{Capacity, Ledger, Request};
-use lyceum_cluster::manifest::{Manifest, NodeSection};
+use lyceum_cluster::manifest::{Manifest, ResourceSection};
 use lyceum_cluster::units::{Bytes, Milli};
 use lyceum_model_files::LlamaConfig;
 
@@ -30,8 +30,8 @@ pub struct Unmet {
     pub message: String,
 }
 
-/// Why a run can never be placed on the cluster of a manifest; `None` when it can. A node that says nothing of its memory
-/// has that of its `machine`, which is not held against anything where it is unknown.
+/// Why a run can never be placed on the cluster of a manifest; `None` when it can, or when what a node has is yet to be found. A
+/// node that says nothing of its memory has that of its `machine`, which is not held against anything where it is unknown.
 pub fn unmet(run: &RunFile, manifest: &Manifest, machine: Option<Bytes>) -> Option<Unmet> {
     too_large(run, manifest)
         .or_else(|| too_many(run, manifest))
@@ -52,14 +52,19 @@ fn requests(run: &RunFile) -> Vec<(&'static str, &'static str, u64, f64, f64)> {
 }
 
 /// Processors and GPUs of each node, in thousandths.
-fn nodes(manifest: &Manifest) -> Vec<(u64, u64)> {
-    let of = |node: &NodeSection| (node.resources.cpus.0, u64::from(node.resources.gpus) * 1000);
-    manifest.nodes.iter().map(of).collect()
+fn nodes(manifest: &Manifest) -> Option<Vec<(u64, u64)>> {
+    let of = |has: &ResourceSection| (has.cpus.0, u64::from(has.gpus) * 1000);
+    known(manifest).map(|has| has.into_iter().map(of).collect())
+}
+
+/// What each node has, where that is known of all.
+fn known(manifest: &Manifest) -> Option<Vec<&ResourceSection>> {
+    manifest.nodes.iter().map(|node| node.resources.as_ref()).collect()
 }
 
 /// One actor that no node can hold.
 fn too_large(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
-    let nodes = nodes(manifest);
+    let nodes = nodes(manifest)?;
     let fits = |cpus: f64, gpus: f64| {
         nodes.iter().any(|&(has_cpus, has_gpus)| milli(cpus) <= has_cpus && milli(gpus) <= has_gpus)
     };
@@ -85,12 +90,9 @@ fn too_large(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
 /// All actors that there must be, placed one after the other as the head does it. Who only reads, packs or watches claims
 /// nothing.
 fn too_many(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
-    let capacity = |node: &NodeSection| Capacity {
-        cpus: node.resources.cpus,
-        gpus: node.resources.gpus,
-        ..Capacity::default()
-    };
-    let mut ledgers: Vec<Ledger> = manifest.nodes.iter().map(|node| Ledger::new(capacity(node))).collect();
+    let capacity = |has: &ResourceSection| Capacity { cpus: has.cpus, gpus: has.gpus, ..Capacity::default() };
+    let mut ledgers: Vec<Ledger> =
+        known(manifest)?.into_iter().map(|has| Ledger::new(capacity(has))).collect();
     for (who, table, count, cpus, gpus) in requests(run) {
         let request = Request { cpus: Milli(milli(cpus)), gpus: Milli(milli(gpus)), ..Request::default() };
         for number in 0..count {
@@ -124,11 +126,11 @@ fn too_heavy(run: &RunFile, manifest: &Manifest, machine: Option<Bytes>) -> Opti
     if trainer.gpus > 0.0 {
         return None;
     }
-    let memory = |node: &NodeSection| match node.resources.memory {
+    let memory = |has: &ResourceSection| match has.memory {
         Bytes(0) => machine,
         said => Some(said),
     };
-    let most = manifest.nodes.iter().map(memory).collect::<Option<Vec<Bytes>>>()?.into_iter().max()?;
+    let most = known(manifest)?.into_iter().map(memory).collect::<Option<Vec<Bytes>>>()?.into_iter().max()?;
     let parameters = LlamaConfig::load(&run.model.directory).ok()?.parameter_count().unsigned_abs();
     let weight = match run.model.precision {
         Precision::Auto | Precision::Bf16 => 2,

@@ -8,7 +8,6 @@
 
 pub mod actors;
 mod ask;
-pub mod autoscale;
 pub mod board;
 mod conduct;
 pub mod demand;

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
+use lyceum_actor::pool::{self, Change, Limits, Signal};
 use lyceum_actor::{ActorRef, CallError, Cause, Cluster, ControlError};
 
 use crate::ask::ask;
-use crate::autoscale::{Autoscaler, Decision, Limits, Signal};
 use crate::board::Board;
 use crate::failure::Failure;
 use crate::gang::TORCH_PROGRAM;
@@ -41,7 +41,7 @@ pub struct Pool<'a> {
     draining: BTreeMap<u64, ActorRef<Synthesizer>>,
     work: FuturesUnordered<BoxFuture<'static, End>>,
     starting: FuturesUnordered<BoxFuture<'static, Started>>,
-    autoscaler: Autoscaler,
+    sizing: pool::Pool,
     begun: Instant,
     deaths: Deaths,
     /// Deaths for which no other synthesizer has been asked for yet.
@@ -94,7 +94,7 @@ impl<'a> Pool<'a> {
             draining: BTreeMap::new(),
             work: FuturesUnordered::new(),
             starting: FuturesUnordered::new(),
-            autoscaler: Autoscaler::default(),
+            sizing: pool::Pool::default(),
             begun: Instant::now(),
             deaths: Deaths::default(),
             to_replace: 0,
@@ -180,7 +180,7 @@ impl<'a> Pool<'a> {
         Ok(())
     }
 
-    /// Adds or drains a synthesizer, if it is time.
+    /// Adds or drains synthesizers, if it is time.
     pub async fn scale(&mut self, board: &Board, work_left: bool, saturated: bool) -> Result<()> {
         let Some(options) = &self.run.synthesizer else { return Ok(()) };
         if self.starting.is_empty() {
@@ -194,21 +194,25 @@ impl<'a> Pool<'a> {
         if !self.run.synthesizes() || self.closed {
             return Ok(());
         }
-        let signal =
-            Signal { now: self.begun.elapsed(), starved, present: self.count(), work_left, saturated };
-        match self.autoscaler.decide(signal, &Limits::between(options.min, options.max)) {
-            Decision::Keep => {}
-            Decision::Add(why) => {
-                tracing::info!(why, "one synthesizer more");
-                // Also one that is killed before it has started was started again.
-                if self.to_replace > 0 {
-                    self.to_replace -= 1;
-                    board.with_metrics(|metrics| metrics.progress.restarts += 1);
+        // Chains that nobody holds: one is as good as many. Without any, nobody is needed.
+        let (queued, least) = (u64::from(work_left), if work_left { options.min } else { 0 });
+        let seen = Signal { present: self.count(), queued, starved, blocked: saturated };
+        match self.sizing.decide(&Limits::between(least, options.max), seen, self.begun.elapsed()) {
+            Change::Keep => {}
+            Change::Add(more, why) => {
+                tracing::info!(more, why, "more synthesizers");
+                for _ in 0..more {
+                    // Also one that is killed before it has started was started again.
+                    if self.to_replace > 0 {
+                        self.to_replace -= 1;
+                        board.with_metrics(|metrics| metrics.progress.restarts += 1);
+                    }
+                    self.add(options.cpus, options.gpus);
                 }
-                self.add(options.cpus, options.gpus);
             }
-            Decision::Remove(why) => {
-                if let Some((id, synthesizer)) = self.present.pop_last() {
+            Change::Remove(fewer, why) => {
+                for _ in 0..fewer {
+                    let Some((id, synthesizer)) = self.present.pop_last() else { break };
                     tracing::info!(synthesizer = id, why, "one synthesizer less");
                     // One that died meanwhile is told of by its own watch.
                     _ = synthesizer.tell(Drain).await;

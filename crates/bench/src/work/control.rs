@@ -56,7 +56,12 @@ struct Simulated {
 impl Simulated {
     fn start(folder: &std::path::Path) -> Result<Simulated> {
         let node = || NodeOptions {
-            capacity: Capacity { cpus: Milli::whole(64), gpus: 8, memory: 1 << 40, custom: BTreeMap::new() },
+            capacity: Some(Capacity {
+                cpus: Milli::whole(64),
+                gpus: 8,
+                memory: 1 << 40,
+                custom: BTreeMap::new(),
+            }),
             labels: BTreeMap::new(),
         };
         let health = lyceum_cluster::manifest::Health::default();
@@ -69,6 +74,7 @@ impl Simulated {
             stop_grace: seconds(health.stop),
             cordon: CordonRule { failures: health.cordon_after, within: seconds(health.cordon_window) },
             nodes: (0..NODES).map(|number| (name(number), node())).collect(),
+            elastic: None,
         };
         let decider = Decider::open(&folder.join("records.redb"), options)?;
         let mut cluster = Simulated { decider, events: VecDeque::new(), job: 0, started: 0 };
@@ -79,6 +85,7 @@ impl Simulated {
             pid: 1,
             running: Vec::new(),
             ended: Vec::new(),
+            offer: None,
         }));
         cluster.ask(Ask::BeginJob { name: "bench".into(), bound: true });
         while !cluster.events.is_empty() {

@@ -217,6 +217,7 @@ impl Driver {
             AgentEffect::Peer { node, incarnation, address } => {
                 self.peers.introduce(node, incarnation, address)
             }
+            AgentEffect::PeerLost { node } => self.peers.forget(&node),
             AgentEffect::Exit(ending) => self.ending = Some(ending),
         }
     }
@@ -260,7 +261,9 @@ impl Driver {
         let ip = self.config.advertise.unwrap_or(self.config.bind);
         let address = SocketAddr::new(ip, self.endpoint.local_addr().port());
         let (pid, host) = (std::process::id(), host_identity());
-        self.tell_head(AgentToHead::Join(Join { address, pid, host, running, ended }));
+        let join = Join { address, pid, host, running, ended };
+        let offer = Some(Box::new(self.config.offer.clone()));
+        self.tell_head(AgentToHead::Join { join, offer });
         self.beat();
         self.apply(AgentEvent::HeadLinked);
     }

@@ -24,6 +24,7 @@ use self::forker::Forker;
 use self::memory::MemoryGuard;
 use self::peers::{Directory, Peers};
 pub(crate) use self::workers::{AGENT_VARIABLE, STORE_VARIABLE};
+use crate::control::offer::Offer;
 use crate::control::{Agent, AgentOptions};
 use crate::daemon;
 use crate::error::ClusterError;
@@ -55,6 +56,8 @@ pub(crate) struct AgentConfig {
     pub(crate) cores: Vec<u32>,
     /// What `CUDA_VISIBLE_DEVICES` calls this node's GPUs, by number.
     pub(crate) gpus: Vec<String>,
+    /// What the head is told that the node has.
+    pub(crate) offer: Offer,
     pub(crate) store: StoreSection,
     pub(crate) health: Health,
 }
@@ -71,7 +74,7 @@ impl AgentConfig {
     }
 
     pub(crate) fn checked(self) -> Result<AgentConfig, String> {
-        self.health.check().map(|()| self)
+        self.health.check().and_then(|()| self.offer.check()).map(|()| self)
     }
 }
 

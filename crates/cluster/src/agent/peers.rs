@@ -40,6 +40,10 @@ impl Directory {
         });
     }
 
+    fn remove(&self, node: &str) {
+        self.0.send_if_modified(|entries| entries.remove(node).is_some());
+    }
+
     /// How the node's store reaches other stores.
     pub(super) fn store_peers(&self, endpoint: Endpoint) -> impl StorePeers {
         Bulk { directory: self.clone(), endpoint, kept: Mutex::default() }
@@ -70,7 +74,10 @@ struct InUse {
 
 impl StorePeers for Bulk {
     fn connect(&self, node: &str, line: usize) -> PeerFuture<'_> {
-        let known = self.directory.expectation(node).ok_or(format!("no agent of node {node} has joined"));
+        let known = self
+            .directory
+            .expectation(node)
+            .ok_or(format!("no agent of node {node} has joined, or it was given up"));
         let kept = self
             .kept
             .lock()
@@ -135,6 +142,13 @@ impl Peers {
 
     pub(super) fn introduce(&self, node: String, incarnation: u64, address: SocketAddr) {
         self.directory.insert(node, incarnation, address);
+    }
+
+    /// Nodes may come and go: nothing is kept for those that were given up.
+    pub(super) fn forget(&mut self, node: &str) {
+        self.directory.remove(node);
+        self.outward.remove(node);
+        self.inward.remove(node);
     }
 
     pub(super) fn came_in(&mut self, node: String, lane: LaneSender) {

@@ -3,6 +3,7 @@
 use lyceum_actor::{ProcessDeath, SpawnRequest};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::offer::Offer;
 use super::resources::Allotment;
 use super::vocabulary::Origin;
 
@@ -32,6 +33,8 @@ pub enum Key {
     Gang(u64),
     /// What an actor has saved for its next life.
     Saved(u64),
+    /// What a node has, as its agent says, where the manifest does not.
+    Offer(String),
 }
 
 /// A piece of the head's durable state.
@@ -51,6 +54,8 @@ pub enum Value {
     Gang(GangState),
     /// Of [`Key::Saved`].
     Saved(Vec<u8>),
+    /// Of [`Key::Offer`].
+    Offer(Offer),
 }
 
 /// What is remembered of a node.

@@ -7,6 +7,7 @@ pub use lyceum_actor::Strategy;
 use lyceum_actor::{LabelRule, SpawnRequest};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::manifest::MAX_GPUS;
 use crate::units::{Bytes, Milli};
 
 /// What a spawn asks for, and where it may be given.
@@ -44,7 +45,18 @@ impl From<&SpawnRequest> for Request {
 }
 
 /// What a node has in all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Default,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Capacity {
     /// Cores, in thousandths.
     pub cpus: Milli,
@@ -54,6 +66,13 @@ pub struct Capacity {
     pub memory: u64,
     /// Anything else.
     pub custom: BTreeMap<String, Milli>,
+}
+
+impl Capacity {
+    /// Of a node of which nothing is known yet: it may come to hold anything that nodes have without being told.
+    pub(crate) fn unknown() -> Capacity {
+        Capacity { cpus: Milli(u64::MAX), gpus: MAX_GPUS, memory: u64::MAX, custom: BTreeMap::new() }
+    }
 }
 
 /// What one process was given of its node.

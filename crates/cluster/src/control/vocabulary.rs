@@ -9,6 +9,7 @@ use lyceum_actor::{
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::offer::Gpu;
 use super::resources::{Allotment, Capacity};
 use crate::kinds::kinds;
 
@@ -178,7 +179,8 @@ pub enum Ask {
     Watch(ProcessAddress),
     /// What is the state of everything? Answered by [`Answer::Status`].
     Status,
-    /// A new incarnation of a node's agent is to be started. Answered by [`Answer::Identity`]. Clients only.
+    /// A new incarnation of a node's agent is to be started, of the manifest's or of another. Answered by
+    /// [`Answer::Identity`]. Clients only.
     IssueNode {
         /// The node.
         node: String,
@@ -314,12 +316,14 @@ pub struct Status {
     pub cluster: String,
     /// Does it end with its runner?
     pub owned: bool,
-    /// Every node of the manifest, by name.
+    /// Every node, of the manifest or joined since, by name.
     pub nodes: Vec<NodeStatus>,
     /// Every job.
     pub jobs: Vec<JobStatus>,
     /// Every actor that has a process or waits for one.
     pub actors: Vec<ActorStatus>,
+    /// What waits for room in all, and what is done about it, in lines for people.
+    pub wanting: Vec<String>,
 }
 
 /// The state of a node.
@@ -337,8 +341,12 @@ pub struct NodeStatus {
     pub address: Option<SocketAddr>,
     /// Its agent's number on its own machine.
     pub pid: u32,
-    /// What it has.
+    /// What it has; nothing as long as only its agent knows, and that has not joined.
     pub capacity: Capacity,
+    /// Does the manifest have it?
+    pub in_manifest: bool,
+    /// What is known of its GPUs, by their numbers.
+    pub gpus: Vec<Gpu>,
     /// What its processes hold.
     pub used: Allotment,
     /// Its processes.
@@ -461,9 +469,10 @@ kinds! { Answer:
     0x0503 = Actors(addresses),
     0x0504 = Nobody,
     0x0505 = Done,
-    0x0506 = Status(status),
     0x0507 = Identity { node, incarnation },
     0x0508 = Error(error),
+    // 0x0506 was a status that knew nothing of nodes beside the manifest's.
+    0x0510 = Status(status),
 }
 
 kinds! { JobEvent:

@@ -135,6 +135,7 @@ fn state_files_are_read_or_refused() {
         ports: 7401..7405,
         cores: vec![0, 1],
         gpus: vec!["0".into()],
+        offer: crate::samples::offer(),
         store: manifest.store,
         health: manifest.health,
     };

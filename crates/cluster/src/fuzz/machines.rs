@@ -23,7 +23,7 @@ const SPEAKERS: u64 = 8;
 
 fn options() -> HeadOptions {
     let node = NodeOptions {
-        capacity: Capacity { cpus: Milli::whole(4), gpus: 4, memory: 4 << 30, custom: BTreeMap::new() },
+        capacity: Some(Capacity { cpus: Milli::whole(4), gpus: 4, memory: 4 << 30, custom: BTreeMap::new() }),
         labels: Labels::from([("disk".into(), "slow".into())]),
     };
     HeadOptions {
@@ -33,7 +33,9 @@ fn options() -> HeadOptions {
         verdict: Duration::from_secs(10),
         stop_grace: Duration::from_secs(1),
         cordon: CordonRule { failures: 3, within: Duration::from_secs(60) },
-        nodes: ["a", "node-b"].map(|name| (name.to_owned(), node.clone())).into(),
+        // The other one is there when it has joined.
+        nodes: [("a".to_owned(), node)].into(),
+        elastic: None,
     }
 }
 
@@ -89,8 +91,9 @@ fn heard_by_head(speaker: u64, frame: &Frame) -> Option<HeadEvent> {
         }
     }
     Some(match Message::from_frame(frame).ok()?? {
-        AgentToHead::Join(Join { address, pid, host: _, running, ended }) => {
-            HeadEvent::Joined { node, incarnation, address, pid, running, ended }
+        AgentToHead::Join { join: Join { address, pid, host: _, running, ended }, offer } => {
+            let offer = offer.map(|offer| *offer);
+            HeadEvent::Joined { node, incarnation, address, pid, running, ended, offer }
         }
         AgentToHead::Report(report) => HeadEvent::Reported { node, incarnation, report },
         AgentToHead::Ask { process, request, ask } => {
@@ -135,16 +138,12 @@ fn said(speaker: u64, ms: u64, message: impl Message) -> Frame {
 
 /// A job, and in it whatever `asks` say; with what agents then say of it.
 fn conversation(asks: impl IntoIterator<Item = Ask>, reports: &[Report]) -> Vec<u8> {
-    let joins = || {
-        AgentToHead::Join(Join {
-            address: "127.0.0.1:7401".parse().unwrap(),
-            pid: 1,
-            host: "host".into(),
-            running: vec![],
-            ended: vec![],
-        })
+    let joins = |offer| {
+        let (address, host) = ("127.0.0.1:7401".parse().unwrap(), "host".into());
+        AgentToHead::Join { join: Join { address, pid: 1, host, running: vec![], ended: vec![] }, offer }
     };
-    let mut frames = vec![said(0, 0, joins()), said(1, 0, joins())];
+    let offer = Some(Box::new(samples::offer()));
+    let mut frames = vec![said(0, 0, joins(None)), said(1, 0, joins(offer))];
     let begin = Ask::BeginJob { name: "a job".into(), bound: true };
     frames.push(said(2, 1, ClientToHead::Ask { request: 1, ask: begin }));
     frames.extend(asks.into_iter().map(|ask| said(2, 1, ClientToHead::Ask { request: 2, ask })));
@@ -321,6 +320,7 @@ fn restored(data: &[u8]) {
             pid: 1,
             running: vec![],
             ended: vec![],
+            offer: Some(samples::offer()),
         };
         let ask = HeadEvent::Asked { origin: Origin::Client(1), request: 1, ask: Ask::Status };
         for event in [HeadEvent::Tick, joined("a"), ask, joined("node-b"), HeadEvent::Tick] {

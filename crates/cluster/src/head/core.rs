@@ -1,6 +1,7 @@
 //! The head's one thread of decisions: apply, commit, release.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +15,9 @@ use super::decide::Decider;
 use super::places::Places;
 use super::reaching;
 use super::{MAX_BATCH, VALIDITY};
+use crate::control::offer::Offer;
 use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
-use crate::control::{HeadEffect, HeadEvent};
+use crate::control::{Head, HeadEffect, HeadEvent};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
 use crate::message::{HeadToAgent, HeadToClient, Message, Welcome};
@@ -54,8 +56,25 @@ pub(crate) enum Input {
     ClientLeft {
         client: u64,
     },
+    /// Somebody of this process wants to know something.
+    Look(Look),
     /// Another head leads, or may.
     Deposed(String),
+}
+
+/// Looks at what was decided so far.
+pub(crate) struct Look(Box<dyn FnOnce(&Head) + Send>);
+
+impl Look {
+    pub(super) fn new(look: impl FnOnce(&Head) + Send + 'static) -> Look {
+        Look(Box::new(look))
+    }
+}
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look(..)")
+    }
 }
 
 /// An agent that has said its first words.
@@ -71,6 +90,7 @@ pub(crate) struct Joining {
     pub(super) host: String,
     pub(super) running: Vec<Running>,
     pub(super) ended: Vec<ProcessDeath>,
+    pub(super) offer: Option<Box<Offer>>,
     /// Has it been reached where it says that others can?
     pub(super) reached: bool,
 }
@@ -210,6 +230,10 @@ impl Core {
             Input::WorkerAsked { node, process, request, ask } => {
                 self.worker_asked(&node, process, request, ask)
             }
+            Input::Look(Look(look)) => {
+                look(self.decider.head());
+                None
+            }
             Input::Deposed(why) => {
                 self.deposed = Some(why);
                 None
@@ -241,7 +265,18 @@ impl Core {
 
     fn agent_joined(&mut self, joining: Joining) -> HeadEvent {
         let Joining {
-            session, node, incarnation, lane, connection, address, pid, host, running, ended, ..
+            session,
+            node,
+            incarnation,
+            lane,
+            connection,
+            address,
+            pid,
+            host,
+            running,
+            ended,
+            offer,
+            ..
         } = joining;
         tracing::info!(node, incarnation, %address, "an agent joins");
         if host == self.host {
@@ -258,7 +293,8 @@ impl Core {
         } else {
             link.connection.close(CloseCode::NotAdmitted, "a newer incarnation of this node has joined");
         }
-        HeadEvent::Joined { node, incarnation, address, pid, running, ended }
+        let offer = offer.map(|offer| *offer);
+        HeadEvent::Joined { node, incarnation, address, pid, running, ended, offer }
     }
 
     /// Says where the next head may be.

@@ -9,10 +9,12 @@ mod decide;
 mod etcd;
 mod places;
 mod reaching;
+mod scaling;
 mod sessions;
 mod term;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lyceum_wire::Authority;
@@ -23,11 +25,13 @@ pub(crate) use self::core::Input;
 pub use self::decide::Decider;
 #[cfg(test)]
 pub(crate) use self::sessions::accept;
-use crate::control::resources::Capacity;
 use crate::control::{CordonRule, HeadEvent, HeadOptions, NodeOptions};
 use crate::daemon;
 use crate::error::ClusterError;
-use crate::manifest::{MAX_STANDBYS, Manifest, NodeSection, StateStore};
+use crate::launch::{FurtherJobs, NodeProvider};
+use crate::manifest::{
+    ElasticSection, Launcher, MAX_STANDBYS, Manifest, NodeSection, ResourceSection, StateStore,
+};
 use crate::state::{StateDir, read_json, write_json};
 
 /// Certificates of daemons and workers are valid this long.
@@ -103,6 +107,23 @@ impl HeadAddress {
 /// 0. The body of `lyceum head`.
 pub fn run(state: &StateDir, candidate: u32) -> Result<(), ClusterError> {
     let config = HeadConfig::load(state)?;
+    let provider: Option<Arc<dyn NodeProvider>> = match config.manifest.launcher {
+        Launcher::Slurm => {
+            let program = std::env::current_exe().map_err(ClusterError::system("find this program"))?;
+            Some(Arc::new(FurtherJobs::new(&config.manifest, state, program)))
+        }
+        Launcher::Local | Launcher::Ssh => None,
+    };
+    run_with(state, candidate, provider)
+}
+
+/// As [`run`], with one who gives further hosts, where the manifest allows more nodes than it has (`elastic`).
+pub fn run_with(
+    state: &StateDir,
+    candidate: u32,
+    provider: Option<Arc<dyn NodeProvider>>,
+) -> Result<(), ClusterError> {
+    let config = HeadConfig::load(state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("lyceum-head")
@@ -113,7 +134,7 @@ pub fn run(state: &StateDir, candidate: u32) -> Result<(), ClusterError> {
     let telling = state.clone();
     runtime.spawn(async move { tells.send_replace(Some(daemon::told_to_end(&telling).await)) });
     runtime.spawn(crate::logs::keep_capped(state.candidate_log(candidate)));
-    let head = term::Candidate { state, config, number: candidate, runtime: &runtime, told };
+    let head = term::Candidate { state, config, number: candidate, runtime: &runtime, told, provider };
     let ended = head.lead_until_told();
     runtime.shutdown_timeout(Duration::from_secs(2));
     ended
@@ -144,20 +165,13 @@ pub(crate) fn options(config: &HeadConfig) -> HeadOptions {
             within: Duration::from_secs_f64(health.cordon_window),
         },
         nodes: config.manifest.nodes.iter().map(|node| (node.name.clone(), node_options(node))).collect(),
+        elastic: config.manifest.elastic.as_ref().map(ElasticSection::rules),
     }
 }
 
 fn node_options(node: &NodeSection) -> NodeOptions {
-    let resources = &node.resources;
-    NodeOptions {
-        capacity: Capacity {
-            cpus: resources.cpus,
-            gpus: resources.gpus,
-            memory: resources.memory.0,
-            custom: resources.custom.clone(),
-        },
-        labels: node.labels.clone(),
-    }
+    let capacity = node.resources.as_ref().map(ResourceSection::capacity);
+    NodeOptions { capacity, labels: node.labels.clone() }
 }
 
 async fn tick(events: mpsc::Sender<Input>) {

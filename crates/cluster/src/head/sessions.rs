@@ -40,7 +40,7 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
     let (lane, mut frames) = connection.lane()?;
     let (node, incarnation) = (connection.peer().node().to_owned(), connection.peer().incarnation());
     let Some(first) = frames.recv().await? else { return Ok(()) };
-    let Some(AgentToHead::Join(join)) = Message::from_frame(&first)? else {
+    let Some(AgentToHead::Join { join, offer }) = Message::from_frame(&first)? else {
         return Err(WireError::Archive("an agent's first message must be its joining".into()));
     };
     let Join { address, pid, host, running, ended } = join;
@@ -56,6 +56,7 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
         host,
         running,
         ended,
+        offer,
         reached: false,
     };
     let _ = events.send(Input::AgentJoined(Box::new(joining))).await;
@@ -87,7 +88,7 @@ async fn read_agent(
         let input = match message {
             AgentToHead::Report(report) => Input::Machine(HeadEvent::Reported { node, incarnation, report }),
             AgentToHead::Ask { process, request, ask } => Input::WorkerAsked { node, process, request, ask },
-            AgentToHead::Join(_) => {
+            AgentToHead::Join { .. } => {
                 return Err(WireError::Archive("an agent joins once per connection".into()));
             }
         };

@@ -13,9 +13,12 @@ use tokio::sync::{mpsc, watch};
 use super::core::{Core, Input};
 use super::etcd::{self, Etcd, EtcdRecords, Leadership};
 use super::places::Places;
+use super::scaling::Scaling;
 use super::{Decider, HeadAddress, HeadConfig, MAX_EVENTS, VALIDITY, end_when_told, options, sessions, tick};
+use crate::control::offer::check_node_name;
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
 use crate::error::ClusterError;
+use crate::launch::NodeProvider;
 use crate::manifest::StateStore;
 use crate::state::{StateDir, read_json, write_json};
 
@@ -34,6 +37,8 @@ pub(super) struct Candidate<'a> {
     pub(super) runtime: &'a Runtime,
     /// By whom it was told to end, once it was.
     pub(super) told: watch::Receiver<Option<String>>,
+    /// Who gives further hosts, if anybody does.
+    pub(super) provider: Option<Arc<dyn NodeProvider>>,
 }
 
 impl Candidate<'_> {
@@ -101,6 +106,11 @@ impl Candidate<'_> {
         runtime.spawn(sessions::accept(endpoint.clone(), events.clone()));
         runtime.spawn(tick(events.clone()));
         runtime.spawn(end_when_told(self.told.clone(), self.hands_over(), events.clone()));
+        if let Some(provider) = &self.provider
+            && let Some(scaling) = Scaling::new(self.state, &self.config, provider.clone(), events.clone())
+        {
+            runtime.spawn(scaling.run());
+        }
         runtime.spawn(watch_leadership(leadership.cloned(), events.clone()));
         tracing::info!(cluster, address = %endpoint.local_addr(), "the head is up");
         let (state, handle) = (self.state.clone(), runtime.handle().clone());
@@ -193,11 +203,10 @@ impl Candidate<'_> {
     fn bind(&self, credentials: Credentials) -> Result<Endpoint, ClusterError> {
         let manifest = &self.config.manifest;
         let wanted = SocketAddr::new(self.listen_address()?, manifest.ports.first);
-        let known: Vec<String> = manifest.nodes.iter().map(|node| node.name.clone()).collect();
-        let admission = Admission::by(move |peer| match peer.role() {
+        // A node may join that the manifest does not have: its certificate says that it is one of this cluster's.
+        let admission = Admission::by(|peer| match peer.role() {
             PeerRole::Client => Ok(()),
-            PeerRole::Agent if known.iter().any(|node| node == peer.node()) => Ok(()),
-            PeerRole::Agent => Err(format!("the manifest has no node `{}`", peer.node())),
+            PeerRole::Agent => check_node_name(peer.node()),
             role => Err(format!("a {role} may not speak to the head; it asks its node's agent")),
         });
         let options = |bind| EndpointOptions { admission: admission.clone(), ..EndpointOptions::new(bind) };

@@ -1,18 +1,28 @@
 //! What a manifest asks of this machine, and how its nodes share the machine's cores and GPUs.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::control::offer::Gpu;
 use crate::host;
+use crate::host_cores::cores_here;
+use crate::host_gpus::gpus_here;
 use crate::host_memory::Memory;
-use crate::manifest::{Manifest, ResourceSection};
-use crate::units::Bytes;
+use crate::manifest::{Manifest, NodeSection, ResourceSection};
+use crate::units::{Bytes, Milli};
+
+const MIB: u64 = 1 << 20;
 
 /// What the nodes of a cluster can have here.
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
     cores: Vec<u32>,
+    /// How much of them processes here may use.
+    cpus: Milli,
     /// How many; `None` where that cannot be told.
     gpus: Option<u64>,
+    /// What the driver says of them, in PCI order; `None` without one.
+    devices: Option<Vec<Gpu>>,
     /// What `CUDA_VISIBLE_DEVICES` calls them, where it is set.
     gpu_names: Option<Vec<String>>,
     /// `None` where that cannot be told.
@@ -37,14 +47,21 @@ pub(super) struct Share {
     pub(super) cores: Vec<u32>,
     /// Names of its GPUs for `CUDA_VISIBLE_DEVICES`.
     pub(super) gpus: Vec<String>,
+    /// What the driver says of these, where it does.
+    pub(super) devices: Vec<Gpu>,
+    /// What its workers may use: what the manifest says, or what was found.
+    pub(super) resources: ResourceSection,
 }
 
 impl Machine {
     /// The machine that this process runs on.
     pub(super) fn here() -> Machine {
+        let devices = gpus_here();
         Machine {
             cores: host::own_cores(),
-            gpus: host::own_gpus(),
+            cpus: cores_here(),
+            gpus: devices.as_ref().map(|devices| devices.len() as u64).or_else(host::own_gpus),
+            devices,
             gpu_names: host::named_gpus(),
             memory: Memory::here(),
             interfaces: host::interfaces(),
@@ -60,8 +77,63 @@ impl Machine {
             .or_else(|| self.unconnected(manifest));
         match unmet {
             Some(unmet) => Err(unmet),
-            None => Ok(self.share_out(manifest)),
+            None => Ok(self.share_out(&self.resources(manifest)?)),
         }
+    }
+
+    /// What each node has: as the manifest says, and where that says nothing an even part of what the others leave. Refused where
+    /// they leave nothing.
+    pub(super) fn resources(&self, manifest: &Manifest) -> Result<Vec<ResourceSection>, Unmet> {
+        let mut open = manifest.nodes.iter().enumerate().filter(|(_, node)| node.resources.is_none());
+        let Some((first, node)) = open.next() else { return Ok(given(manifest).cloned().collect()) };
+        let parts = 1 + open.count() as u64;
+        let refuse = |message| Err(Unmet { key: format!("nodes[{first}]"), message });
+        let name = &node.name;
+
+        let claimed = given(manifest).fold(0_u64, |sum, claim| sum.saturating_add(claim.cpus.0));
+        let cpus = match self.cpus.0.saturating_sub(claimed) / parts {
+            0 => {
+                let has = self.cpus;
+                return refuse(format!(
+                    "node `{name}` is to have what is found, and of {has} cores the others leave none: give it `resources`"
+                ));
+            }
+            cpus if cpus < 1000 || parts == 1 => cpus,
+            cpus => cpus / 1000 * 1000,
+        };
+
+        let Some(memory) = self.memory else {
+            return refuse(format!(
+                "node `{name}` is to have what is found, and the memory here cannot be told: give it `resources`"
+            ));
+        };
+        let (store, reserve) = (manifest.store.capacity.0, manifest.reserve_of(memory.bytes).0);
+        // Of a node that says what it has, the store is a part of that.
+        let claimed = given(manifest).map(|claim| if claim.memory.0 > 0 { claim.memory.0 } else { store });
+        let kept = parts.saturating_mul(store.saturating_add(reserve));
+        let taken = claimed.fold(kept, u64::saturating_add);
+        let free = match memory.bytes.saturating_sub(taken) / parts / MIB * MIB {
+            0 => {
+                let (has, store, reserve) = (Bytes(memory.bytes), manifest.store.capacity, Bytes(reserve));
+                return refuse(format!(
+                    "node `{name}` is to have what is found, and {} {has}, of which stores of {store}, a reserve of {reserve} \
+                     and the other nodes leave none: expected a smaller `store.capacity` or `reserve`",
+                    memory.in_words()
+                ));
+            }
+            free => free,
+        };
+
+        let claimed = given(manifest).fold(0_u64, |sum, claim| sum.saturating_add(claim.gpus.into()));
+        let gpus = self.devices.as_ref().map_or(0, |devices| devices.len() as u64).saturating_sub(claimed);
+        let mut more = gpus % parts;
+        let mut found = || {
+            let gpus = gpus / parts + u64::from(more > 0);
+            more = more.saturating_sub(1);
+            let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
+            ResourceSection { cpus: Milli(cpus), gpus, memory: Bytes(free), custom: BTreeMap::new() }
+        };
+        Ok(manifest.nodes.iter().map(|node| node.resources.clone().unwrap_or_else(&mut found)).collect())
     }
 
     /// More cores, memory or GPUs than there are, which `oversubscribe` allows.
@@ -86,9 +158,10 @@ impl Machine {
     fn overstored(&self, manifest: &Manifest) -> Option<Unmet> {
         let capacity = manifest.store.capacity;
         let key = || "store.capacity".to_owned();
-        let small = manifest.nodes.iter().find(|node| (1..capacity.0).contains(&node.resources.memory.0));
+        let memory = |node: &NodeSection| node.resources.as_ref().map_or(Bytes(0), |claim| claim.memory);
+        let small = manifest.nodes.iter().find(|node| (1..capacity.0).contains(&memory(node).0));
         if let Some(node) = small {
-            let (name, memory) = (&node.name, node.resources.memory);
+            let (name, memory) = (&node.name, memory(node));
             let message = format!("a store of {capacity} lies in memory, and node '{name}' has {memory}");
             return Some(Unmet { key: key(), message });
         }
@@ -113,26 +186,32 @@ impl Machine {
         Some(Unmet { key: format!("nodes[{index}].trusted_interface"), message })
     }
 
-    fn share_out(&self, manifest: &Manifest) -> Vec<Share> {
-        let claims = || manifest.nodes.iter().map(|node| &node.resources);
-        let claimed = claims().fold(0_u64, |sum, claim| sum.saturating_add(claim.cpus.ceil()));
+    fn share_out(&self, claims: &[ResourceSection]) -> Vec<Share> {
+        let claimed = claims.iter().fold(0_u64, |sum, claim| sum.saturating_add(claim.cpus.ceil()));
         let exclusive = claimed <= self.cores.len() as u64;
         let (mut next_core, mut next_gpu) = (0, 0);
         let share = |claim: &ResourceSection| {
             let wanted = claim.cpus.ceil() as usize;
             let own = if exclusive { self.cores[next_core..next_core + wanted].to_vec() } else { Vec::new() };
             next_core += if exclusive { wanted } else { 0 };
-            let gpus = (next_gpu..next_gpu + claim.gpus as usize)
-                .map(|gpu| match &self.gpu_names {
-                    Some(names) => names.get(gpu).cloned().unwrap_or_else(|| gpu.to_string()),
-                    None => gpu.to_string(),
-                })
-                .collect();
-            next_gpu += claim.gpus as usize;
-            Share { cores: own, gpus }
+            let numbers = next_gpu..next_gpu + claim.gpus as usize;
+            next_gpu = numbers.end;
+            let devices: Vec<Gpu> =
+                numbers.clone().filter_map(|gpu| self.devices.as_ref()?.get(gpu).cloned()).collect();
+            let name = |gpu: usize| {
+                let uuid = self.devices.as_ref().and_then(|devices| Some(devices.get(gpu)?.uuid.clone()));
+                let given = || self.gpu_names.as_ref().and_then(|names| names.get(gpu).cloned());
+                uuid.or_else(given).unwrap_or_else(|| gpu.to_string())
+            };
+            Share { cores: own, gpus: numbers.map(name).collect(), devices, resources: claim.clone() }
         };
-        claims().map(share).collect()
+        claims.iter().map(share).collect()
     }
+}
+
+/// What the manifest says that nodes have.
+fn given(manifest: &Manifest) -> impl Iterator<Item = &ResourceSection> {
+    manifest.nodes.iter().filter_map(|node| node.resources.as_ref())
 }
 
 /// The first node with which the claims of a resource are more than there is.
@@ -148,7 +227,7 @@ fn overclaim(
     let mut claimed = 0_u64;
     let mut first = None;
     for (index, node) in manifest.nodes.iter().enumerate() {
-        claimed = claimed.saturating_add(of(&node.resources));
+        claimed = claimed.saturating_add(node.resources.as_ref().map_or(0, &of));
         if claimed > has {
             first = first.or(Some(index));
         }
@@ -201,15 +280,19 @@ mod tests {
     fn machine() -> Machine {
         let interfaces = Some(vec!["ib0".into(), "lo".into()]);
         let memory = Some(Memory { bytes: 8 << 30, by_cgroup: false });
-        Machine { cores: vec![3, 4, 5], gpus: Some(3), gpu_names: None, memory, interfaces }
+        let (cores, cpus) = (vec![3, 4, 5], Milli::whole(3));
+        Machine { cores, cpus, gpus: Some(3), devices: None, gpu_names: None, memory, interfaces }
     }
 
     #[test]
     fn nodes_get_cores_and_gpus_of_their_own() {
         let shares =
             machine().shares(&manifest(["{ cpus = 2, gpus = 1 }", "{ cpus = 1, gpus = 2 }"], false)).unwrap();
-        assert_eq!(shares[0], Share { cores: vec![3, 4], gpus: vec!["0".into()] });
-        assert_eq!(shares[1], Share { cores: vec![5], gpus: vec!["1".into(), "2".into()] });
+        assert_eq!((&shares[0].cores[..], &shares[0].gpus[..]), (&[3, 4][..], &["0".to_owned()][..]));
+        assert_eq!(
+            (&shares[1].cores[..], &shares[1].gpus[..]),
+            (&[5][..], &["1".to_owned(), "2".to_owned()][..])
+        );
     }
 
     #[test]
@@ -255,6 +338,85 @@ mod tests {
         assert_eq!(contained.message, said);
         let small = machine().shares(&manifest(["{}", "{ memory = \"200 MiB\" }"], false)).unwrap_err();
         assert_eq!(small.message, "a store of 256 MiB lies in memory, and node 'b' has 200 MiB");
+    }
+
+    /// One GPU for each letter.
+    fn devices(letters: &str) -> Option<Vec<Gpu>> {
+        let gpu = |letter: char| Gpu { uuid: format!("GPU-{letter}"), ..Gpu::default() };
+        Some(letters.chars().map(gpu).collect())
+    }
+
+    /// The resources of the nodes of a manifest that says as much of them, and what else.
+    fn found(nodes: &[&str], more: &str, machine: &Machine) -> Result<Vec<Share>, Unmet> {
+        let mut text = format!("name = \"c\"\n{more}\n");
+        for (number, resources) in nodes.iter().enumerate() {
+            text += &format!("[[nodes]]\nname = \"n{number}\"\n{resources}\n");
+        }
+        machine.shares(&Manifest::parse("c.toml", &text).unwrap())
+    }
+
+    fn resources(cpus: u64, gpus: u32, memory: u64) -> ResourceSection {
+        ResourceSection { cpus: Milli(cpus), gpus, memory: Bytes(memory), custom: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_node_that_says_nothing_has_what_is_found_less_what_is_kept_back() {
+        let machine = Machine { devices: devices("abc"), ..machine() };
+        let alone = found(&[""], "reserve = \"1 GiB\"", &machine).unwrap();
+        assert_eq!(alone[0].resources, resources(3000, 3, (7 << 30) - (256 << 20)), "less the store too");
+        assert_eq!(alone[0].gpus, ["GPU-a", "GPU-b", "GPU-c"]);
+        assert_eq!(alone[0].devices, devices("abc").unwrap());
+        let default = found(&[""], "", &machine).unwrap();
+        let tenth = (8 << 30) / 10;
+        assert_eq!(default[0].resources.memory.0, ((8 << 30) - (256 << 20) - tenth) / MIB * MIB, "a tenth");
+        // A container's quota.
+        let less = Machine { cpus: Milli(1500), ..machine.clone() };
+        assert_eq!(found(&[""], "", &less).unwrap()[0].resources.cpus, Milli(1500));
+        // Without a driver there are none, whatever there may be.
+        let driverless = Machine { devices: None, ..machine.clone() };
+        assert_eq!(found(&[""], "", &driverless).unwrap()[0].resources.gpus, 0);
+    }
+
+    #[test]
+    fn nodes_that_say_nothing_share_what_the_others_leave() {
+        let machine =
+            Machine { cores: (0..8).collect(), cpus: Milli::whole(8), devices: devices("abcd"), ..machine() };
+        let said = "resources = { cpus = 1, gpus = 1, memory = \"2 GiB\" }";
+        let shares =
+            found(&["", said, ""], "reserve = \"0 B\"\nstore = { capacity = \"1 GiB\" }", &machine).unwrap();
+        assert_eq!(shares[0].resources, resources(3000, 2, 2 << 30));
+        assert_eq!(shares[1].resources, resources(1000, 1, 2 << 30));
+        assert_eq!(shares[2].resources, resources(3000, 1, 2 << 30));
+        assert_eq!(shares[0].gpus, ["GPU-a", "GPU-b"]);
+        assert_eq!(
+            (&shares[1].gpus[..], &shares[2].gpus[..]),
+            (&["GPU-c".to_owned()][..], &["GPU-d".to_owned()][..])
+        );
+        assert_eq!((&shares[0].cores[..], &shares[2].cores[..]), (&[0, 1, 2][..], &[4, 5, 6][..]));
+    }
+
+    #[test]
+    fn where_nothing_is_left_to_be_found_it_is_said() {
+        let all = "resources = { cpus = 3 }";
+        let unmet = found(&[all, ""], "", &machine()).unwrap_err();
+        assert_eq!(unmet.key, "nodes[1]");
+        assert_eq!(
+            unmet.message,
+            "node `n1` is to have what is found, and of 3 cores the others leave none: give it `resources`"
+        );
+        let unmet = found(&[""], "reserve = \"8 GiB\"", &machine()).unwrap_err();
+        assert_eq!(
+            unmet.message,
+            "node `n0` is to have what is found, and this machine has 8 GiB, of which stores of 256 MiB, a reserve of 8 GiB and \
+             the other nodes leave none: expected a smaller `store.capacity` or `reserve`"
+        );
+        let unknown = Machine { memory: None, ..machine() };
+        let unmet = found(&[""], "", &unknown).unwrap_err();
+        assert!(
+            unmet.message.ends_with("and the memory here cannot be told: give it `resources`"),
+            "{}",
+            unmet.message
+        );
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! [`up`] and [`down`] are the same for all of them. A launcher's own is how the hosts of nodes are reached, and how an
 //! agent is started, watched and ended there: `hosts` has the list, `local` does it on this machine, `ssh` on others, `slurm` in a job.
 
+mod beside;
 mod down;
 mod ends;
 mod hosts;
 mod local;
 mod machine;
 mod order;
+mod provider;
 mod record;
 mod slurm;
 mod ssh;
@@ -16,11 +18,15 @@ mod start;
 mod starter;
 mod up;
 
+pub(crate) use self::beside::order as order_beside;
+pub use self::beside::prepare_node;
 pub use self::down::{down, status};
+pub use self::provider::{NodeOrder, NodeProvider, Provided};
 #[cfg(test)]
 pub(crate) use self::record::RunRecord;
 pub(crate) use self::record::remove_keys;
+pub(crate) use self::slurm::FurtherJobs;
 pub use self::slurm::run_task;
 pub use self::ssh::serve_orders;
-pub use self::up::{Up, UpOptions, check, machine_memory, up};
+pub use self::up::{Up, UpOptions, check, machine_memory, up, with_found};
 pub use crate::host::ProcessMark;

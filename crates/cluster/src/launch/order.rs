@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::{Machine, Share};
 use super::starter::Starter;
 use crate::agent::AgentConfig;
+use crate::control::offer::Offer;
 use crate::error::ClusterError;
 use crate::host::{self, ProcessMark};
 use crate::manifest::{Launcher, Manifest, NodeSection};
@@ -17,7 +18,7 @@ use crate::state::StateDir;
 
 /// What an agent's host must know to start it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct AgentOrder {
+pub(crate) struct AgentOrder {
     /// The cluster's, with no nodes but those of this host: they share it.
     pub(super) manifest: Manifest,
     /// Which of these nodes is meant.
@@ -31,7 +32,7 @@ pub(super) struct AgentOrder {
 
 /// PEM text with a private key, which no log may have.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl Secret {
     pub(super) fn of(credentials: &Credentials) -> Secret {
@@ -87,6 +88,12 @@ impl AgentOrder {
             bind,
             advertise: node.advertise,
             trusted_interface: node.trusted_interface.clone(),
+            offer: Offer {
+                capacity: share.resources.capacity(),
+                labels: node.labels.clone(),
+                gpus: share.devices.clone(),
+                trusted_interface: node.trusted_interface.clone(),
+            },
             ports: self.ports.clone(),
             cores: share.cores.clone(),
             gpus: share.gpus.clone(),

@@ -127,6 +127,22 @@ pub fn machine_memory() -> Option<Bytes> {
     Memory::here().map(|memory| Bytes(memory.bytes))
 }
 
+/// The same manifest with what its nodes have here written down; as it is where they are on other hosts.
+///
+/// # Errors
+/// Nothing is left for one of them.
+pub fn with_found(manifest: &Manifest) -> Result<Manifest, ClusterError> {
+    let mut manifest = manifest.clone();
+    if manifest.launcher == Launcher::Local {
+        let found = Machine::here().resources(&manifest);
+        let found = found.map_err(|Unmet { message, .. }| ClusterError::Refused(message))?;
+        for (node, resources) in manifest.nodes.iter_mut().zip(found) {
+            node.resources = Some(resources);
+        }
+    }
+    Ok(manifest)
+}
+
 /// Whether [`up`] could have the cluster of `manifest` here and now, before anything is touched. What this machine does
 /// not have is refused at its place in `text`, the manifest's; so is a cluster that another has. Other hosts are not asked.
 pub fn check(manifest: &Manifest, text: &Source, options: &UpOptions) -> Result<(), ClusterError> {

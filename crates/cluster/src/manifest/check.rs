@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{
-    HeadSection, Health, Launcher, MAX_NAME, MAX_NODES, MAX_STANDBYS, Manifest, Ports, StateStore,
-    StoreSection, check_name, loopback,
+    ElasticSection, HeadSection, Health, Launcher, MAX_GPUS, MAX_NAME, MAX_NODES, MAX_STANDBYS, Manifest,
+    Ports, ResourceSection, StateStore, StoreSection, check_name, loopback,
 };
-use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
+use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE, Labels};
 use crate::strict::{Document, StrictError};
 use crate::units::Bytes;
 
@@ -22,6 +22,7 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     check_ports(document)?;
     check_store(document)?;
     check_health(document)?;
+    check_elastic(document)?;
     launcher::check(document)
 }
 
@@ -73,30 +74,68 @@ fn check_nodes(document: &Document<Manifest>) -> Result<(), StrictError> {
         if let Some(interface) = node.trusted_interface.as_ref().filter(|name| !is_interface(name)) {
             return Err(document.refuse(&at("trusted_interface"), no_interface(interface)));
         }
-        if node.resources.gpus > 1024 {
-            let text = format!("expected at most 1024 GPUs, found {}", node.resources.gpus);
-            return Err(document.refuse(&at("resources.gpus"), text));
+        if let Some(resources) = &node.resources {
+            check_resources(document, &section, resources)?;
         }
-        for name in node.resources.custom.keys() {
-            let place = at(&format!("resources.custom.{name}"));
-            check_name("resource name", name).map_err(|why| document.refuse(&place, why))?;
-            if ["cpus", "gpus", "memory"].contains(&name.as_str()) {
-                let text = format!("`{name}` is a resource of its own, write `resources.{name}`");
-                return Err(document.refuse(&place, text));
-            }
-        }
-        for (name, value) in &node.labels {
-            let place = at(&format!("labels.{name}"));
-            check_name("label", name).map_err(|why| document.refuse(&place, why))?;
-            if value.len() > MAX_NAME {
-                let bytes = value.len();
-                let text =
-                    format!("label `{name}`: expected a value of at most {MAX_NAME} bytes, found {bytes}");
-                return Err(document.refuse(&place, text));
-            }
+        check_labels(document, &section, &node.labels)?;
+    }
+    Ok(())
+}
+
+fn check_resources(
+    document: &Document<Manifest>,
+    section: &str,
+    resources: &ResourceSection,
+) -> Result<(), StrictError> {
+    if resources.gpus > MAX_GPUS {
+        let text = format!("expected at most {MAX_GPUS} GPUs, found {}", resources.gpus);
+        return Err(document.refuse(&format!("{section}.resources.gpus"), text));
+    }
+    for name in resources.custom.keys() {
+        let place = format!("{section}.resources.custom.{name}");
+        check_name("resource name", name).map_err(|why| document.refuse(&place, why))?;
+        if ["cpus", "gpus", "memory"].contains(&name.as_str()) {
+            let text = format!("`{name}` is a resource of its own, write `resources.{name}`");
+            return Err(document.refuse(&place, text));
         }
     }
     Ok(())
+}
+
+fn check_labels(document: &Document<Manifest>, section: &str, labels: &Labels) -> Result<(), StrictError> {
+    for (name, value) in labels {
+        let place = format!("{section}.labels.{name}");
+        check_name("label", name).map_err(|why| document.refuse(&place, why))?;
+        if value.len() > MAX_NAME {
+            let bytes = value.len();
+            let text = format!("label `{name}`: expected a value of at most {MAX_NAME} bytes, found {bytes}");
+            return Err(document.refuse(&place, text));
+        }
+    }
+    Ok(())
+}
+
+fn check_elastic(document: &Document<Manifest>) -> Result<(), StrictError> {
+    let Some(elastic) = &document.value.elastic else { return Ok(()) };
+    let ElasticSection { max_nodes, patience, idle, resources, labels, interface, trusted_interface } =
+        elastic;
+    if !(1..=MAX_NODES).contains(&(*max_nodes as usize)) {
+        let text = format!("expected 1 to {MAX_NODES} nodes, found {max_nodes}");
+        return Err(document.refuse("elastic.max_nodes", text));
+    }
+    for (key, seconds, least) in [("patience", patience, 0.0), ("idle", idle, 1.0)] {
+        if !(least..=86_400.0).contains(seconds) {
+            let text = format!("expected {least} to 86400 seconds, found {seconds}");
+            return Err(document.refuse(&format!("elastic.{key}"), text));
+        }
+    }
+    check_resources(document, "elastic", resources)?;
+    check_labels(document, "elastic", labels)?;
+    check_interface(document, "elastic", None, interface.as_deref())?;
+    match trusted_interface.as_ref().filter(|name| !is_interface(name)) {
+        Some(name) => Err(document.refuse("elastic.trusted_interface", no_interface(name))),
+        None => Ok(()),
+    }
 }
 
 /// What Linux takes for an interface's name, and NCCL for one name and not a list or a pattern.

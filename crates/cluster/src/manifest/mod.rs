@@ -22,17 +22,22 @@ mod check;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use self::check::check;
+use crate::control::elastic::Elastic;
+use crate::control::resources::Capacity;
 use crate::strict::{self, Source, StrictError};
 use crate::units::{Bytes, Milli};
 
 /// Longest name of a cluster, node, label or custom resource, in bytes. Names become folder and certificate names.
 pub const MAX_NAME: usize = 48;
-/// Most nodes of one cluster.
+/// Most nodes of one manifest.
 pub const MAX_NODES: usize = 4096;
+/// Most GPUs of one node.
+pub const MAX_GPUS: u32 = 1024;
 
 /// A cluster as described by one file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,9 +66,16 @@ pub struct Manifest {
     /// Each node's object store.
     #[serde(default)]
     pub store: StoreSection,
+    /// Memory that is kept back for the agent and the page cache, beside the store, on each node whose `resources` are found. Where
+    /// it is not given: a tenth of what there is, 256 MiB at least and 16 GiB at most.
+    #[serde(default)]
+    pub reserve: Option<Bytes>,
     /// How long a process waits before it takes a silent one for unreachable, and for dead.
     #[serde(default)]
     pub health: Health,
+    /// Nodes that are asked for when what waits needs them.
+    #[serde(default)]
+    pub elastic: Option<ElasticSection>,
     /// The nodes; names are unique.
     pub nodes: Vec<NodeSection>,
 }
@@ -309,6 +321,68 @@ impl Default for Health {
     }
 }
 
+/// Nodes that are asked for when actors or gangs wait for room, and given back when nothing needs them: with the launcher `slurm`
+/// each is a job of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ElasticSection {
+    /// Most of them, beside those of the manifest.
+    pub max_nodes: u32,
+    /// What waits is looked at when it has waited for so many seconds.
+    #[serde(default = "ElasticSection::default_patience")]
+    pub patience: f64,
+    /// A node that has been empty for so many seconds is drained and given back.
+    #[serde(default = "ElasticSection::default_idle")]
+    pub idle: f64,
+    /// What the workers of each may use.
+    pub resources: ResourceSection,
+    /// Labels of each.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// As with `nodes`.
+    pub interface: Option<String>,
+    /// As with `nodes`.
+    pub trusted_interface: Option<String>,
+}
+
+impl ElasticSection {
+    fn default_patience() -> f64 {
+        10.0
+    }
+
+    fn default_idle() -> f64 {
+        300.0
+    }
+
+    /// As the head decides by them.
+    pub(crate) fn rules(&self) -> Elastic {
+        Elastic {
+            most: self.max_nodes as usize,
+            capacity: self.resources.capacity(),
+            labels: self.labels.clone(),
+            patience: Duration::from_secs_f64(self.patience),
+            idle: Duration::from_secs_f64(self.idle),
+        }
+    }
+
+    /// One of them.
+    pub(crate) fn node(&self, name: &str) -> NodeSection {
+        NodeSection {
+            name: name.to_owned(),
+            host: None,
+            user: None,
+            port: None,
+            identity: None,
+            bind: None,
+            interface: self.interface.clone(),
+            advertise: None,
+            trusted_interface: self.trusted_interface.clone(),
+            resources: Some(self.resources.clone()),
+            labels: self.labels.clone(),
+        }
+    }
+}
+
 /// One node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -333,9 +407,10 @@ pub struct NodeSection {
     /// A network interface whose network nobody else can read, such as `ib0`: what is not encrypted by nature (NCCL's
     /// traffic between GPUs) may use it, and loopback else (L6).
     pub trusted_interface: Option<String>,
-    /// What its workers may use.
-    #[serde(default)]
-    pub resources: ResourceSection,
+    /// What its workers may use. Where it is not given, what is found on its host: the cores that affinity and a container's
+    /// quota leave, the GPUs that NVML tells of, and the memory that the store and `reserve` leave; nodes of one host share that
+    /// evenly. What a section does not name there is none of.
+    pub resources: Option<ResourceSection>,
     /// Free words that a spawn may ask for.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -349,7 +424,7 @@ impl NodeSection {
 }
 
 /// What one node's workers may use.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceSection {
     /// Cores.
@@ -364,6 +439,14 @@ pub struct ResourceSection {
     /// Anything else that is to be counted.
     #[serde(default)]
     pub custom: BTreeMap<String, Milli>,
+}
+
+impl ResourceSection {
+    /// As placement counts it.
+    pub(crate) fn capacity(&self) -> Capacity {
+        let ResourceSection { cpus, gpus, memory, custom } = self;
+        Capacity { cpus: *cpus, gpus: *gpus, memory: memory.0, custom: custom.clone() }
+    }
 }
 
 /// What processes of one machine listen on where nothing else is said.
@@ -421,6 +504,11 @@ impl Manifest {
             let resolved = source.resolve(&*path);
             *path = std::path::absolute(&resolved).unwrap_or(resolved);
         }
+    }
+
+    /// What is kept back of `memory` bytes where a node's resources are found.
+    pub(crate) fn reserve_of(&self, memory: u64) -> Bytes {
+        self.reserve.unwrap_or(Bytes((memory / 10).clamp(256 << 20, 16 << 30)))
     }
 
     fn ports_per_node(&self) -> u16 {

@@ -9,6 +9,7 @@ mod etcd;
 mod etcd_server;
 mod gangs;
 mod harness;
+mod joining;
 mod launching;
 mod network;
 mod networked;

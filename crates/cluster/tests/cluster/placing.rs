@@ -15,7 +15,7 @@ async fn what_can_never_be_is_refused_and_what_is_taken_is_waited_for() {
     let refused = within(cluster.spawn::<Probe>("".into()).cpus(3).into_future()).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "probe: no node can ever hold this request: node `a`: cpus: 3 asked, 2 in all; \
+        "probe: no present node can ever hold this request: node `a`: cpus: 3 asked, 2 in all; \
          node `b`: cpus: 3 asked, 1 in all"
     );
     let program = within(cluster.spawn::<Probe>("".into()).program("no-such-program").into_future()).await;
@@ -85,7 +85,7 @@ async fn labels_and_strategy_say_where_an_actor_goes() {
     let refused = placed(probe().label("disk", "tape").label_not_in("zone", ["1"])).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "probe: no node can ever hold this request: node `a`: label `disk` is `fast`, `tape` asked; \
+        "probe: no present node can ever hold this request: node `a`: label `disk` is `fast`, `tape` asked; \
          node `b`: label `disk` is `slow`, `tape` asked; node `c`: has no label `disk`, `tape` asked"
     );
     testbed.down().await;

@@ -154,3 +154,104 @@ async fn a_cluster_is_one_job_of_slurm_is_found_again_and_leaves_nothing() {
     assert!(good && said.contains("was up: true"), "{said}");
     nothing_is_left(&slurm, &bed);
 }
+
+/// The number of the cluster's jobs that run, and of those that wait.
+fn count(slurm: &Slurm) -> (usize, usize) {
+    let jobs = jobs(slurm);
+    let of = |state: &str| jobs.lines().filter(|job| job.ends_with(state)).count();
+    (of(" RUNNING"), of(" PENDING"))
+}
+
+#[tokio::test]
+async fn what_waits_gets_further_nodes_from_slurm_which_go_when_nothing_needs_them() {
+    if !have_slurm() {
+        return;
+    }
+    let slurm = Slurm::start().await;
+    let bed = Testbed::prepare(&[("a", "{}")]);
+    let elastic = "[elastic]\nmax_nodes = 2\npatience = 0.5\nidle = 1.0\nresources = { cpus = 2 }\n\
+                   labels = { kind = \"further\" }\n";
+    let manifest = format!("{HEAD}{elastic}[[nodes]]\nname = \"a\"\nresources = {{ cpus = 1 }}\n");
+    let (good, said) = run(&slurm, &bed, "up", &manifest);
+    assert!(good, "{said}");
+
+    let client = Client::connect(&bed.state()).await.unwrap();
+    let job = client.begin_job("test", true).await.unwrap();
+    let system = client.start_system(Registry::new()).await.unwrap();
+    let cluster = job.cluster(&system);
+    // What no further node could hold either is refused at once.
+    let refused = within(cluster.spawn::<Probe>("large".into()).cpus(3).into_future()).await.unwrap_err();
+    assert!(refused.to_string().contains("node `a further node`: cpus: 3 asked, 2 in all"), "{refused}");
+    let [first, second] = ["first", "second"].map(|name| {
+        let spawn = cluster.spawn::<Probe>(name.into()).cpus(2).label("kind", "further");
+        tokio::spawn(spawn.into_future())
+    });
+    let nodes = [within(first).await.unwrap().unwrap(), within(second).await.unwrap().unwrap()]
+        .map(|probe| probe.address().process.node.clone());
+    assert_eq!(std::collections::BTreeSet::from(nodes), ["further-1", "further-2"].map(str::to_owned).into());
+    assert_eq!(count(&slurm), (3, 0), "{}", jobs(&slurm));
+    // No more than there may be.
+    let third = cluster.spawn::<Probe>("third".into()).cpus(2).label("kind", "further");
+    let third = tokio::spawn(third.into_future());
+    let says_so = |status: &Status| {
+        let said = "of further nodes there may be 2, and 2 are asked for";
+        status.wanting.iter().any(|line| line == said)
+            && status.wanting[0] == "an actor waits for room: cpus 2"
+    };
+    until_status(&client, "it is said", says_so).await;
+    third.abort();
+    assert_eq!(count(&slurm), (3, 0), "{}", jobs(&slurm));
+
+    within(job.end("the test")).await.unwrap();
+    until("the further nodes are given back", || count(&slurm) == (1, 0)).await;
+    until_status(&client, "they are forgotten", |status| status.nodes.len() == 1).await;
+
+    // Hosts that others have now are waited for, by a head that is started again too, and `down` leaves no request.
+    let other = slurm.call(
+        "sbatch",
+        &["--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"],
+    );
+    until("another has the other hosts", || jobs(&slurm).contains(" wrap RUNNING")).await;
+    let job = client.begin_job("test", false).await.unwrap();
+    let spawn = job.cluster(&system).spawn::<Probe>("late".into()).cpus(2).into_future();
+    let late = tokio::spawn(spawn);
+    until("a node is asked for", || count(&slurm) == (2, 1)).await;
+    let told = |status: &Status| {
+        status.wanting.iter().any(|line| line.contains("Slurm was asked for node `further-3`: job "))
+    };
+    until_status(&client, "it is told", told).await;
+    let head = bed.pid_of("head");
+    kill(head, Signal::KILL);
+    until("the head is gone", || !lives(head)).await;
+    late.abort();
+    within(system.shut_down(std::time::Duration::ZERO)).await;
+    drop((job, client));
+    let (good, said) = run(&slurm, &bed, "up", &manifest);
+    assert!(good, "{said}");
+    let client = Client::connect(&bed.state()).await.unwrap();
+    until_status(&client, "the new head knows of it", told).await;
+    assert_eq!(count(&slurm), (2, 1), "it is not asked for twice: {}", jobs(&slurm));
+    slurm.call("scancel", &[other.trim()]);
+    until_status(&client, "it comes", |status| {
+        status.nodes.iter().any(|node| node.name == "further-3" && node.joined)
+    })
+    .await;
+    drop(client);
+    let (good, said) = run(&slurm, &bed, "down", "");
+    assert!(good && said.contains("was up: true"), "{said}");
+    until("the other is gone", || !jobs(&slurm).contains(" wrap ")).await;
+    nothing_is_left(&slurm, &bed);
+}
+
+/// Waits until the status is as it should be.
+async fn until_status(client: &Client, what: &str, is: impl Fn(&Status) -> bool) {
+    let began = std::time::Instant::now();
+    loop {
+        let status = status(client).await;
+        if is(&status) {
+            return;
+        }
+        assert!(began.elapsed() < HANGING, "never: {what}: {status:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

@@ -132,7 +132,7 @@ async fn l6_every_port_of_every_process_refuses_whoever_is_not_invited_and_the_p
             member: client.clone(),
             misplaced: vec![
                 (of_worker.clone(), "a worker may not speak to the head"),
-                (agent.clone(), "the manifest has no node `elsewhere`"),
+                (issue(&own, PeerRole::Agent, "head"), "node name `head` is taken by the cluster itself"),
                 (head.clone(), "a head may not speak to the head"),
             ],
         },

@@ -78,7 +78,7 @@ fn c4_a_gang_that_the_nodes_can_never_hold_is_refused_at_once() {
         other => panic!("{other:?}"),
     };
     let each = "node `a`: can hold 2 of them; node `b`: can hold 2 of them";
-    let never = "role: the nodes can never hold a gang of";
+    let never = "role: the present nodes can never hold a gang of";
     assert_eq!(refused(Strategy::Spread, 5), format!("{never} 5: {each}"));
     assert_eq!(refused(Strategy::StrictPack, 3), format!("{never} 3, all on one node: {each}"));
     // With strict spreading each node takes one, however much room it has.

@@ -1,10 +1,10 @@
 //! A head with two nodes, and how the tests speak to it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use lyceum_actor::{Cause, ProcessDeath, Resources, SpawnRequest};
+use lyceum_cluster::control::elastic::Elastic;
 use lyceum_cluster::control::record::{Key, Record, Value};
 use lyceum_cluster::control::resources::Capacity;
 use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Labels, Origin, Report, Running, StoreUse};
@@ -32,8 +32,31 @@ impl Cluster {
 
     /// A head of two nodes that goes on from these records; no agent has joined.
     pub fn after(records: impl IntoIterator<Item = (Key, Value)>) -> Cluster {
-        let node = || NodeOptions {
-            capacity: Capacity { cpus: Milli::whole(2), ..Capacity::default() },
+        Cluster::of(records, None, None)
+    }
+
+    /// The same, which has yet to be told what one of them has.
+    pub fn with_found(node: &str) -> Cluster {
+        Cluster::of([], Some(node), None)
+    }
+
+    /// The same two nodes, which may ask for further ones.
+    pub fn with_elastic(elastic: Elastic) -> Cluster {
+        let mut cluster = Cluster::of([], None, Some(elastic));
+        for node in ["a", "b"] {
+            cluster.joins(node, Vec::new());
+        }
+        cluster
+    }
+
+    fn of(
+        records: impl IntoIterator<Item = (Key, Value)>,
+        found: Option<&str>,
+        elastic: Option<Elastic>,
+    ) -> Cluster {
+        let capacity = Capacity { cpus: Milli::whole(2), ..Capacity::default() };
+        let node = |name: &str| NodeOptions {
+            capacity: (found != Some(name)).then(|| capacity.clone()),
             labels: Labels::new(),
         };
         let options = HeadOptions {
@@ -43,7 +66,8 @@ impl Cluster {
             verdict: Duration::from_secs(10),
             stop_grace: Duration::from_secs(1),
             cordon: CordonRule { failures: 3, within: Duration::from_secs(60) },
-            nodes: BTreeMap::from([("a".to_owned(), node()), ("b".to_owned(), node())]),
+            nodes: ["a", "b"].map(|name| (name.to_owned(), node(name))).into(),
+            elastic,
         };
         Cluster { head: Head::new(options, records), now: Duration::ZERO }
     }
@@ -57,6 +81,7 @@ impl Cluster {
             pid: 1,
             running,
             ended: Vec::new(),
+            offer: None,
         })
     }
 

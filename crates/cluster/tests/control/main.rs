@@ -6,6 +6,7 @@ mod asking;
 mod closing;
 mod gangs;
 mod harness;
+mod members;
 mod names;
 mod progress;
 mod restarts;

@@ -73,6 +73,7 @@ fn whoever_comes_late_hears_which_nodes_are_silent() {
         pid: 1,
         running: Vec::new(),
         ended: Vec::new(),
+        offer: None,
     };
     let told = |node: &str| Command::Suspect { node: node.into(), unreachable: true };
     let effects = cluster.event(b_joins);

@@ -166,6 +166,8 @@ impl World {
         let status = self.head.status();
         assert!(status.jobs.is_empty(), "C3, seed {seed}: {:?}", status.jobs);
         assert!(status.actors.is_empty(), "C3, seed {seed}: {:?}", status.actors);
+        let known: BTreeSet<&String> = status.nodes.iter().map(|node| &node.name).collect();
+        assert_eq!(known, self.nodes.iter().collect(), "C9, seed {seed}");
         for node in &status.nodes {
             // Some may be closed for the failures of the last jobs.
             assert!(node.state.starts_with("joined"), "seed {seed}: node {}: {}", node.name, node.state);
@@ -183,9 +185,18 @@ impl World {
         assert!(self.open_ends.is_empty(), "L3, seed {seed}: job ends never answered {:?}", self.open_ends);
         assert!(self.watches.is_empty(), "L3, seed {seed}: watchers never told {:?}", self.watches);
         assert!(self.drains.is_empty(), "C7, seed {seed}: drains never answered {:?}", self.drains);
-        let durable: Vec<&Key> =
-            self.disk.keys().filter(|key| !matches!(key, Key::Next | Key::Node(_))).collect();
+        let durable: Vec<&Key> = self.disk.keys().filter(|key| !self.stays(key)).collect();
         assert!(durable.is_empty(), "C3, seed {seed}: records left {durable:?}");
+    }
+
+    /// What is written down of nodes that are there, whatever runs.
+    fn stays(&self, key: &Key) -> bool {
+        match key {
+            Key::Next => true,
+            Key::Node(node) => self.nodes.contains(node),
+            Key::Offer(node) => self.nodes.contains(node) && !self.manifest.contains(node),
+            _ => false,
+        }
     }
 
     /// Of what the head has written down.

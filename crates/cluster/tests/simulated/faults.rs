@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Nodes that join a world beside the manifest's.
+const MOST_NEWCOMERS: usize = 4;
+
 impl World {
     /// One random thing happens.
     pub fn disturb(&mut self) {
@@ -25,8 +28,38 @@ impl World {
             76..82 => self.ask(|_| Ask::Uncordon { node }),
             82..84 => self.mute(&node),
             84..86 => self.deafen(&node),
+            86..88 => self.newcomer_joins(),
+            88 => self.newcomer_leaves(),
             _ => {}
         }
+    }
+
+    /// An agent of a name that the manifest does not have.
+    fn newcomer_joins(&mut self) {
+        let number = self.nodes.len() + self.gone.len() - self.manifest.len();
+        if number < MOST_NEWCOMERS {
+            let node = format!("later{number}");
+            self.nodes.push(node.clone());
+            self.start_agent(&node);
+        }
+    }
+
+    /// Such a node is drained, and its agent ends and does not come back.
+    fn newcomer_leaves(&mut self) {
+        let newcomers = self.manifest.len()..self.nodes.len();
+        if newcomers.is_empty() {
+            return;
+        }
+        let at = newcomers.start + self.random.below(newcomers.len() as u64) as usize;
+        let node = self.nodes.remove(at);
+        self.drains.insert(self.questions + 1);
+        self.ask(|_| Ask::Drain { node: node.clone(), within_ms: 0, by: "the test".into() });
+        self.kill_agent(&node);
+        if let Some(agent) = self.agents.get_mut(&node) {
+            agent.link = Link::Dead { until: u64::MAX };
+            agent.suspects.clear();
+        }
+        self.gone.insert(node);
     }
 
     pub(super) fn spawn(&mut self) {
@@ -179,7 +212,7 @@ impl World {
             drop(self.commit(lost));
         }
         let records = self.records_found();
-        self.head = Head::new(head_options(&self.nodes, self.planted), records);
+        self.head = Head::new(head_options(&self.manifest, self.planted), records);
         self.term += 1;
         self.term_began = self.now;
         self.open_ends.clear();
@@ -275,7 +308,7 @@ impl World {
                 other => self.head_effect(other),
             }
         }
-        let incarnation = identity.expect("the head issues identities for nodes of the manifest");
+        let incarnation = identity.expect("the head issues identities for all nodes");
         let options = AgentOptions {
             node: node.to_owned(),
             owned: false,

@@ -13,9 +13,12 @@ use lyceum_actor::{
     Cause, GangRequest, Lifetime, ProcessAddress, ProcessDeath, ProcessKind, Resources, Restarts,
     SpawnRequest, Strategy,
 };
+use lyceum_cluster::control::offer::Offer;
 use lyceum_cluster::control::record::{Key, Record, Value};
 use lyceum_cluster::control::resources::{Allotment, Capacity, Ledger};
-use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, Launch, Origin, Report, Running};
+use lyceum_cluster::control::vocabulary::{
+    Answer, Ask, Command, Launch, NodeStatus, Origin, Report, Running,
+};
 use lyceum_cluster::control::{
     Agent, AgentEffect, AgentEvent, AgentOptions, CordonRule, Head, HeadEffect, HeadEvent, HeadOptions,
     NodeOptions, Watcher,
@@ -32,7 +35,12 @@ pub struct World {
     seed: u64,
     /// What is wrong with this world.
     planted: Option<Planted>,
+    /// Those that are to be there in the end.
     nodes: Vec<String>,
+    /// Those that the head begins with.
+    manifest: Vec<String>,
+    /// Those that have left for good.
+    gone: BTreeSet<String>,
     /// Events that head and agents have taken in.
     events: u64,
     random: Random,
@@ -134,6 +142,8 @@ impl World {
             seed,
             planted,
             nodes: nodes.clone(),
+            manifest: nodes.clone(),
+            gone: BTreeSet::new(),
             events: 0,
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             now: 0,
@@ -201,6 +211,7 @@ impl World {
         }
         // Nodes that were lost are found again, and restarts have had their pauses.
         self.go_on(40);
+        self.wait_for_those_who_left(|state| state.starts_with("lost"));
         self.assert_nobody_waits_beside_room();
         self.assert_watchers_are_told();
         self.assert_names_are_found();
@@ -218,11 +229,27 @@ impl World {
         }
         // Those who were told twice are heard of.
         self.go_on(16);
+        self.wait_for_those_who_left(|_| false);
+    }
+
+    /// Until each of them is forgotten, or it is `enough` what is said of it.
+    fn wait_for_those_who_left(&mut self, enough: impl Fn(&str) -> bool) {
+        let mut rounds = 0;
+        let waits =
+            |node: &NodeStatus, gone: &BTreeSet<String>| gone.contains(&node.name) && !enough(&node.state);
+        while rounds < 60 && self.head.status().nodes.iter().any(|node| waits(node, &self.gone)) {
+            self.go_on_by(1, 1000);
+            rounds += 1;
+        }
     }
 
     fn go_on(&mut self, rounds: u32) {
+        self.go_on_by(rounds, 200);
+    }
+
+    fn go_on_by(&mut self, rounds: u32, milliseconds: u64) {
         for _ in 0..rounds {
-            self.now += 200;
+            self.now += milliseconds;
             self.deliver_due();
             self.heal_links(true);
             self.tick();
@@ -398,6 +425,7 @@ impl World {
             AgentEffect::Report(_)
             | AgentEffect::WatchAtHead { .. }
             | AgentEffect::Peer { .. }
+            | AgentEffect::PeerLost { .. }
             | AgentEffect::Exit(_) => {}
         }
     }
@@ -430,7 +458,7 @@ fn head_options(nodes: &[String], planted: Option<Planted>) -> HeadOptions {
         }
         _ => capacity(),
     };
-    let node = || NodeOptions { capacity: capacity.clone(), labels: BTreeMap::new() };
+    let node = || NodeOptions { capacity: Some(capacity.clone()), labels: BTreeMap::new() };
     HeadOptions {
         cluster: "simulated".into(),
         owned: false,
@@ -439,6 +467,7 @@ fn head_options(nodes: &[String], planted: Option<Planted>) -> HeadOptions {
         stop_grace: Duration::from_secs(2),
         cordon: CordonRule { failures: 4, within: Duration::from_secs(20) },
         nodes: nodes.iter().map(|name| (name.clone(), node())).collect(),
+        elastic: None,
     }
 }
 

@@ -79,6 +79,7 @@ impl World {
             return None;
         };
         match self.agents[&from.node].link {
+            _ if self.gone.contains(&from.node) => None,
             Link::Dead { until } if self.random.below(4) == 0 => Some(until + self.random.below(2000)),
             _ => None,
         }
@@ -110,7 +111,10 @@ impl World {
                         agent.silent_since = (self.now < agent.mute_until).then_some(self.now);
                     }
                     let (node, address, pid) = (from.node, endpoint(), 1);
-                    let joined = HeadEvent::Joined { node, incarnation, address, pid, running, ended };
+                    // Of the others the head knows what they have.
+                    let offer = Offer { capacity: capacity(), ..Offer::default() };
+                    let offer = (!self.manifest.contains(&node)).then_some(offer);
+                    let joined = HeadEvent::Joined { node, incarnation, address, pid, running, ended, offer };
                     self.joining = true;
                     self.head_event(joined);
                     self.joining = false;

@@ -24,6 +24,8 @@ pub enum Planted {
     ClosuresNotDurable,
     /// That a gang is being ended is not written down.
     GangsEndingNotDurable,
+    /// What nodes have that the manifest does not name is not written down.
+    OffersNotDurable,
     /// The head believes that each node has twice of what it has.
     Overcommitted,
     /// An agent that has lost the head still believes afterwards what it said of silent nodes.
@@ -45,6 +47,7 @@ impl Planted {
         Planted::StopsNotRepeated,
         Planted::ClosuresNotDurable,
         Planted::GangsEndingNotDurable,
+        Planted::OffersNotDurable,
         Planted::Overcommitted,
         Planted::SuspicionsKept,
         Planted::PeersNotToldAgain,
@@ -60,6 +63,11 @@ impl World {
                 if let Some(before) = self.before.take() {
                     self.disk = before;
                 }
+            }
+            Some(Planted::OffersNotDurable) => {
+                let mut found = self.disk.clone();
+                found.retain(|key, _| !matches!(key, Key::Offer(_)));
+                return found;
             }
             Some(Planted::ClosuresNotDurable | Planted::GangsEndingNotDurable) => {
                 let mut found = self.disk.clone();

@@ -61,7 +61,9 @@ impl RunCommand {
         // Other hosts' memory is not known here.
         let here = manifest.launcher == Launcher::Local;
         let memory = here.then(launch::machine_memory).flatten();
-        if let Some(unmet) = demand::unmet(&run, &manifest, memory) {
+        // Where nothing is to be found, that is refused below.
+        let found = launch::with_found(&manifest).unwrap_or_else(|_| manifest.clone());
+        if let Some(unmet) = demand::unmet(&run, &found, memory) {
             let said = format!("does not fit {}: {}", self.cluster.display(), unmet.message);
             return Err(text.refuse(unmet.key, said).into());
         }

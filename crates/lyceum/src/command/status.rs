@@ -31,11 +31,17 @@ impl Status {
         let kind = if status.owned { "owned" } else { "standing" };
         println!("cluster `{}` ({kind})\n", status.cluster);
         print!("{}", table::nodes(&status));
+        if status.nodes.iter().any(|node| !node.gpus.is_empty()) {
+            print!("\n{}", table::gpus(&status));
+        }
         if !status.jobs.is_empty() {
             print!("\n{}", table::jobs(&status));
         }
         if !status.actors.is_empty() {
             print!("\n{}", table::actors(&status));
+        }
+        if !status.wanting.is_empty() {
+            println!("\n{}", status.wanting.join("\n"));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -9,7 +9,10 @@ pub fn nodes(status: &Status) -> String {
     let rows = status.nodes.iter().map(|node| {
         vec![
             node.name.clone(),
-            node.state.clone(),
+            match node.in_manifest {
+                true => node.state.clone(),
+                false => format!("{} (not in the manifest)", node.state),
+            },
             used_of(&node.used, &node.capacity),
             node.processes.to_string(),
             store(node),
@@ -17,6 +20,26 @@ pub fn nodes(status: &Status) -> String {
         ]
     });
     table(&["NODE", "STATE", "USED", "ACTORS", "STORE", "ADDRESS"], rows)
+}
+
+/// One line per GPU of which something is known.
+pub fn gpus(status: &Status) -> String {
+    let rows = status.nodes.iter().flat_map(|node| {
+        node.gpus.iter().zip(0_u32..).map(|(gpu, number)| {
+            let used = node.used.gpus.get(&number).copied().unwrap_or_default();
+            let (memory, used) = (Bytes(gpu.memory).to_string(), format!("{used}/1"));
+            vec![
+                node.name.clone(),
+                number.to_string(),
+                gpu.model.clone(),
+                memory,
+                used,
+                gpu.pci.clone(),
+                gpu.uuid.clone(),
+            ]
+        })
+    });
+    table(&["NODE", "GPU", "MODEL", "MEMORY", "USED", "PCI", "UUID"], rows)
 }
 
 /// One line per job.

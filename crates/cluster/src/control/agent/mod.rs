@@ -173,6 +173,11 @@ pub enum AgentEffect {
         /// Its endpoint.
         address: SocketAddr,
     },
+    /// Another agent was given up: until it is introduced again nobody calls it.
+    PeerLost {
+        /// Its node.
+        node: String,
+    },
     /// All workers are gone: end.
     Exit(Ending),
 }

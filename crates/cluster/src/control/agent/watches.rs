@@ -7,6 +7,9 @@ use lyceum_actor::{Cause, ProcessAddress, ProcessDeath, ProcessKind};
 use super::{Agent, AgentEffect, Watch, Watcher};
 use crate::control::vocabulary::CLIENT_NODE;
 
+/// Lost nodes that are remembered for those who ask late: names may come and go.
+const MAX_LOST: usize = 10_000;
+
 impl Agent {
     pub(super) fn watch(&mut self, watcher: Watcher, target: ProcessAddress) {
         let claim = (target.process, target.node.clone());
@@ -100,6 +103,13 @@ impl Agent {
         if self.silent.remove(&node) {
             self.effects.push(AgentEffect::TellSuspicion { node: node.clone(), unreachable: false });
         }
+        self.effects.push(AgentEffect::PeerLost { node: node.clone() });
         self.lost.insert(node, (before, reason));
+        if self.lost.len() > MAX_LOST
+            && let Some(oldest) =
+                self.lost.iter().min_by_key(|(_, (before, _))| *before).map(|(node, _)| node.clone())
+        {
+            self.lost.remove(&oldest);
+        }
     }
 }

@@ -11,6 +11,7 @@ use super::super::placement::{self, Candidate, Unplaced};
 use super::super::record::{ActorState, Key, ProcessState};
 use super::super::resources::{Allotment, Request};
 use super::super::vocabulary::{Answer, Command, JobEvent, Launch, Origin};
+use super::demand::Further;
 use super::names::Name;
 use super::{Head, MAX_WAITING};
 
@@ -92,18 +93,20 @@ impl Head {
         }
     }
 
+    /// The nodes, and what one is that may be asked for.
     pub(super) fn candidates<'a>(
         &'a self,
         role: &str,
     ) -> impl Iterator<Item = Candidate<'a>> + Clone + use<'a> {
         let failures = self.failures.of_role(role);
-        self.nodes.iter().map(move |(name, node)| Candidate {
+        let nodes = self.nodes.iter().map(move |(name, node)| Candidate {
             name,
-            labels: &node.options.labels,
+            labels: &node.labels,
             ledger: &node.ledger,
             failures: failures.get(&**name).copied().unwrap_or(0),
             closed: node.closed(),
-        })
+        });
+        nodes.chain(self.further.as_ref().map(Further::candidate))
     }
 
     /// What an actor that has no process waits for.

@@ -60,12 +60,12 @@ impl Head {
                 let status = self.status();
                 self.reply(asker, Answer::Status(status));
             }
-            (Ask::IssueNode { node }, _) => match self.nodes.contains_key(&node) {
-                true => {
+            (Ask::IssueNode { node }, _) => match self.check_member(&node) {
+                Ok(()) => {
                     let incarnation = self.allot();
                     self.reply(asker, Answer::Identity { node, incarnation });
                 }
-                false => self.refuse_node(asker, &node),
+                Err(why) => self.refuse(asker, why),
             },
             (Ask::Cordon { node, why }, _) => self.cordon(asker, &node, why),
             (Ask::Uncordon { node }, _) => self.uncordon(asker, &node),

@@ -84,7 +84,7 @@ impl Head {
             ));
         }
         self.check_queue()?;
-        match placement::place_gang(self.candidates(role), &Request::from(member), args.len()) {
+        match placement::place_gang(self.gang_candidates(role), &Request::from(member), args.len()) {
             Err(Unplaced::Never(why)) => Err(format!("{role}: {why}")),
             Ok(_) | Err(Unplaced::Later) => Ok(()),
         }
@@ -111,7 +111,7 @@ impl Head {
     }
 
     /// What a member of a gang that waits for room may ask for: all of them the same.
-    fn member_request(&self, gang: u64) -> Option<&SpawnRequest> {
+    pub(super) fn member_request(&self, gang: u64) -> Option<&SpawnRequest> {
         let first = self.gangs.get(&gang)?.members.first()?;
         self.actors.get(first).map(|state| &state.request)
     }
@@ -120,7 +120,11 @@ impl Head {
     pub(super) fn schedule_gang(&mut self, gang: u64) {
         let Some(request) = self.member_request(gang) else { return };
         let members = self.gangs.get(&gang).map(|state| state.members.clone()).unwrap_or_default();
-        match placement::place_gang(self.candidates(&request.role), &Request::from(request), members.len()) {
+        match placement::place_gang(
+            self.gang_candidates(&request.role),
+            &Request::from(request),
+            members.len(),
+        ) {
             Ok(places) => {
                 for (member, (node, allotment)) in members.into_iter().zip(places) {
                     self.assign(member, node, allotment);

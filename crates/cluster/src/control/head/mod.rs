@@ -3,7 +3,9 @@
 mod actors;
 mod asks;
 mod closing;
+mod demand;
 mod gangs;
+mod members;
 mod names;
 mod nodes;
 mod queue;
@@ -19,12 +21,15 @@ use lyceum_actor::{ControlError, ProcessDeath};
 
 pub use self::closing::CordonRule;
 use self::closing::Failures;
+use self::demand::Further;
 use self::gangs::Gang;
 use self::names::Name;
 use self::nodes::Node;
 use self::queue::Queue;
 use self::restarts::Rests;
 use self::saved::Saved;
+use super::elastic::Elastic;
+use super::offer::Offer;
 use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
 use super::resources::Capacity;
 use super::vocabulary::{Answer, Ask, Command, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse};
@@ -51,13 +56,15 @@ pub struct HeadOptions {
     pub cordon: CordonRule,
     /// The nodes of the manifest, by name.
     pub nodes: BTreeMap<String, NodeOptions>,
+    /// Nodes that may be asked for beside these.
+    pub elastic: Option<Elastic>,
 }
 
 /// A node as the manifest describes it.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// What it has.
-    pub capacity: Capacity,
+    /// What it has; `None`: what its agent says when it joins.
+    pub capacity: Option<Capacity>,
     /// Free words that a spawn may ask for.
     pub labels: Labels,
 }
@@ -80,6 +87,8 @@ pub enum HeadEvent {
         running: Vec<Running>,
         /// What has ended there and was not yet written down.
         ended: Vec<ProcessDeath>,
+        /// What its node has; of a node whose resources the manifest gives it may be left out.
+        offer: Option<Offer>,
     },
     /// An agent was heard.
     Heartbeat {
@@ -139,6 +148,11 @@ pub enum HeadEvent {
     ClientGone {
         /// The number of its connection.
         client: u64,
+    },
+    /// What is done about what waits for nodes that are not there, in lines for people.
+    Scaled {
+        /// All of it, in place of what was said before.
+        lines: Vec<String>,
     },
     /// Time has passed.
     Tick,
@@ -214,6 +228,10 @@ pub struct Head {
     options: HeadOptions,
     next: u64,
     nodes: BTreeMap<String, Node>,
+    /// What a node is that may be asked for.
+    further: Option<Further>,
+    /// What is done about what waits.
+    scaling: Vec<String>,
     jobs: BTreeMap<u64, JobState>,
     actors: BTreeMap<u64, ActorState>,
     processes: BTreeMap<u64, ProcessState>,
@@ -261,8 +279,10 @@ impl Head {
     /// A head that goes on from what an earlier term wrote down; from nothing at the first term.
     pub fn new(options: HeadOptions, records: impl IntoIterator<Item = (Key, Value)>) -> Head {
         let nodes =
-            options.nodes.iter().map(|(name, node)| (name.clone(), Node::new(node.clone()))).collect();
+            options.nodes.iter().map(|(name, node)| (name.clone(), Node::new(Some(node.clone())))).collect();
         let mut head = Head {
+            further: options.elastic.as_ref().and_then(Further::of),
+            scaling: Vec::new(),
             options,
             next: 1,
             nodes,
@@ -285,7 +305,10 @@ impl Head {
             effects: Vec::new(),
             now: Duration::ZERO,
         };
-        for (key, value) in records {
+        // Whatever else is said of a node, its offer makes it one.
+        let is_offer = |(key, _): &(Key, Value)| matches!(key, Key::Offer(_));
+        let (offers, others): (Vec<_>, Vec<_>) = records.into_iter().partition(is_offer);
+        for (key, value) in offers.into_iter().chain(others) {
             head.restore(key, value);
         }
         head.derive();
@@ -305,6 +328,7 @@ impl Head {
                     node.restore(state);
                 }
             }
+            (Key::Offer(name), Value::Offer(offer)) => self.restore_member(name, offer),
             // Keys and values are written in pairs; another pairing is no record of ours.
             _ => {}
         }
@@ -341,8 +365,10 @@ impl Head {
     pub fn apply(&mut self, event: HeadEvent, now: Duration) -> (Vec<Record>, Vec<HeadEffect>) {
         self.now = self.now.max(now);
         match event {
-            HeadEvent::Joined { node, incarnation, address, pid, running, ended } => {
-                self.agent_joined(&node, incarnation, address, pid, running, ended);
+            HeadEvent::Joined { node, incarnation, address, pid, running, ended, offer } => {
+                if self.admits(&node, incarnation, offer) {
+                    self.agent_joined(&node, incarnation, address, pid, running, ended);
+                }
             }
             HeadEvent::Heartbeat { node, incarnation, store } => {
                 self.agent_heard(&node, incarnation, Some(store))
@@ -359,10 +385,12 @@ impl Head {
             }
             HeadEvent::Asked { origin, request, ask } => self.asked(origin, request, ask),
             HeadEvent::ClientGone { client } => self.client_gone(client),
+            HeadEvent::Scaled { lines } => self.scaled(lines),
             HeadEvent::Tick => {
                 self.forget_old_failures();
                 self.look_at_silence();
                 self.look_at_drains();
+                self.forget_members();
             }
             HeadEvent::Shutdown { by } => self.shut_down(None, &by),
         }
@@ -387,6 +415,7 @@ impl Head {
             Key::Gang(gang) => self.gangs.get(gang).map(|gang| Value::Gang(gang.state.clone())),
             Key::Saved(actor) => self.saved.get(*actor).cloned().map(Value::Saved),
             Key::Node(name) => self.nodes.get(name).map(|node| Value::Node(node.record())),
+            Key::Offer(name) => self.nodes.get(name).and_then(Node::offer_record).map(Value::Offer),
         }
     }
 

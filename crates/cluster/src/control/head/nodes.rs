@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use lyceum_actor::{Cause, ProcessDeath};
 
+use super::super::offer::Offer;
 use super::super::record::{Closure, Key, NodeState, ProcessState};
-use super::super::resources::Ledger;
-use super::super::vocabulary::{Command, JobEvent, Notice, Origin, Report, Running, StoreUse};
+use super::super::resources::{Capacity, Ledger};
+use super::super::vocabulary::{Command, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse};
 use super::{Head, HeadEffect, NodeOptions};
 
 /// After a restart of the head, agents have this much longer than the verdict takes to find it again.
@@ -19,7 +20,11 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub(super) struct Node {
-    pub(super) options: NodeOptions,
+    /// What the manifest says of it; nothing of one that has joined without being named there.
+    pub(super) given: Option<NodeOptions>,
+    /// What its agent says of it.
+    pub(super) offer: Option<Offer>,
+    pub(super) labels: Labels,
     pub(super) ledger: Ledger,
     /// Newest incarnation that has joined; 0 before the first.
     pub(super) incarnation: u64,
@@ -33,6 +38,8 @@ pub(super) struct Node {
     pub(super) empty_at: Option<Duration>,
     /// Those who wait until it is empty.
     pub(super) drainers: Vec<(Origin, u64)>,
+    /// Since when it has been joined on the connection that it has.
+    pub(super) joined_at: Duration,
     heard: Duration,
     probed: Option<Duration>,
     probe_failed: bool,
@@ -48,15 +55,19 @@ pub(super) enum Presence {
     Joined,
     /// Silent, or its connection is gone.
     Unreachable,
-    /// Given up; the evidence in words.
-    Lost(String),
+    /// Given up, with all its processes of a number below `before`, for this evidence.
+    Lost { why: String, before: u64, at: Duration },
 }
 
 impl Node {
-    pub(super) fn new(options: NodeOptions) -> Node {
+    /// One of the manifest, or not.
+    pub(super) fn new(given: Option<NodeOptions>) -> Node {
+        let capacity = given.as_ref().and_then(|given| given.capacity.clone());
         Node {
-            ledger: Ledger::new(options.capacity.clone()),
-            options,
+            ledger: Ledger::new(capacity.unwrap_or_else(Capacity::unknown)),
+            labels: given.as_ref().map(|given| given.labels.clone()).unwrap_or_default(),
+            given,
+            offer: None,
             incarnation: 0,
             presence: Presence::Absent,
             address: None,
@@ -65,6 +76,7 @@ impl Node {
             closure: None,
             empty_at: None,
             drainers: Vec::new(),
+            joined_at: Duration::ZERO,
             heard: Duration::ZERO,
             probed: None,
             probe_failed: false,
@@ -94,7 +106,7 @@ impl Node {
             (Presence::Joined, Some(closure)) => Some(&closure.why),
             (Presence::Absent, _) => Some("absent"),
             (Presence::Unreachable, _) => Some("unreachable"),
-            (Presence::Lost(_), _) => Some("lost"),
+            (Presence::Lost { .. }, _) => Some("lost"),
         }
     }
 
@@ -121,20 +133,6 @@ impl Head {
         running: Vec<Running>,
         ended: Vec<ProcessDeath>,
     ) {
-        let refusal = match self.nodes.get(name) {
-            None => Some(format!("the manifest has no node `{name}`")),
-            Some(node) if incarnation < node.incarnation => Some(format!(
-                "incarnation {incarnation} of node `{name}` was succeeded by {}",
-                node.incarnation
-            )),
-            Some(_) if self.shutdown.is_some() => Some("the cluster is ending".to_owned()),
-            Some(_) => None,
-        };
-        if let Some(reason) = refusal {
-            let node = name.to_owned();
-            self.effects.push(HeadEffect::RefuseAgent { node, incarnation, reason });
-            return;
-        }
         self.bury_older(name, incarnation);
         let now = self.now;
         let mut was_silent = false;
@@ -146,8 +144,9 @@ impl Head {
             node.address = Some(address);
             node.pid = pid;
             node.heard = now;
+            node.joined_at = now;
             node.probe_failed = false;
-            node.ledger = Ledger::new(node.options.capacity.clone());
+            node.ledger = Ledger::new(node.capacity());
         }
         self.dirty.insert(Key::Node(name.to_owned()));
         self.adopt(name, incarnation, running, ended);
@@ -160,7 +159,7 @@ impl Head {
 
     /// Has `incarnation` of node `name` never joined?
     pub fn is_new(&self, name: &str, incarnation: u64) -> bool {
-        self.nodes.get(name).is_some_and(|node| node.incarnation < incarnation)
+        self.nodes.get(name).is_none_or(|node| node.incarnation < incarnation)
     }
 
     /// Processes of an earlier incarnation died with their agent.
@@ -264,7 +263,7 @@ impl Head {
         }
     }
 
-    /// Tells the new one of the others, and which of these are silent; and the others of the new one.
+    /// Tells the new one of the others, and which of these are silent or were given up; and the others of the new one.
     fn introduce(&mut self, name: &str, incarnation: u64, address: SocketAddr) {
         self.command_all(name, &Command::Peer { node: name.to_owned(), incarnation, address });
         let mut others = Vec::new();
@@ -274,6 +273,11 @@ impl Head {
             }
             if node.silent() {
                 others.push(Command::Suspect { node: other.clone(), unreachable: true });
+            }
+            // It may have been away when that was told, and nobody else will tell it.
+            if let Presence::Lost { why, before, .. } = &node.presence {
+                let (node, before, reason) = (other.clone(), *before, why.clone());
+                others.push(Command::NodeLost { node, before, reason });
             }
         }
         for command in others {
@@ -394,16 +398,16 @@ impl Head {
         log_tail: Vec<String>,
     ) {
         let Some(node) = self.nodes.get_mut(name) else { return };
-        let gone = node.incarnation == incarnation && !matches!(node.presence, Presence::Lost(_));
+        let gone = node.incarnation == incarnation && !matches!(node.presence, Presence::Lost { .. });
         if !gone {
             return;
         }
         let was_silent = node.silent();
-        node.presence = Presence::Lost(evidence.clone());
-        node.missed = false;
-        node.ledger = Ledger::new(node.options.capacity.clone());
-        node.store = StoreUse::default();
         let before = self.next;
+        node.presence = Presence::Lost { why: evidence.clone(), before, at: self.now };
+        node.missed = false;
+        node.ledger = Ledger::new(node.capacity());
+        node.store = StoreUse::default();
         let command = Command::NodeLost { node: name.to_owned(), before, reason: evidence.clone() };
         self.command_all(name, &command);
         // It may be there still, and its connection too: what was cut may be whole again by now.

@@ -38,6 +38,11 @@ impl Queue {
         self.tried = self.waiting.len();
     }
 
+    /// Those who wait, in order of asking.
+    pub(super) fn units(&self) -> impl Iterator<Item = u64> + '_ {
+        self.waiting.iter().copied()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }

@@ -1,6 +1,7 @@
 //! The state of everything, for people and for tests.
 
 use super::super::record::ActorState;
+use super::super::resources::Capacity;
 use super::super::vocabulary::{ActorStatus, JobStatus, NodeStatus, Status};
 use super::Head;
 use super::nodes::{Node, Presence};
@@ -23,6 +24,7 @@ impl Head {
                 })
                 .collect(),
             actors: self.actors.keys().filter_map(|actor| self.actor_status(*actor)).collect(),
+            wanting: self.wanting(),
         }
     }
 
@@ -34,7 +36,7 @@ impl Head {
                 Some(why) => format!("joined, closed: {why}"),
             },
             Presence::Unreachable => "unreachable".to_owned(),
-            Presence::Lost(why) => format!("lost: {why}"),
+            Presence::Lost { why, .. } => format!("lost: {why}"),
         };
         NodeStatus {
             name: name.to_owned(),
@@ -43,7 +45,9 @@ impl Head {
             incarnation: node.incarnation,
             address: node.address,
             pid: node.pid,
-            capacity: node.options.capacity.clone(),
+            capacity: if node.is_known() { node.capacity() } else { Capacity::default() },
+            in_manifest: node.given.is_some(),
+            gpus: node.offer.as_ref().map(|offer| offer.gpus.clone()).unwrap_or_default(),
             used: node.ledger.used().clone(),
             processes: self.processes.values().filter(|process| process.node == name).count() as u32,
             store: node.store,

@@ -25,7 +25,7 @@ pub fn place_gang<'a>(
             (node.name.to_owned(), reason)
         };
         return Err(Unplaced::Never(Impossible {
-            what: format!("the nodes can never hold a gang of {size}{}", manner(request.strategy)),
+            what: format!("the present nodes can never hold a gang of {size}{}", manner(request.strategy)),
             reasons: nodes.iter().zip(in_all).map(reason).collect(),
         }));
     }
@@ -191,11 +191,14 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let nodes = "node `a`: can hold 4 of them; node `b`: can hold 2 of them";
-        assert_eq!(never(Strategy::Spread, 7), format!("the nodes can never hold a gang of 7: {}", nodes));
+        assert_eq!(
+            never(Strategy::Spread, 7),
+            format!("the present nodes can never hold a gang of 7: {}", nodes)
+        );
         let on_one = never(Strategy::StrictPack, 5);
         assert_eq!(
             on_one,
-            "the nodes can never hold a gang of 5, all on one node: node `a`: can hold 4 of them; \
+            "the present nodes can never hold a gang of 5, all on one node: node `a`: can hold 4 of them; \
              node `b`: can hold 2 of them"
         );
         assert!(

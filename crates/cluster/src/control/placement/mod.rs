@@ -32,7 +32,7 @@ const SHOWN: usize = 4;
 pub enum Unplaced {
     /// It fits once others have ended or a node has come back.
     Later,
-    /// No node can ever hold it.
+    /// No node that is there can ever hold it.
     Never(Impossible),
 }
 
@@ -80,12 +80,17 @@ pub fn possible<'a>(
     nodes: impl Iterator<Item = Candidate<'a>> + Clone,
     request: &Request,
 ) -> Result<(), Impossible> {
-    if nodes.clone().any(|node| never_on(&node, request).is_none()) {
+    if is_possible(nodes.clone(), request) {
         return Ok(());
     }
     let reason = |node: Candidate<'a>| Some((node.name.to_owned(), never_on(&node, request)?));
-    let what = "no node can ever hold this request".to_owned();
+    let what = "no present node can ever hold this request".to_owned();
     Err(Impossible { what, reasons: nodes.filter_map(reason).collect() })
+}
+
+/// The same, without a word on why not.
+pub fn is_possible<'a>(mut nodes: impl Iterator<Item = Candidate<'a>>, request: &Request) -> bool {
+    nodes.any(|node| never_on(&node, request).is_none())
 }
 
 /// Why `request` has no place now, of each of the nodes that may come to hold it.
@@ -193,7 +198,7 @@ mod tests {
         };
         assert_eq!(
             why.to_string(),
-            "no node can ever hold this request: node `a`: cpus: 5 asked, 4 in all; \
+            "no present node can ever hold this request: node `a`: cpus: 5 asked, 4 in all; \
              node `b`: cpus: 5 asked, 2 in all"
         );
     }
@@ -220,7 +225,7 @@ mod tests {
                 placed => placed.expect("a node that is open and empty").0,
             }
         };
-        let refused = "no node can ever hold this request: node `a`: ";
+        let refused = "no present node can ever hold this request: node `a`: ";
         assert_eq!(with(Some("fast"), &["fast"], false), "a");
         assert_eq!(with(Some("fast"), &["slow", "fast"], false), "a");
         assert_eq!(

@@ -1,6 +1,6 @@
-//! Slurm's commands, and the one job of a cluster.
+//! Slurm's commands, and the jobs of a cluster: one of the manifest's nodes, and one for each further node.
 //!
-//! The job is found by its name and its folder, the cluster's: nothing has to be written down that could be lost.
+//! They are found by their names and their folder, the cluster's: nothing has to be written down that could be lost.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -26,6 +26,8 @@ pub(super) struct Job {
     pub(super) state: String,
     /// Why it is in that state; of one that waits, for what.
     pub(super) reason: String,
+    /// The further node that it is, if it is one.
+    pub(super) node: Option<String>,
 }
 
 impl Job {
@@ -40,9 +42,12 @@ impl Job {
     }
 }
 
-/// What a cluster's job is called.
-pub(super) fn name_of(cluster: &str) -> String {
-    format!("lyceum-{cluster}")
+/// What a cluster's job is called, or that of a further node. Of the names of clusters none has a dot.
+pub(super) fn name_of(cluster: &str, node: Option<&str>) -> String {
+    match node {
+        None => format!("lyceum-{cluster}"),
+        Some(node) => format!("lyceum-{cluster}.{node}"),
+    }
 }
 
 /// The jobs of the cluster in `state` that Slurm has not finished with; without those that only end yet, where asked so.
@@ -51,16 +56,22 @@ pub(super) async fn find(
     state: &StateDir,
     with_ending: bool,
 ) -> Result<Vec<Job>, ClusterError> {
-    let name = format!("--name={}", name_of(cluster));
-    let listed = call("squeue", &["--me", "--noheader", &name, "--format=%i|%T|%r|%Z"], None).await?;
-    let folder = state.root().to_string_lossy();
-    let job = |line: &str| {
-        let mut fields = line.trim().splitn(4, '|');
-        let (id, job_state, reason) = (fields.next()?, fields.next()?, fields.next()?);
-        let job = Job { id: id.parse().ok()?, state: job_state.to_owned(), reason: reason.to_owned() };
-        (fields.next()? == folder && (with_ending || !job.is_over())).then_some(job)
-    };
+    let listed = call("squeue", &["--me", "--noheader", "--format=%i|%T|%r|%j|%Z"], None).await?;
+    let (name, folder) = (name_of(cluster, None), state.root().to_string_lossy());
+    let job = |line: &str| parse(line, &name, &folder).filter(|job| with_ending || !job.is_over());
     Ok(listed.lines().filter_map(job).collect())
+}
+
+/// The job of a line of `squeue`, if it is one of the cluster whose job is `name` and whose folder is `folder`.
+fn parse(line: &str, name: &str, folder: &str) -> Option<Job> {
+    let mut fields = line.trim().splitn(5, '|');
+    let (id, state, reason) = (fields.next()?, fields.next()?, fields.next()?);
+    let node = match fields.next()?.strip_prefix(name)? {
+        "" => None,
+        rest => Some(rest.strip_prefix('.')?.to_owned()),
+    };
+    let job = Job { id: id.parse().ok()?, state: state.to_owned(), reason: reason.to_owned(), node };
+    (fields.next()? == folder).then_some(job)
 }
 
 /// What Slurm says of a job that is over: `FAILED (NonZeroExitCode)`; for some minutes after its end.
@@ -73,9 +84,14 @@ pub(super) async fn fate(id: u64) -> Option<String> {
     Some(format!("{} ({})", field("JobState=")?, field("Reason=")?))
 }
 
-/// Submits the job: `script` on the first of the hosts, with the options that the manifest asks for.
-pub(super) async fn submit(manifest: &Manifest, state: &StateDir, script: &str) -> Result<u64, ClusterError> {
-    let options = options(manifest, state);
+/// Submits a job: `script` on the first of the hosts, with the options that the manifest asks for.
+pub(super) async fn submit(
+    manifest: &Manifest,
+    state: &StateDir,
+    name: &str,
+    script: &str,
+) -> Result<u64, ClusterError> {
+    let options = options(manifest, state, name);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let said = call("sbatch", &options, Some(script)).await?;
     // With several clusters: `7;its name`.
@@ -83,9 +99,10 @@ pub(super) async fn submit(manifest: &Manifest, state: &StateDir, script: &str) 
     id.ok_or_else(|| ClusterError::Refused(format!("`sbatch` named no job: {}", said.trim())))
 }
 
-fn options(manifest: &Manifest, state: &StateDir) -> Vec<String> {
+fn options(manifest: &Manifest, state: &StateDir, name: &str) -> Vec<String> {
     let SlurmSection { partition, account, time, options } = &manifest.slurm;
-    let claims = || manifest.nodes.iter().map(|node| &node.resources);
+    // Where a node says nothing it has what Slurm gives it.
+    let claims = || manifest.nodes.iter().filter_map(|node| node.resources.as_ref());
     let cpus = claims().map(|claim| claim.cpus.ceil()).max().unwrap_or(0);
     let gpus = claims().map(|claim| u64::from(claim.gpus)).max().unwrap_or(0);
     let mib = claims().map(|claim| claim.memory.0.div_ceil(1 << 20)).max().unwrap_or(0);
@@ -99,7 +116,7 @@ fn options(manifest: &Manifest, state: &StateDir) -> Vec<String> {
         "--no-kill".to_owned(),
         "--ntasks-per-node=1".to_owned(),
         "--open-mode=append".to_owned(),
-        format!("--job-name={}", name_of(&manifest.name)),
+        format!("--job-name={name}"),
         format!("--nodes={}", manifest.nodes.len()),
         format!("--chdir={root}"),
         format!("--output={log}"),
@@ -159,7 +176,6 @@ async fn call(program: &str, arguments: &[&str], input: Option<&str>) -> Result<
 /// The job's script. `srun` starts one task a host; when all have ended, so does the job. Told by a signal, it starts the
 /// tasks again that are listed then: the hosts are the job's as long as one agent runs.
 pub(super) fn script(program: &std::path::Path, state: &StateDir, nodes: usize) -> String {
-    let quoted = |path: PathBuf| format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"));
     let (program, root) = (quoted(program.to_owned()), quoted(state.root().to_owned()));
     let list = quoted(again_file(state));
     // A task that ends, or fails, is one agent's end.
@@ -179,6 +195,21 @@ pub(super) fn script(program: &std::path::Path, state: &StateDir, nodes: usize) 
     )
 }
 
+/// The script of a job of one host, that of task `index`.
+pub(super) fn script_of_one(program: &std::path::Path, state: &StateDir, index: usize) -> String {
+    let (program, root) = (quoted(program.to_owned()), quoted(state.root().to_owned()));
+    format!(
+        "#!/bin/sh\n\
+         export SRUN_CPUS_PER_TASK=\"${{SLURM_CPUS_PER_TASK:-1}}\"\n\
+         exec srun --overlap --nodes=1 --ntasks=1 {program} task --state {root} --index {index} </dev/null\n"
+    )
+}
+
+/// A word of a shell.
+fn quoted(path: PathBuf) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+}
+
 /// Which tasks the script is to start when it is told so.
 pub(super) fn again_file(state: &StateDir) -> PathBuf {
     state.slurm().join("again")
@@ -189,13 +220,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_clusters_jobs_are_told_from_others() {
+        let parse = |name: &str, folder: &str| {
+            let line = format!("17|PENDING|Resources|{name}|{folder}");
+            parse(&line, "lyceum-c", "/home/c").map(|job| (job.id, job.is_queued(), job.node))
+        };
+        assert_eq!(parse("lyceum-c", "/home/c"), Some((17, true, None)));
+        assert_eq!(parse("lyceum-c.further-2", "/home/c"), Some((17, true, Some("further-2".into()))));
+        assert_eq!(parse("lyceum-c", "/home/other"), None);
+        assert_eq!(parse("lyceum-c2", "/home/c"), None, "another cluster");
+        assert_eq!(parse("wrap", "/home/c"), None);
+    }
+
+    #[test]
     fn the_job_asks_for_what_its_greediest_node_needs_on_every_host() {
         let text = "name = \"c\"\nlauncher = \"slurm\"\nhead = { bind = \"10.0.0.1\" }\n\
                     slurm = { partition = \"long\", options = [\"--exclusive\"] }\n\
                     [[nodes]]\nname = \"a\"\nresources = { cpus = 1.5, memory = \"3 GiB\" }\n\
                     [[nodes]]\nname = \"b\"\nresources = { gpus = 2 }\n";
         let manifest = Manifest::parse("c.toml", text).unwrap();
-        let options = options(&manifest, &StateDir::at("/home/100%/c"));
+        let options = options(&manifest, &StateDir::at("/home/100%/c"), &name_of("c", None));
         for option in [
             "--job-name=lyceum-c",
             "--nodes=2",

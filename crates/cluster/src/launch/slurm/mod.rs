@@ -3,6 +3,7 @@
 //! The cluster's folder is where the job's hosts find it, as home folders on such machines are: orders, with the agents'
 //! credentials, and logs lie there, readable by their owner alone, and none is in the job's script, which others may read.
 
+mod further;
 mod job;
 mod task;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+pub(crate) use self::further::FurtherJobs;
 use self::job::Job;
 pub use self::task::run_task;
 use self::task::{TaskEnd, order_file};
@@ -66,7 +68,7 @@ impl Slurm {
 
     /// An agent whose job waits, or has just begun, counts as one that runs: it will join.
     pub(super) async fn reach(&mut self) -> Result<Vec<Result<bool, Fault>>, ClusterError> {
-        let job = self.jobs(false).await?.into_iter().next();
+        let job = self.main_job().await?;
         let names = self.manifest.nodes.iter().map(|node| &node.name);
         let lives = |node: &String| job.is_some() && !TaskEnd::file(&self.state, node).exists();
         let reached = names.map(|node| Ok(lives(node))).collect();
@@ -94,7 +96,7 @@ impl Slurm {
             write_json(&order_file(&self.state, index), order)?;
             tasks += &format!("{index}\n");
         }
-        match self.jobs(false).await?.into_iter().next() {
+        match self.main_job().await? {
             Some(job) => {
                 write_whole(&job::again_file(&self.state), tasks.as_bytes())?;
                 job::wake(job.id).await?;
@@ -109,9 +111,10 @@ impl Slurm {
                     )));
                 }
                 let script = job::script(&self.program, &self.state, self.manifest.nodes.len());
-                let id = job::submit(&self.manifest, &self.state, &script).await?;
+                let name = job::name_of(&self.manifest.name, None);
+                let id = job::submit(&self.manifest, &self.state, &name, &script).await?;
                 self.submitted = true;
-                self.watch(Job { id, state: "PENDING".into(), reason: "None".into() });
+                self.watch(Job { id, state: "PENDING".into(), reason: "None".into(), node: None });
             }
         }
         Ok(Vec::new())
@@ -135,7 +138,7 @@ impl Slurm {
             // What kept it from being started is in the job's own.
             log = tail_of(&self.state.logs().join("slurm.log"));
         }
-        let who = format!("a task of the job `{}`", job::name_of(&self.manifest.name));
+        let who = format!("a task of the job `{}`", job::name_of(&self.manifest.name, None));
         Some(AgentLoss { how, who, log_file, log })
     }
 
@@ -152,7 +155,7 @@ impl Slurm {
         }
     }
 
-    /// Ends the job and waits until it is over; tells whether there was one.
+    /// Ends the job, and those of further nodes, and waits until they are over; tells whether there was one.
     pub(super) async fn end(&mut self) -> Result<bool, ClusterError> {
         self.watch = None;
         let mut jobs = self.jobs(true).await?;
@@ -172,6 +175,11 @@ impl Slurm {
             jobs = self.jobs(true).await?;
         }
         Ok(there_were)
+    }
+
+    /// The job of the manifest's nodes.
+    async fn main_job(&self) -> Result<Option<Job>, ClusterError> {
+        Ok(self.jobs(false).await?.into_iter().find(|job| job.node.is_none()))
     }
 
     async fn jobs(&self, with_ending: bool) -> Result<Vec<Job>, ClusterError> {

@@ -17,6 +17,9 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     if manifest.launcher != Launcher::Slurm && manifest.slurm != SlurmSection::default() {
         return Err(document.refuse("slurm", without_launcher("slurm", "slurm")));
     }
+    if manifest.launcher != Launcher::Slurm && manifest.elastic.is_some() {
+        return Err(document.refuse("elastic", without_launcher("elastic", "slurm")));
+    }
     let head = &manifest.head;
     if manifest.launcher != Launcher::Local && head.bind.is_none() && head.interface.is_none() {
         let text = "the nodes are on other hosts: give `bind` or `interface` in `[head]`, an address of this machine that \
