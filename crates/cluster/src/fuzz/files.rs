@@ -11,7 +11,7 @@ use crate::control::record::{Key, Record, Value};
 use crate::head::database::Records;
 use crate::head::{HeadAddress, HeadConfig};
 use crate::launch::RunRecord;
-use crate::manifest::Manifest;
+use crate::manifest::{ElasticSection, Manifest, ResourceSection};
 use crate::state::{from_json, log_tail};
 
 fn manifest(data: &[u8]) {
@@ -69,6 +69,10 @@ const WORDS: [&str; 24] = [
     "custom",
     "\"1.5 GiB\"",
     "trusted_interface",
+    "reserve",
+    "[elastic]\n",
+    "max_nodes",
+    "patience",
 ];
 
 #[test]
@@ -122,7 +126,16 @@ fn json(data: &[u8]) {
 
 #[test]
 fn state_files_are_read_or_refused() {
-    let manifest = Manifest::parse("a.toml", std::str::from_utf8(&shipped()[0]).unwrap()).unwrap();
+    let mut manifest = Manifest::parse("a.toml", std::str::from_utf8(&shipped()[0]).unwrap()).unwrap();
+    manifest.elastic = Some(ElasticSection {
+        max_nodes: 4,
+        patience: 10.0,
+        idle: 300.0,
+        resources: ResourceSection::default(),
+        labels: crate::samples::offer().labels,
+        interface: None,
+        trusted_interface: None,
+    });
     let head = HeadConfig { manifest: manifest.clone(), owned: true };
     let agent = AgentConfig {
         cluster: "school".into(),

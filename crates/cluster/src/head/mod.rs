@@ -60,7 +60,9 @@ impl HeadConfig {
     }
 
     pub(crate) fn checked(self) -> Result<HeadConfig, String> {
-        self.manifest.health.check().map(|()| self)
+        self.manifest.health.check()?;
+        self.manifest.elastic.as_ref().map_or(Ok(()), ElasticSection::check)?;
+        Ok(self)
     }
 }
 

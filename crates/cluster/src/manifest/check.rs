@@ -117,17 +117,9 @@ fn check_labels(document: &Document<Manifest>, section: &str, labels: &Labels) -
 
 fn check_elastic(document: &Document<Manifest>) -> Result<(), StrictError> {
     let Some(elastic) = &document.value.elastic else { return Ok(()) };
-    let ElasticSection { max_nodes, patience, idle, resources, labels, interface, trusted_interface } =
-        elastic;
-    if !(1..=MAX_NODES).contains(&(*max_nodes as usize)) {
-        let text = format!("expected 1 to {MAX_NODES} nodes, found {max_nodes}");
-        return Err(document.refuse("elastic.max_nodes", text));
-    }
-    for (key, seconds, least) in [("patience", patience, 0.0), ("idle", idle, 1.0)] {
-        if !(least..=86_400.0).contains(seconds) {
-            let text = format!("expected {least} to 86400 seconds, found {seconds}");
-            return Err(document.refuse(&format!("elastic.{key}"), text));
-        }
+    let ElasticSection { resources, labels, interface, trusted_interface, .. } = elastic;
+    if let Some((key, text)) = elastic.fault() {
+        return Err(document.refuse(&format!("elastic.{key}"), text));
     }
     check_resources(document, "elastic", resources)?;
     check_labels(document, "elastic", labels)?;
@@ -296,5 +288,24 @@ impl Health {
     /// As a daemon reads it again: a damaged number must not become a time that cannot be.
     pub(crate) fn check(&self) -> Result<(), String> {
         self.fault().map_or(Ok(()), |(key, text)| Err(format!("is damaged: health.{key}: {text}")))
+    }
+}
+
+impl ElasticSection {
+    /// The first key whose number cannot be, and what was expected.
+    fn fault(&self) -> Option<(&'static str, String)> {
+        let ElasticSection { max_nodes, patience, idle, .. } = self;
+        if !(1..=MAX_NODES).contains(&(*max_nodes as usize)) {
+            return Some(("max_nodes", format!("expected 1 to {MAX_NODES} nodes, found {max_nodes}")));
+        }
+        let times = [("patience", patience, 0.0), ("idle", idle, 1.0)];
+        let (key, seconds, least) =
+            times.into_iter().find(|(_, seconds, least)| !(*least..=86_400.0).contains(*seconds))?;
+        Some((key, format!("expected {least} to 86400 seconds, found {seconds}")))
+    }
+
+    /// As a head reads it again: a damaged number must not become a time that cannot be.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.fault().map_or(Ok(()), |(key, text)| Err(format!("is damaged: elastic.{key}: {text}")))
     }
 }

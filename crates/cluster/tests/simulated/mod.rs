@@ -212,6 +212,10 @@ impl World {
         // Nodes that were lost are found again, and restarts have had their pauses.
         self.go_on(40);
         self.wait_for_those_who_left(|state| state.starts_with("lost"));
+        if !self.gone.is_empty() {
+            // Until the last verdict is told.
+            self.go_on(8);
+        }
         self.assert_nobody_waits_beside_room();
         self.assert_watchers_are_told();
         self.assert_names_are_found();
