@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    ops::Range,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -50,6 +51,8 @@ pub struct SystemOptions {
     pub membership: Option<Membership>,
     /// Where to listen. Port 0 takes a free one.
     pub bind: SocketAddr,
+    /// Where `bind` has port 0: the ports to have one of; empty, the system chooses.
+    pub ports: Range<u16>,
     /// Where others reach this process, if not at the address it listens at.
     pub advertise: Option<IpAddr>,
     /// The threads that run actors (those that own none). More are added while all of these compute.
@@ -68,6 +71,7 @@ impl Default for SystemOptions {
             roles: Registry::new(),
             membership: None,
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ports: 0..0,
             advertise: None,
             actor_threads: std::thread::available_parallelism().map_or(1, usize::from),
             verdict_grace: Duration::from_secs(15),
@@ -139,7 +143,8 @@ impl System {
         let network = match &options.membership {
             Some(membership) => {
                 let roles = options.roles.fingerprints();
-                Some(Network::open(&io, membership.clone(), options.bind, options.advertise, roles)?)
+                let place = (options.bind, options.ports.clone());
+                Some(Network::open(&io, membership.clone(), place, options.advertise, roles)?)
             }
             None => None,
         };

@@ -51,6 +51,7 @@ pub mod manifest;
 mod message;
 #[cfg(test)]
 mod newer;
+mod paths;
 mod program;
 mod renewal;
 #[cfg(test)]
@@ -65,7 +66,7 @@ pub mod worker;
 
 pub use client::{Client, Job};
 pub use control::papers::{CertificateStatus, Certificates, TokenStatus};
-pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status};
+pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status, Warning};
 pub use error::ClusterError;
 pub use program::ProgramHash;
 pub use token::JoinToken;

@@ -65,6 +65,11 @@ pub(crate) enum Input {
     GuestCame(Box<(Guest, Application)>),
     /// Somebody of this process wants to know something.
     Look(Look),
+    /// The path to a node was looked at, and what is wrong with it.
+    PathSeen {
+        node: String,
+        said: Option<String>,
+    },
     /// Another head leads, or may.
     Deposed(String),
 }
@@ -119,6 +124,8 @@ pub(super) struct Core {
     places: Places,
     agents: BTreeMap<String, AgentLink>,
     clients: BTreeMap<u64, LaneSender>,
+    /// What is wrong and costs speed, by what it is about.
+    warnings: BTreeMap<String, String>,
     exit: bool,
     deposed: Option<String>,
 }
@@ -162,6 +169,8 @@ impl Core {
         runtime: Handle,
     ) -> Core {
         let places = Places::new(&state, &config.manifest);
+        let clamped = endpoint.socket_buffers().and_then(|buffers| buffers.clamped());
+        let warnings = clamped.map(|said| (String::new(), said)).into_iter().collect();
         Core {
             state,
             config,
@@ -177,6 +186,7 @@ impl Core {
             places,
             agents: BTreeMap::new(),
             clients: BTreeMap::new(),
+            warnings,
             exit: false,
             deposed: None,
         }
@@ -184,6 +194,8 @@ impl Core {
 
     /// Runs until the cluster has ended or its state cannot be written down any more.
     pub(super) fn run(mut self, mut inbox: Receiver<Input>) -> Result<(), ClusterError> {
+        let warned = self.warned();
+        self.decider.take(warned);
         let mut batch = Vec::new();
         let mut late = 0_usize;
         while !self.exit && self.deposed.is_none() && inbox.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
@@ -232,6 +244,10 @@ impl Core {
             let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
         });
         Ok(())
+    }
+
+    fn warned(&self) -> HeadEvent {
+        HeadEvent::Warned { warnings: self.warnings.values().cloned().collect() }
     }
 
     fn carry_out(&mut self, effects: Vec<HeadEffect>) {
@@ -299,6 +315,16 @@ impl Core {
             Input::Look(Look(look)) => {
                 look(self.decider.head());
                 None
+            }
+            Input::PathSeen { node, said } => {
+                match said {
+                    Some(said) => {
+                        tracing::warn!("{said}");
+                        self.warnings.insert(node, said);
+                    }
+                    None => _ = self.warnings.remove(&node),
+                }
+                Some(self.warned())
             }
             Input::Deposed(why) => {
                 self.deposed = Some(why);

@@ -16,6 +16,7 @@ mod members;
 mod network;
 mod networked;
 mod placing;
+mod ports;
 #[path = "../../testbed/probe.rs"]
 #[allow(dead_code, reason = "the testbed uses the other half")]
 mod probe;

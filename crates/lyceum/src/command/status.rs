@@ -27,12 +27,15 @@ impl Status {
             };
             bail!("no cluster `{name}` runs here; {others}");
         }
-        let status = block_on(async { Ok(launch::status(&state).await?) })?;
+        let (status, warnings) = block_on(async { Ok(launch::status(&state).await?) })?;
         let kind = if status.owned { "owned" } else { "standing" };
         println!("cluster `{}` ({kind})\n", status.cluster);
         print!("{}", table::nodes(&status));
         if status.nodes.iter().any(|node| !node.gpus.is_empty()) {
             print!("\n{}", table::gpus(&status));
+        }
+        for warning in &warnings {
+            println!("\nwarning, by {}: {}", warning.by, warning.text);
         }
         if !status.jobs.is_empty() {
             print!("\n{}", table::jobs(&status));

@@ -68,6 +68,10 @@ impl Head {
                 let status = self.status();
                 self.reply(asker, Answer::Status(status));
             }
+            (Ask::Warnings, _) => {
+                let warnings = self.all_warnings();
+                self.reply(asker, Answer::Warnings(warnings));
+            }
             (Ask::IssueNode { node }, _) if self.is_cut_off(&node) => {
                 let why = format!(
                     "the certificate of node `{node}` was revoked: `lyceum token create --node {node}` and `lyceum join` let \
@@ -145,7 +149,7 @@ impl Head {
                 Some(state) => same_job(state.request.job).map(|()| Ask::StopActor { actor, kill }),
                 None => Ok(Ask::StopActor { actor, kill }),
             },
-            Ask::Watch(_) | Ask::Status | Ask::Save { .. } | Ask::Renew { .. } => Ok(ask),
+            Ask::Watch(_) | Ask::Status | Ask::Warnings | Ask::Save { .. } | Ask::Renew { .. } => Ok(ask),
             Ask::BeginJob { .. }
             | Ask::Follow { .. }
             | Ask::HasProgram { .. }

@@ -39,7 +39,9 @@ use super::offer::Offer;
 use super::papers::{CertificateState, Revoked, TokenState};
 use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
 use super::resources::Capacity;
-use super::vocabulary::{Answer, Ask, Command, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse};
+use super::vocabulary::{
+    Answer, Ask, Command, HEAD_NODE, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse,
+};
 
 /// Most actors that may wait for room at a time.
 const MAX_WAITING: usize = 4096;
@@ -165,6 +167,11 @@ pub enum HeadEvent {
     },
     /// A certificate was signed for an agent.
     Certified(CertificateState),
+    /// What the head's own process has found to be wrong, all of it.
+    Warned {
+        /// One sentence each.
+        warnings: Vec<String>,
+    },
     /// What is done about what waits for nodes that are not there, in lines for people.
     Scaled {
         /// All of it, in place of what was said before.
@@ -287,6 +294,8 @@ pub struct Head {
     names: BTreeMap<Name, u64>,
     /// What actors have saved for their next lives.
     saved: Saved,
+    /// What is wrong, by who has found it.
+    warnings: BTreeMap<String, Vec<String>>,
     /// Which nodes have which of the programs that jobs brought.
     programs: Programs,
     /// Processes that make no progress, and what is known of that.
@@ -349,6 +358,7 @@ impl Head {
             gangs: BTreeMap::new(),
             names: BTreeMap::new(),
             saved: Saved::default(),
+            warnings: BTreeMap::new(),
             programs: Programs::default(),
             stalls: BTreeMap::new(),
             waiting: Queue::default(),
@@ -456,6 +466,7 @@ impl Head {
                 self.agent_reported(&node, incarnation, report)
             }
             HeadEvent::Asked { origin, request, ask } => self.asked(origin, request, ask),
+            HeadEvent::Warned { warnings } => self.warned(HEAD_NODE, warnings),
             HeadEvent::ClientGone { client } => self.client_gone(client),
             HeadEvent::TokenShown { guest, shown } => self.token_shown(guest, &shown),
             HeadEvent::Certified(state) => self.certified(state),
