@@ -10,11 +10,13 @@ pub struct Cluster {
     system: System,
     job: u64,
     namespace: Option<String>,
+    program: Option<String>,
 }
 
 impl Cluster {
     pub(crate) fn new(system: System, job: u64) -> Self {
-        Cluster { system, job, namespace: None }
+        let program = system.program().map(str::to_owned);
+        Cluster { system, job, namespace: None, program }
     }
 
     /// The same cluster, seen from another job: what is spawned through it ends with that job.
@@ -25,6 +27,11 @@ impl Cluster {
     /// The same cluster, where names are those of `namespace`, which all jobs share. Without one they are the job's own.
     pub fn namespace(&self, namespace: &str) -> Self {
         Cluster { namespace: Some(namespace.to_owned()), ..self.clone() }
+    }
+
+    /// The same cluster, where actors whose spawn names no program are hosted by `program`.
+    pub fn program(&self, program: &str) -> Self {
+        Cluster { program: Some(program.to_owned()), ..self.clone() }
     }
 
     /// The job that spawned actors will belong to.
@@ -53,6 +60,7 @@ impl Cluster {
             fingerprint: fingerprint::<R>(),
             job: self.job,
             namespace: self.namespace.clone(),
+            program: self.program.clone(),
             ..SpawnRequest::default()
         }
     }

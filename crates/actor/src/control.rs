@@ -83,7 +83,8 @@ pub struct SpawnRequest {
     pub labels: Vec<LabelRule>,
     /// Which of the nodes that fit it is given.
     pub strategy: Strategy,
-    /// The program that hosts it; the cluster's default where absent.
+    /// The program that hosts it: the name of one that lies beside the node's own, or `sha256:` and the hash of one that was
+    /// brought to the cluster; the cluster's default where absent.
     pub program: Option<String>,
     /// Environment of the process beyond the cluster's own.
     pub env: BTreeMap<String, String>,

@@ -130,7 +130,7 @@ impl<R: Role, Spawned> Spawn<R, Spawned> {
         self
     }
 
-    /// The program that hosts it.
+    /// The program that hosts it: the name of one that lies beside the node's own, or the hash of one that was brought.
     pub fn program(mut self, program: &str) -> Self {
         self.request.program = Some(program.to_owned());
         self

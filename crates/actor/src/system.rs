@@ -110,6 +110,7 @@ pub(crate) struct SystemInner {
     pub(crate) network: Option<Network>,
     pub(crate) control: OnceLock<Arc<dyn ControlPlane>>,
     large: OnceLock<Arc<dyn LargePayloads>>,
+    program: OnceLock<String>,
     pub(crate) verdict_grace: Duration,
     pub(crate) stream_grace: Duration,
     next_local: AtomicU32,
@@ -155,6 +156,7 @@ impl System {
             network,
             control: OnceLock::new(),
             large: OnceLock::new(),
+            program: OnceLock::new(),
             verdict_grace: options.verdict_grace,
             stream_grace: options.stream_grace,
             next_local: AtomicU32::new(1),
@@ -306,6 +308,15 @@ impl System {
     /// The cluster, to spawn and find actors outside every job; see [`Cluster::for_job`].
     pub fn cluster(&self) -> Cluster {
         Cluster::new(self.clone(), 0)
+    }
+
+    /// What this process's actors spawn is hosted by `program`, where the spawn names none. The first one given stays.
+    pub fn set_program(&self, program: &str) {
+        let _ = self.inner.program.set(program.to_owned());
+    }
+
+    pub(crate) fn program(&self) -> Option<&str> {
+        self.inner.program.get().map(String::as_str)
     }
 
     /// Gives this process its control plane. The first one given stays.

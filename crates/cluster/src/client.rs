@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -13,13 +14,16 @@ use lyceum_wire::{
     CloseCode, Connection, Credentials, Endpoint, EndpointOptions, Expect, LaneReceiver, LaneSender,
     PeerRole, WireError,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ask::{Control, Line, Questions, Reply, unexpected};
+use crate::bring;
 use crate::control::vocabulary::{Answer, Ask, JobEvent, Notice, Status};
 use crate::error::ClusterError;
 use crate::head::HeadAddress;
 use crate::message::{ClientToHead, HeadToClient, Message, Unknown, Unread};
+use crate::program::ProgramHash;
 use crate::state::StateDir;
 
 /// Questions that may wait to be sent.
@@ -46,6 +50,10 @@ struct Shared {
     /// Streams of jobs that have begun and that nobody has taken yet.
     begun: Mutex<BTreeMap<u64, mpsc::Receiver<JobEvent>>>,
     system: OnceLock<System>,
+    /// Its own end, and where that is served.
+    endpoint: OnceLock<(Endpoint, Handle)>,
+    /// Connections to the agents that programs were brought to, which keep them for as long.
+    brought: Mutex<BTreeMap<ProgramHash, Connection>>,
     /// Nodes of which the head hears nothing.
     silent: Mutex<BTreeSet<String>>,
     /// Why the connection ended, once it has.
@@ -90,6 +98,8 @@ impl Client {
             jobs: Mutex::default(),
             begun: Mutex::default(),
             system: OnceLock::new(),
+            endpoint: OnceLock::new(),
+            brought: Mutex::default(),
             silent: Mutex::default(),
             ended,
             local: address.bound.ip(),
@@ -101,7 +111,10 @@ impl Client {
             .name("lyceum-client".into())
             .spawn(move || run_thread(credentials, address.advertised, leaving, &weak, connected))
             .map_err(ClusterError::system("start the client's thread"))?;
-        connection.await.map_err(|_| ClusterError::Refused("the client's thread ended".into()))??;
+        let served =
+            connection.await.map_err(|_| ClusterError::Refused("the client's thread ended".into()))??;
+        // Set once: this is the only place.
+        let _ = shared.endpoint.set(served);
         Ok(Client { shared })
     }
 
@@ -118,7 +131,7 @@ impl Client {
         };
         let events = locked(&self.shared.begun).remove(&id);
         let events = events.ok_or_else(|| ClusterError::Refused(format!("job {id} was begun twice")))?;
-        Ok(Job { client: self.clone(), id, events })
+        Ok(Job { client: self.clone(), id, events, program: None })
     }
 
     /// Ends a job; returns when nothing of it is left.
@@ -129,6 +142,31 @@ impl Client {
     /// Ends a job without asking its processes; returns when nothing of it is left.
     pub async fn kill_job(&self, job: u64, by: &str) -> Result<(), ClusterError> {
         self.done(Ask::EndJob { job, by: by.to_owned(), kill: true }).await
+    }
+
+    /// Brings a worker binary to the cluster and returns what spawns name it by: [`Spawn::program`](lyceum_actor::Spawn::program),
+    /// or, for all that a job spawns, [`Job::program`]. It goes to one node, which keeps it for as long as this client is
+    /// connected; the others have it from there when they need it. What the cluster has already is not sent again.
+    ///
+    /// It is run as `PROGRAM worker` and calls [`worker::run`](crate::worker::run). Of what is beside it, and of its libraries,
+    /// nothing comes with it.
+    ///
+    /// # Errors
+    /// It cannot be read, or no node takes it: each with its reason.
+    pub async fn bring(&self, program: &Path) -> Result<ProgramHash, ClusterError> {
+        let file = bring::Binary::read(program)?;
+        let hash = file.hash();
+        let status = self.status().await?;
+        let (endpoint, runtime) = self.shared.endpoint.get().cloned().ok_or_else(Self::closing)?;
+        let bringing = runtime.spawn(async move { bring::to_one_of(&endpoint, &status, &file).await });
+        let (node, connection) = bringing.await.map_err(|_| Self::closing())??;
+        self.done(Ask::HasProgram { node, program: hash.to_string() }).await?;
+        locked(&self.shared.brought).insert(hash, connection);
+        Ok(hash)
+    }
+
+    fn closing() -> ClusterError {
+        ClusterError::Refused("the client is ending".into())
     }
 
     /// The state of everything.
@@ -214,6 +252,7 @@ pub struct Job {
     client: Client,
     id: u64,
     events: mpsc::Receiver<JobEvent>,
+    program: Option<ProgramHash>,
 }
 
 impl Job {
@@ -227,9 +266,25 @@ impl Job {
         &self.client
     }
 
+    /// Gives the job a worker binary of its own, and [brings](Client::bring) it: it hosts what is spawned through
+    /// [`cluster`](Self::cluster) from now on, and what that spawns, unless a spawn names another program. Other jobs may have
+    /// others.
+    ///
+    /// # Errors
+    /// As [`Client::bring`].
+    pub async fn program(&mut self, program: &Path) -> Result<ProgramHash, ClusterError> {
+        let hash = self.client.bring(program).await?;
+        self.program = Some(hash);
+        Ok(hash)
+    }
+
     /// The cluster as seen from this job: what is spawned there ends with it. `system` is this client's.
     pub fn cluster(&self, system: &System) -> Cluster {
-        system.cluster().for_job(self.id)
+        let cluster = system.cluster().for_job(self.id);
+        match self.program {
+            Some(program) => cluster.program(&program.to_string()),
+            None => cluster,
+        }
     }
 
     /// What happens in the job, in order; `None` when the job has ended or the connection to the head is lost.
@@ -344,7 +399,7 @@ fn run_thread(
     head: SocketAddr,
     leaving: mpsc::Receiver<(u64, Ask)>,
     shared: &std::sync::Weak<Shared>,
-    connected: oneshot::Sender<Result<(), ClusterError>>,
+    connected: oneshot::Sender<Result<(Endpoint, Handle), ClusterError>>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -359,7 +414,7 @@ fn run_thread(
             Ok(both) => both,
             Err(error) => return drop(connected.send(Err(error))),
         };
-        let _ = connected.send(Ok(()));
+        let _ = connected.send(Ok((endpoint.clone(), Handle::current())));
         let why = match converse(&connection, leaving, shared).await {
             Ok(()) => "the client was closed".to_owned(),
             Err(error) => format!("the connection to the head is lost: {error}"),

@@ -28,6 +28,7 @@
 
 pub mod agent;
 mod ask;
+mod bring;
 mod client;
 #[cfg(test)]
 mod committed;
@@ -46,6 +47,7 @@ pub mod manifest;
 mod message;
 #[cfg(test)]
 mod newer;
+mod program;
 #[cfg(test)]
 mod samples;
 mod spawn;
@@ -57,3 +59,4 @@ pub mod worker;
 pub use client::{Client, Job};
 pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status};
 pub use error::ClusterError;
+pub use program::ProgramHash;

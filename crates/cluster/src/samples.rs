@@ -119,6 +119,10 @@ pub(crate) fn spawn() -> SpawnRequest {
     }
 }
 
+fn program() -> String {
+    format!("sha256:{}", "0123456789abcdef".repeat(4))
+}
+
 fn stall() -> Option<String> {
     Some("it has been at one message for 30 s".into())
 }
@@ -219,6 +223,7 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::Drain { node: node(), within_ms: 60_000, by: by() },
         Ask::Shutdown { by: by() },
         Ask::Save { state: vec![7; 20] },
+        Ask::HasProgram { node: node(), program: program() },
     ]
 }
 
@@ -255,13 +260,15 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::NodeLost { node: node(), before: 40, reason: "in some words of evidence".into() },
         Command::Died(death(Cause::Signal(6))),
         Command::End { grace_ms: 5000, by: by() },
+        Command::Program { program: program(), holders: vec![node(), "node-c".into()] },
     ]
 }
 
 pub(crate) fn reports() -> Vec<Report> {
     let ready = Report::Ready { process: 12, address: address(), pid: 4712 };
     let stalled = Report::Stalled { process: 12, stall: stall() };
-    [ready, stalled].into_iter().chain(deaths().into_iter().map(Report::Ended)).collect()
+    let programs = Report::Programs { programs: vec![program()] };
+    [ready, stalled, programs].into_iter().chain(deaths().into_iter().map(Report::Ended)).collect()
 }
 
 fn notices() -> Vec<Notice> {

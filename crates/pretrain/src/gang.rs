@@ -44,7 +44,7 @@ impl Gang {
         // follow one another, so that they reduce in its memory first.
         let trainers = cluster
             .spawn_gang::<Trainer>((0..run.trainer.world_size).map(|_| args.clone()))
-            .program(TORCH_PROGRAM)
+            .program(&settings.worker)
             .cpus(run.trainer.cpus)
             .gpus(run.trainer.gpus)
             .named("trainers")

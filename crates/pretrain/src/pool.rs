@@ -13,7 +13,6 @@ use crate::ask::ask;
 use crate::autoscale::{Autoscaler, Decision, Limits, Signal};
 use crate::board::Board;
 use crate::failure::Failure;
-use crate::gang::TORCH_PROGRAM;
 use crate::roles::{
     CorpusReader, Drain, Packer, PackerState, ReleaseHolder, Settings, SynthesisReport, Synthesize,
     Synthesizer, SynthesizerArgs,
@@ -226,7 +225,8 @@ impl<'a> Pool<'a> {
             reader: self.reader.clone(),
             packer: self.packer.clone(),
         };
-        let spawn = self.cluster.spawn::<Synthesizer>(args).program(TORCH_PROGRAM).cpus(cpus).gpus(gpus);
+        let worker = &self.settings.worker;
+        let spawn = self.cluster.spawn::<Synthesizer>(args).program(worker).cpus(cpus).gpus(gpus);
         self.starting.push(spawn.into_future().boxed());
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::process::{Child, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lyceum_actor::{Cause, ControlError};
@@ -12,11 +13,13 @@ use lyceum_wire::{CloseCode, Connection, Endpoint, LaneSender};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::AbortHandle;
 
 use super::AgentConfig;
 use super::forker::Forker;
 use super::memory::MemoryGuard;
 use super::peers::Peers;
+use super::programs::{Kept, Programs};
 use super::workers::{self, Worker};
 use crate::control::vocabulary::{Answer, Ask, Command, Launch, Report, StoreUse};
 use crate::control::{Agent, AgentEffect, AgentEvent, Ending, Watcher};
@@ -26,6 +29,7 @@ use crate::logs;
 use crate::message::{
     self, AgentToAgent, AgentToHead, AgentToWorker, HeadToAgent, Join, Message, Welcome, WorkerToAgent,
 };
+use crate::program::ProgramHash;
 use crate::state::{StateDir, log_tail};
 
 /// Lines of a worker's log that go into its death report.
@@ -53,6 +57,13 @@ pub(crate) enum Happening {
         node: String,
         lane: LaneSender,
     },
+    /// What a process waits for that is to be started, or why it does not come.
+    ProgramCame {
+        process: u64,
+        program: Result<Arc<Kept>, String>,
+    },
+    /// There are more programs, or fewer.
+    ProgramsChanged,
     Forked {
         process: u64,
         forked: io::Result<Box<(Child, UnixStream, Receiver<AgentToWorker>)>>,
@@ -79,6 +90,7 @@ pub(super) struct Driver {
     machine: Agent,
     began: Instant,
     store: NodeStore,
+    programs: Programs,
     endpoint: Endpoint,
     peers: Peers,
     forker: Forker,
@@ -86,12 +98,23 @@ pub(super) struct Driver {
     events: Sender<Happening>,
     head: Option<(LaneSender, Connection)>,
     workers: BTreeMap<u64, Worker>,
+    /// Processes whose program is on its way here.
+    awaiting: BTreeMap<u64, Awaiting>,
     /// Credentials that came with a launch, until the process is started.
     credentials: BTreeMap<u64, Vec<u8>>,
     /// Questions of workers that the head has not answered.
     questions: BTreeSet<(u64, u64)>,
     ending: Option<Ending>,
     ticks: u64,
+}
+
+/// A process that is started as soon as its program is here.
+struct Awaiting {
+    launch: Launch,
+    cores: Vec<u32>,
+    port: u16,
+    credentials: Vec<u8>,
+    waiting: AbortHandle,
 }
 
 impl Driver {
@@ -101,6 +124,7 @@ impl Driver {
         config: AgentConfig,
         machine: Agent,
         store: NodeStore,
+        programs: Programs,
         endpoint: Endpoint,
         peers: Peers,
         forker: Forker,
@@ -113,6 +137,7 @@ impl Driver {
             machine,
             began: Instant::now(),
             store,
+            programs,
             endpoint,
             peers,
             forker,
@@ -120,6 +145,7 @@ impl Driver {
             events,
             head: None,
             workers: BTreeMap::new(),
+            awaiting: BTreeMap::new(),
             credentials: BTreeMap::new(),
             questions: BTreeSet::new(),
             ending: None,
@@ -160,6 +186,8 @@ impl Driver {
             Happening::HeadDown => self.head_down(),
             Happening::FromHead(message) => self.heard_head(*message),
             Happening::PeerIn { node, lane } => self.peers.came_in(node, lane),
+            Happening::ProgramCame { process, program } => self.program_came(process, program),
+            Happening::ProgramsChanged => self.tell_programs(),
             Happening::Forked { process, forked } => self.forked(process, forked),
             Happening::FromWorker { process, message } => self.heard_worker(process, *message),
             Happening::Unread { process, request, answer } => {
@@ -178,8 +206,12 @@ impl Driver {
     fn carry_out(&mut self, effect: AgentEffect) {
         match effect {
             AgentEffect::Start { launch, cores, port } => self.start(launch, cores, port),
-            AgentEffect::AskToStop { process, by } => self.tell_worker(process, AgentToWorker::Stop { by }),
+            AgentEffect::AskToStop { process, by } => {
+                self.await_no_more(process);
+                self.tell_worker(process, AgentToWorker::Stop { by });
+            }
             AgentEffect::Kill { process } => {
+                self.await_no_more(process);
                 if let Some(worker) = self.workers.get_mut(&process) {
                     worker.kill();
                 }
@@ -216,6 +248,11 @@ impl Driver {
             }
             AgentEffect::Peer { node, incarnation, address } => {
                 self.peers.introduce(node, incarnation, address)
+            }
+            AgentEffect::Holders { program, holders } => {
+                if let Ok(program) = program.parse() {
+                    self.programs.held_by(program, holders);
+                }
             }
             AgentEffect::Exit(ending) => self.ending = Some(ending),
         }
@@ -261,6 +298,7 @@ impl Driver {
         let address = SocketAddr::new(ip, self.endpoint.local_addr().port());
         let (pid, host) = (std::process::id(), host_identity());
         self.tell_head(AgentToHead::Join(Join { address, pid, host, running, ended }));
+        self.tell_programs();
         self.beat();
         self.apply(AgentEvent::HeadLinked);
     }
@@ -316,19 +354,74 @@ impl Driver {
         let process = launch.process;
         tracing::info!(process, role = launch.request.role, job = launch.request.job, "a process is started");
         let credentials = self.credentials.remove(&process).unwrap_or_default();
-        if let Err(why) = self.try_start(&launch, cores, port, credentials) {
-            tracing::warn!(process, why, "a process could not be started");
-            let cause = Cause::Failed(vec![format!("the process could not be started: {why}")]);
-            // Taken in like any other end, after this command is done.
-            let ended = AgentEvent::Ended { process, cause, log_tail: Vec::new() };
-            let events = self.events.clone();
-            tokio::spawn(async move { drop(events.send(Happening::Machine(ended)).await) });
+        match launch.request.program.as_deref().map_or(Ok(None), ProgramHash::named) {
+            Ok(None) => self.start_with(&launch, None, cores, port, credentials),
+            Ok(Some(hash)) => {
+                let (having, events) = (self.programs.have(hash), self.events.clone());
+                let waiting = tokio::spawn(async move {
+                    let program = having.await;
+                    let _ = events.send(Happening::ProgramCame { process, program }).await;
+                });
+                let waiting = waiting.abort_handle();
+                self.awaiting.insert(process, Awaiting { launch, cores, port, credentials, waiting });
+            }
+            Err(why) => self.not_started(process, &why),
         }
+    }
+
+    fn program_came(&mut self, process: u64, program: Result<Arc<Kept>, String>) {
+        // Its end may have been ordered meanwhile.
+        let Some(awaiting) = self.awaiting.remove(&process) else { return };
+        match program {
+            Ok(program) => {
+                let Awaiting { launch, cores, port, credentials, .. } = awaiting;
+                self.start_with(&launch, Some(program), cores, port, credentials);
+            }
+            Err(why) => self.not_started(process, &why),
+        }
+    }
+
+    /// The end of a process is ordered before its program is here.
+    fn await_no_more(&mut self, process: u64) {
+        if let Some(awaiting) = self.awaiting.remove(&process) {
+            awaiting.waiting.abort();
+            self.ends(process, Cause::Finished);
+        }
+    }
+
+    fn start_with(
+        &mut self,
+        launch: &Launch,
+        program: Option<Arc<Kept>>,
+        cores: Vec<u32>,
+        port: u16,
+        credentials: Vec<u8>,
+    ) {
+        if let Err(why) = self.try_start(launch, program, cores, port, credentials) {
+            self.not_started(launch.process, &why);
+        }
+    }
+
+    fn not_started(&self, process: u64, why: &str) {
+        tracing::warn!(process, why, "a process could not be started");
+        self.ends(process, Cause::Failed(vec![format!("the process could not be started: {why}")]));
+    }
+
+    /// Taken in like any other end, after what is being done.
+    fn ends(&self, process: u64, cause: Cause) {
+        let ended = AgentEvent::Ended { process, cause, log_tail: Vec::new() };
+        let events = self.events.clone();
+        tokio::spawn(async move { drop(events.send(Happening::Machine(ended)).await) });
+    }
+
+    fn tell_programs(&self) {
+        self.tell_head(AgentToHead::Report(Report::Programs { programs: self.programs.held() }));
     }
 
     fn try_start(
         &mut self,
         launch: &Launch,
+        program: Option<Arc<Kept>>,
         cores: Vec<u32>,
         port: u16,
         credentials: Vec<u8>,
@@ -338,13 +431,21 @@ impl Driver {
         let (log, file) = logs::open(&folder, process, &launch.request.role)
             .map_err(|error| format!("its log in {} cannot be opened: {error}", folder.display()))?;
         let memory = self.memory.limit(process, launch.allotment.memory);
-        let outfit = workers::outfit(&self.config, launch, cores, file, &memory)?;
+        let outfit = workers::outfit(&self.config, launch, program.as_deref(), cores, file, &memory)?;
         self.store.attach(process, outfit.store_socket).map_err(|error| format!("its store: {error}"))?;
         let (outbox, inbox) = workers::outbox();
         let init = workers::init(&self.config, launch, port, credentials);
         outbox.try_send(init).map_err(|_| "its queue is full".to_owned())?;
-        let worker =
-            Worker { outbox, pid: None, killed: false, log, memory, last_words: None, exceeded: None };
+        let worker = Worker {
+            outbox,
+            pid: None,
+            killed: false,
+            log,
+            memory,
+            last_words: None,
+            exceeded: None,
+            _program: program,
+        };
         self.workers.insert(process, worker);
         let (forker, events, socket, command) =
             (self.forker.clone(), self.events.clone(), outfit.socket, outfit.command);

@@ -6,6 +6,7 @@ mod forker;
 pub(crate) mod head_link;
 mod memory;
 mod peers;
+pub(crate) mod programs;
 pub(crate) mod workers;
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,12 +24,13 @@ pub(crate) use self::driver::Happening;
 use self::forker::Forker;
 use self::memory::MemoryGuard;
 use self::peers::{Directory, Peers};
+use self::programs::Programs;
 pub(crate) use self::workers::{AGENT_VARIABLE, STORE_VARIABLE};
 use crate::control::{Agent, AgentOptions};
 use crate::daemon;
 use crate::error::ClusterError;
 use crate::host_memory::{self, Memory};
-use crate::manifest::{Health, StoreSection};
+use crate::manifest::{Health, ProgramsSection, StoreSection};
 use crate::state::{StateDir, read_json, write_json};
 use crate::units::Bytes;
 
@@ -56,6 +58,7 @@ pub(crate) struct AgentConfig {
     /// What `CUDA_VISIBLE_DEVICES` calls this node's GPUs, by number.
     pub(crate) gpus: Vec<String>,
     pub(crate) store: StoreSection,
+    pub(crate) programs: ProgramsSection,
     pub(crate) health: Health,
 }
 
@@ -89,7 +92,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         let store = open_store(&config, incarnation, state)?;
         let first_port = if config.ports.is_empty() { 0 } else { config.ports.start };
         let options = EndpointOptions {
-            admission: Admission::roles([PeerRole::Agent, PeerRole::Head]),
+            admission: Admission::roles([PeerRole::Agent, PeerRole::Head, PeerRole::Client]),
             ..EndpointOptions::new(SocketAddr::new(config.bind, first_port))
         };
         let endpoint = Endpoint::bind(credentials, options)?;
@@ -98,8 +101,11 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         store
             .set_peers(Arc::new(directory.store_peers(endpoint.clone())))
             .map_err(|error| ClusterError::Refused(error.to_string()))?;
+        let folder = state.node(node).join("programs");
+        let bulk = Box::new(directory.store_peers(endpoint.clone()));
+        let programs = Programs::open(node, folder, config.programs.cache.0, bulk, events.clone())?;
         let peers = Peers::new(directory, endpoint.clone(), events.clone());
-        tokio::spawn(peers::accept(endpoint.clone(), store.clone(), events.clone()));
+        tokio::spawn(peers::accept(endpoint.clone(), store.clone(), programs.clone(), events.clone()));
         let patience = Duration::from_secs_f64(config.health.unreachable).max(HEAD_PATIENCE);
         tokio::spawn(head_link::keep(endpoint.clone(), config.heads.clone(), patience, events.clone()));
         tokio::spawn(end_when_told(state.clone(), events.clone()));
@@ -107,7 +113,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         let memory = MemoryGuard::new(&config.cluster, node);
         tracing::info!(node, incarnation, address = %endpoint.local_addr(), %memory, "the agent is up");
         let machine = Agent::new(options_of(&config));
-        Driver::new(state.clone(), config, machine, store, endpoint, peers, forker, memory, events)
+        Driver::new(state.clone(), config, machine, store, programs, endpoint, peers, forker, memory, events)
             .run(inbox)
             .await
     })

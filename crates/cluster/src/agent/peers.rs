@@ -11,6 +11,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::watch;
 
 use super::driver::Happening;
+use super::programs::transfer::Wish;
+use super::programs::{Pins, Programs};
 use crate::control::{AgentEvent, Watcher};
 use crate::message::{AgentToAgent, Message, Unknown};
 
@@ -246,14 +248,26 @@ async fn take_in(
     Ok(())
 }
 
-/// Serves whoever connects: other agents, their stores, and the head's second path.
-pub(super) async fn accept(endpoint: Endpoint, store: NodeStore, events: Sender<Happening>) {
+/// Serves whoever connects: other agents, their stores, clients that bring programs, and the head's second path.
+pub(super) async fn accept(
+    endpoint: Endpoint,
+    store: NodeStore,
+    programs: Programs,
+    events: Sender<Happening>,
+) {
     while let Some(connection) = endpoint.accept().await {
-        let (store, events) = (store.clone(), events.clone());
+        let (store, programs, events) = (store.clone(), programs.clone(), events.clone());
         tokio::spawn(async move {
             let served = match (connection.peer().role(), connection.purpose()) {
-                (PeerRole::Agent, Purpose::Bulk) => serve_bulk(&connection, &store).await,
+                (PeerRole::Agent | PeerRole::Client, Purpose::Bulk) => {
+                    serve_bulk(&connection, &store, &programs).await
+                }
                 (PeerRole::Agent, _) => serve_agent(&connection, &events).await,
+                (PeerRole::Client, _) => {
+                    connection
+                        .close(CloseCode::NotAdmitted, "a client brings programs here, and nothing else");
+                    Ok(())
+                }
                 _ => {
                     connection.closed().await;
                     Ok(())
@@ -267,14 +281,29 @@ pub(super) async fn accept(endpoint: Endpoint, store: NodeStore, events: Sender<
     }
 }
 
-async fn serve_bulk(connection: &Connection, store: &NodeStore) -> Result<(), WireError> {
+async fn serve_bulk(
+    connection: &Connection,
+    store: &NodeStore,
+    programs: &Programs,
+) -> Result<(), WireError> {
+    let (role, peer) = (connection.peer().role(), connection.peer().node());
+    // Dropped with the connection.
+    let pins = Pins::default();
     loop {
         let (header, sender, receiver) = connection.accept_bulk().await?;
-        if !NodeStore::is_store_stream(&header) {
-            return Err(WireError::Bulk("a stream that is not for the store".into()));
+        let peer = peer.to_owned();
+        if Wish::is_ours(&header) {
+            let (programs, pins) = (programs.clone(), pins.clone());
+            tokio::spawn(async move {
+                programs.serve((role, &peer), &header, sender, receiver, &pins).await;
+            });
+        } else if role == PeerRole::Agent && NodeStore::is_store_stream(&header) {
+            let store = store.clone();
+            tokio::spawn(async move { store.serve_bulk(&peer, header, sender, receiver).await });
+        } else {
+            let asks = if role == PeerRole::Agent { "the store or programs" } else { "programs" };
+            return Err(WireError::Bulk(format!("a stream that is not for {asks}")));
         }
-        let (store, peer) = (store.clone(), connection.peer().node().to_owned());
-        tokio::spawn(async move { store.serve_bulk(&peer, header, sender, receiver).await });
     }
 }
 

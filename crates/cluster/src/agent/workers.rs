@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lyceum_actor::Cause;
@@ -17,6 +18,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use super::AgentConfig;
 use super::driver::Happening;
 use super::memory::MemoryLimit;
+use super::programs::Kept;
 use crate::control::vocabulary::Launch;
 use crate::host::{ProcessWatch, pid_of};
 use crate::message::{self, AgentToWorker, LocalFrames, Message, Unknown, Unread, WorkerInit, WorkerToAgent};
@@ -46,6 +48,8 @@ pub(super) struct Worker {
     pub(super) last_words: Option<Cause>,
     /// Evidence that it held too much memory.
     pub(super) exceeded: Option<String>,
+    /// What it runs stays for as long as it does.
+    pub(super) _program: Option<Arc<Kept>>,
 }
 
 impl Worker {
@@ -85,10 +89,11 @@ pub(super) struct Outfit {
     pub(super) store_socket: OwnedFd,
 }
 
-/// Makes the command that starts the program of `launch`.
+/// Makes the command that starts the program of `launch`, which is `brought` where its job brought it.
 pub(super) fn outfit(
     config: &AgentConfig,
     launch: &Launch,
+    brought: Option<&Kept>,
     cores: Vec<u32>,
     log: File,
     memory: &MemoryLimit,
@@ -97,7 +102,10 @@ pub(super) fn outfit(
         let doing = doing.to_owned();
         move |error: io::Error| format!("cannot {doing}: {error}")
     };
-    let program = program(launch.request.program.as_deref())?;
+    let program = match brought {
+        Some(brought) => brought.path().to_owned(),
+        None => program(launch.request.program.as_deref())?,
+    };
     let (ours, theirs) = StdStream::pair().map_err(words("make its socket"))?;
     ours.set_nonblocking(true).map_err(words("make its socket"))?;
     let socket = UnixStream::from_std(ours).map_err(words("make its socket"))?;

@@ -64,6 +64,13 @@ pub enum Command {
     },
     /// A process that is on no node (a client's) is gone.
     Died(ProcessDeath),
+    /// Where a program is that a job brought; before a launch that names it.
+    Program {
+        /// Its hash, as spawns name it.
+        program: String,
+        /// Other nodes that have it, the first to be asked first.
+        holders: Vec<String>,
+    },
     /// End all workers and then yourself.
     End {
         /// Milliseconds the workers have to end by themselves.
@@ -108,6 +115,11 @@ pub enum Report {
         process: u64,
         /// What is known of them.
         stall: Option<String>,
+    },
+    /// The programs that jobs brought and that are there now, by their hashes. Told on every joining, and when they change.
+    Programs {
+        /// All of them.
+        programs: Vec<String>,
     },
 }
 
@@ -176,6 +188,13 @@ pub enum Ask {
     },
     /// Be told when this process is gone. Never answered.
     Watch(ProcessAddress),
+    /// This client has brought a program to a node. Answered by [`Answer::Done`]. Clients only.
+    HasProgram {
+        /// The node.
+        node: String,
+        /// The program's hash.
+        program: String,
+    },
     /// What is the state of everything? Answered by [`Answer::Status`].
     Status,
     /// A new incarnation of a node's agent is to be started. Answered by [`Answer::Identity`]. Clients only.
@@ -428,12 +447,14 @@ kinds! { Command:
     0x0206 = NodeLost { node, before, reason },
     0x0207 = Died(death),
     0x0208 = End { grace_ms, by },
+    0x0220 = Program { program, holders },
 }
 
 kinds! { Report:
     0x0301 = Ready { process, address, pid },
     0x0302 = Ended(death),
     0x0303 = Stalled { process, stall },
+    0x0320 = Programs { programs },
 }
 
 kinds! { Ask:
@@ -453,6 +474,7 @@ kinds! { Ask:
     0x040e = Drain { node, within_ms, by },
     0x040f = Shutdown { by },
     0x0410 = Save { state },
+    0x0420 = HasProgram { node, program },
 }
 
 kinds! { Answer:

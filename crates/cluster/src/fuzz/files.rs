@@ -136,6 +136,7 @@ fn state_files_are_read_or_refused() {
         cores: vec![0, 1],
         gpus: vec!["0".into()],
         store: manifest.store,
+        programs: manifest.programs,
         health: manifest.health,
     };
     let address = HeadAddress { bound: agent.heads[0], advertised: agent.heads[0], pid: 7 };

@@ -91,6 +91,7 @@ impl AgentOrder {
             cores: share.cores.clone(),
             gpus: share.gpus.clone(),
             store: self.manifest.store,
+            programs: self.manifest.programs,
             health: self.manifest.health,
         })
     }

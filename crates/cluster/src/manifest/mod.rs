@@ -61,6 +61,9 @@ pub struct Manifest {
     /// Each node's object store.
     #[serde(default)]
     pub store: StoreSection,
+    /// The programs that jobs bring.
+    #[serde(default)]
+    pub programs: ProgramsSection,
     /// How long a process waits before it takes a silent one for unreachable, and for dead.
     #[serde(default)]
     pub health: Health,
@@ -249,6 +252,27 @@ impl Default for StoreSection {
             prefault: Self::default_prefault(),
             spill: None,
         }
+    }
+}
+
+/// The programs that jobs bring: worker binaries that a node has from a client, or from another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramsSection {
+    /// Most bytes of them in files of a node's state folder. The longest unused that no worker runs goes for a new one.
+    #[serde(default = "ProgramsSection::default_cache")]
+    pub cache: Bytes,
+}
+
+impl ProgramsSection {
+    fn default_cache() -> Bytes {
+        Bytes(4 << 30)
+    }
+}
+
+impl Default for ProgramsSection {
+    fn default() -> Self {
+        ProgramsSection { cache: Self::default_cache() }
     }
 }
 

@@ -22,6 +22,7 @@ use self::relay::Relay;
 use crate::agent::{AGENT_VARIABLE, STORE_VARIABLE};
 use crate::ask::Control;
 use crate::message::{self, AgentToWorker, LocalFrames, Message, Unknown, Unread, WorkerInit, WorkerToAgent};
+use crate::program::ProgramHash;
 use crate::spawn::inherited_fd;
 
 /// Messages that may wait in either direction.
@@ -190,6 +191,12 @@ async fn host(
         ..SystemOptions::networked(credentials, init.bind, roles)
     };
     let system = System::start(options).map_err(|error| failed(error.to_string()))?;
+    // What a job brought hosts what its actors spawn, too.
+    if let Some(program) = init.request.program.as_deref()
+        && matches!(ProgramHash::named(program), Ok(Some(_)))
+    {
+        system.set_program(program);
+    }
     let relay = Arc::new(Relay::new(agent.outbox.clone()));
     system.set_control(Arc::new(Control { line: relay.clone() }));
     system.set_large_payloads(Arc::new(store.clone()));

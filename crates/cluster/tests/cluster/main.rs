@@ -16,6 +16,7 @@ mod placing;
 #[path = "../../testbed/probe.rs"]
 #[allow(dead_code, reason = "the testbed uses the other half")]
 mod probe;
+mod programs;
 mod silence;
 mod slurm;
 mod slurmd;

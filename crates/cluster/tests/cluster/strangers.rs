@@ -119,10 +119,7 @@ async fn l6_every_port_of_every_process_refuses_whoever_is_not_invited_and_the_p
         pid: node.pid,
         log: state.agent_log(&node.name),
         member: agent.clone(),
-        misplaced: vec![
-            (of_worker.clone(), "a worker is not admitted here"),
-            (client.clone(), "a client is not admitted here"),
-        ],
+        misplaced: vec![(of_worker.clone(), "a worker is not admitted here")],
     });
     let others = [
         Target {

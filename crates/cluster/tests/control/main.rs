@@ -7,6 +7,7 @@ mod closing;
 mod gangs;
 mod harness;
 mod names;
+mod programs;
 mod progress;
 mod restarts;
 mod saved;

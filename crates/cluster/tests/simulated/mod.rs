@@ -398,6 +398,7 @@ impl World {
             AgentEffect::Report(_)
             | AgentEffect::WatchAtHead { .. }
             | AgentEffect::Peer { .. }
+            | AgentEffect::Holders { .. }
             | AgentEffect::Exit(_) => {}
         }
     }

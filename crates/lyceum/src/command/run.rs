@@ -1,7 +1,7 @@
 //! `lyceum run RUN --cluster MANIFEST`: from two files to a trained checkpoint.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,6 +43,10 @@ pub struct RunCommand {
     /// Folder of the run: records, checkpoints, summary.json [default: runs/NAME]. An interrupted run there goes on
     #[arg(long)]
     out: Option<PathBuf>,
+    /// The program that trains and synthesizes, in place of the `lyceum-worker` that the cluster was started with: it is brought
+    /// to the nodes that need it, alone, and finds libtorch through their environment
+    #[arg(long, value_name = "PROGRAM")]
+    worker: Option<PathBuf>,
 }
 
 /// How a run came to its end.
@@ -56,6 +60,9 @@ impl RunCommand {
     pub fn run(self) -> Result<ExitCode> {
         require_file("run file", &self.run)?;
         require_file("cluster manifest", &self.cluster)?;
+        if let Some(worker) = &self.worker {
+            require_file("worker", worker)?;
+        }
         let (run, text) = RunFile::load_with_source(&self.run)?;
         let (manifest, manifest_text) = Manifest::load_with_source(&self.cluster)?;
         // Other hosts' memory is not known here.
@@ -87,7 +94,7 @@ impl RunCommand {
                     return Ok(ExitCode::from(INTERRUPTED));
                 }
             };
-            let end = conduct(&up, &run.name, settings, &mut interrupts).await;
+            let end = conduct(&up, &run.name, settings, self.worker.as_deref(), &mut interrupts).await;
             // Who has failed, or is told twice to stop, is not asked to end well: it would take its time (L3).
             let closed = match (&end, up.is_owned()) {
                 (_, false) => Ok(()),
@@ -115,9 +122,15 @@ impl RunCommand {
 }
 
 /// Runs the job on a cluster that is up, for as long as it has its head.
-async fn conduct(up: &Up, name: &str, settings: Settings, interrupts: &mut Interrupts) -> Result<End> {
+async fn conduct(
+    up: &Up,
+    name: &str,
+    settings: Settings,
+    worker: Option<&Path>,
+    interrupts: &mut Interrupts,
+) -> Result<End> {
     tokio::select! {
-        end = attempt(up, name, settings, interrupts) => match up.head_loss() {
+        end = attempt(up, name, settings, worker, interrupts) => match up.head_loss() {
             // Nobody is left to end the job; whatever failed, failed for this.
             Some(loss) => end.map_err(|_| loss.into()),
             None => end,
@@ -135,7 +148,16 @@ async fn head_lost(up: &Up) -> ClusterError {
     }
 }
 
-async fn attempt(up: &Up, name: &str, settings: Settings, interrupts: &mut Interrupts) -> Result<End> {
+async fn attempt(
+    up: &Up,
+    name: &str,
+    mut settings: Settings,
+    worker: Option<&Path>,
+    interrupts: &mut Interrupts,
+) -> Result<End> {
+    if let Some(worker) = worker {
+        settings.worker = up.client.bring(worker).await?.to_string();
+    }
     let mut job = up.client.begin_job(name, true).await?;
     let end = watch(up, &mut job, settings, interrupts).await;
     if !matches!(end, Ok(End::Finished(_) | End::Interrupted(_))) {

@@ -7,6 +7,7 @@ mod packer;
 use anyhow::Context as _;
 use lyceum_actor::Registry;
 
+use crate::gang::TORCH_PROGRAM;
 use crate::roles::Settings;
 use crate::run_file::RunFile;
 
@@ -19,10 +20,11 @@ pub fn registry() -> Registry {
 }
 
 impl Settings {
-    /// The settings of an attempt at `run`.
+    /// The settings of an attempt at `run`, with the worker that lies beside the agents' program.
     pub fn new(run: &RunFile, directory: &std::path::Path, epoch: u64) -> anyhow::Result<Self> {
         let directory = directory.to_str().with_context(|| format!("{}: not UTF-8", directory.display()))?;
-        Ok(Self { run: serde_json::to_string(run)?, directory: directory.to_owned(), epoch })
+        let (run, worker) = (serde_json::to_string(run)?, TORCH_PROGRAM.to_owned());
+        Ok(Self { run, directory: directory.to_owned(), epoch, worker })
     }
 
     /// The run file.

@@ -40,6 +40,8 @@ pub struct Settings {
     /// Grows with every attempt at this run: outside effects (log appends, checkpoint commits) of older epochs are
     /// refused.
     pub epoch: u64,
+    /// The program that hosts what needs libtorch: beside the agents' own, or one that was brought, by its hash.
+    pub worker: String,
 }
 
 /// Answered never, but with an error: when the actor cannot go on, or is dead. So its starter learns of it at once (L3).

@@ -164,6 +164,13 @@ pub enum AgentEffect {
         /// Which process.
         target: ProcessAddress,
     },
+    /// Which nodes have a program that a job brought.
+    Holders {
+        /// Its hash.
+        program: String,
+        /// The nodes.
+        holders: Vec<String>,
+    },
     /// Where another agent is.
     Peer {
         /// Its node.
@@ -329,6 +336,9 @@ impl Agent {
             }
             Command::NodeLost { node, before, reason } => self.node_lost(node, before, reason),
             Command::Died(death) => self.tell_watchers(&death),
+            Command::Program { program, holders } => {
+                self.effects.push(AgentEffect::Holders { program, holders });
+            }
             Command::End { grace_ms, by } => self.end(Duration::from_millis(grace_ms), by),
         }
     }

@@ -63,6 +63,7 @@ impl Head {
             Some(_) => {}
         }
         Self::check_names(request)?;
+        self.check_program(request)?;
         let len = request.args.len();
         if len > MAX_ARGS {
             return Err(format!(
@@ -158,8 +159,10 @@ impl Head {
         let Some(actor) = state.actor else { return };
         let Some(request) = self.actors.get(&actor).map(|actor| actor.request.clone()) else { return };
         let saved = self.saved.get(actor).cloned();
-        let launch = Launch { process, actor, request, allotment: state.allotment.clone(), saved };
+        let allotment = state.allotment.clone();
         let node = state.node.clone();
+        self.tell_holders(&node, &request);
+        let launch = Launch { process, actor, request, allotment, saved };
         self.command(&node, Command::Launch(launch));
     }
 

@@ -56,6 +56,14 @@ impl Head {
                 self.worker_watches(process, address.process, &address.node);
             }
             (Ask::Save { state }, _) => self.save(asker, state),
+            (Ask::HasProgram { node, program }, _) => match program.parse() {
+                Ok(program) if self.nodes.contains_key(&node) => {
+                    self.programs.is_at(&node, program);
+                    self.reply(asker, Answer::Done);
+                }
+                Ok(_) => self.refuse_node(asker, &node),
+                Err(why) => self.refuse(asker, why),
+            },
             (Ask::Status, _) => {
                 let status = self.status();
                 self.reply(asker, Answer::Status(status));
@@ -115,6 +123,7 @@ impl Head {
             Ask::Watch(_) | Ask::Status | Ask::Save { .. } => Ok(ask),
             Ask::BeginJob { .. }
             | Ask::Follow { .. }
+            | Ask::HasProgram { .. }
             | Ask::IssueNode { .. }
             | Ask::IssueClient
             | Ask::Cordon { .. }

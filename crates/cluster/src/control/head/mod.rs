@@ -6,6 +6,7 @@ mod closing;
 mod gangs;
 mod names;
 mod nodes;
+mod programs;
 mod queue;
 mod restarts;
 mod saved;
@@ -22,6 +23,7 @@ use self::closing::Failures;
 use self::gangs::Gang;
 use self::names::Name;
 use self::nodes::Node;
+use self::programs::Programs;
 use self::queue::Queue;
 use self::restarts::Rests;
 use self::saved::Saved;
@@ -222,6 +224,8 @@ pub struct Head {
     names: BTreeMap<Name, u64>,
     /// What actors have saved for their next lives.
     saved: Saved,
+    /// Which nodes have which of the programs that jobs brought.
+    programs: Programs,
     /// Processes that make no progress, and what is known of that.
     stalls: BTreeMap<u64, String>,
     /// Actors and gangs that wait for room, in order of asking.
@@ -272,6 +276,7 @@ impl Head {
             gangs: BTreeMap::new(),
             names: BTreeMap::new(),
             saved: Saved::default(),
+            programs: Programs::default(),
             stalls: BTreeMap::new(),
             waiting: Queue::default(),
             restarts: Rests::default(),

@@ -136,6 +136,7 @@ impl Head {
             return;
         }
         self.bury_older(name, incarnation);
+        self.programs.forget_brought(name);
         let now = self.now;
         let mut was_silent = false;
         if let Some(node) = self.nodes.get_mut(name) {
@@ -442,6 +443,9 @@ impl Head {
                 }
             }
             Report::Ended(death) => self.process_reported_ended(name, death),
+            Report::Programs { programs } => {
+                self.programs.are_at(name, programs.iter().filter_map(|program| program.parse().ok()));
+            }
             Report::Stalled { process, stall } => {
                 if self.processes.get(&process).is_some_and(|state| state.node == name) {
                     self.process_stalled(process, stall);

@@ -3,13 +3,12 @@
 //! They lie in `programs/KEY` of the user's cache folder there, where KEY is a hash over names and contents: what has the
 //! same hash is never copied again, and what was cut off on the way never has that name.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::error::ClusterError;
+use crate::program::{ProgramHash, hex};
 
 /// A piece of a program on its way, in bytes.
 pub(super) const PIECE: usize = 256 << 10;
@@ -109,24 +108,9 @@ impl Program {
             );
             return Err(ClusterError::Refused(text));
         }
-        let mut file = File::open(path).map_err(|error| fault(&error))?;
-        let (mut digest, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; PIECE]);
-        loop {
-            match file.read(&mut piece) {
-                Ok(0) => break,
-                Ok(read) => {
-                    digest.update(&piece[..read]);
-                    bytes += read as u64;
-                }
-                Err(error) => return Err(fault(&error)),
-            }
-        }
-        Ok(Program { path: path.to_owned(), name: name.to_owned(), bytes, hash: hex(&digest.finalize()) })
+        let (hash, bytes) = ProgramHash::of_file(path).map_err(|error| fault(&error))?;
+        Ok(Program { path: path.to_owned(), name: name.to_owned(), bytes, hash: hash.digits() })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
