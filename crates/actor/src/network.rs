@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::{IpAddr, SocketAddr},
+    ops::Range,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -63,12 +64,13 @@ impl Network {
     pub(crate) fn open(
         io: &Runtime,
         credentials: Credentials,
-        bind: SocketAddr,
+        (bind, ports): (SocketAddr, Range<u16>),
         advertise: Option<IpAddr>,
         roles: Vec<RoleFingerprint>,
     ) -> Result<Self, WireError> {
         let identity = credentials.identity().clone();
         let mut options = EndpointOptions::new(bind);
+        options.ports = ports;
         options.roles = roles;
         // Head and agents call no actors.
         options.admission = Admission::roles([PeerRole::Worker, PeerRole::Client]);

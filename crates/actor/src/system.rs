@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    ops::Range,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -48,6 +49,8 @@ pub struct SystemOptions {
     pub credentials: Option<Credentials>,
     /// Where to listen. Port 0 takes a free one.
     pub bind: SocketAddr,
+    /// Where `bind` has port 0: the ports to have one of; empty, the system chooses.
+    pub ports: Range<u16>,
     /// Where others reach this process, if not at the address it listens at.
     pub advertise: Option<IpAddr>,
     /// The threads that run actors (those that own none). More are added while all of these compute.
@@ -66,6 +69,7 @@ impl Default for SystemOptions {
             roles: Registry::new(),
             credentials: None,
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ports: 0..0,
             advertise: None,
             actor_threads: std::thread::available_parallelism().map_or(1, usize::from),
             verdict_grace: Duration::from_secs(15),
@@ -137,7 +141,8 @@ impl System {
         let network = match &options.credentials {
             Some(credentials) => {
                 let roles = options.roles.fingerprints();
-                Some(Network::open(&io, credentials.clone(), options.bind, options.advertise, roles)?)
+                let place = (options.bind, options.ports.clone());
+                Some(Network::open(&io, credentials.clone(), place, options.advertise, roles)?)
             }
             None => None,
         };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -19,9 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ask::{Control, Line, Questions, Reply, unexpected};
 use crate::bring;
-use crate::control::vocabulary::{Answer, Ask, JobEvent, Notice, Status};
+use crate::control::vocabulary::{Answer, Ask, JobEvent, Notice, Status, Warning};
 use crate::error::ClusterError;
-use crate::head::HeadAddress;
+use crate::head::{HeadAddress, HeadConfig};
 use crate::message::{ClientToHead, HeadToClient, Message, Unknown, Unread};
 use crate::program::ProgramHash;
 use crate::state::StateDir;
@@ -59,6 +60,8 @@ struct Shared {
     /// Why the connection ended, once it has.
     ended: watch::Sender<Option<String>>,
     local: IpAddr,
+    /// What the manifest keeps for processes such as this one; empty where the system chooses.
+    ports: Range<u16>,
     cluster: String,
 }
 
@@ -103,13 +106,16 @@ impl Client {
             silent: Mutex::default(),
             ended,
             local: address.bound.ip(),
+            // Who has no manifest is no part of the cluster's machine.
+            ports: HeadConfig::load(state).map_or(0..0, |config| config.manifest.client_ports()),
             cluster: credentials.identity().cluster().to_owned(),
         });
+        let block = shared.ports.clone();
         let (connected, connection) = oneshot::channel();
         let weak = Arc::downgrade(&shared);
         std::thread::Builder::new()
             .name("lyceum-client".into())
-            .spawn(move || run_thread(credentials, address.advertised, leaving, &weak, connected))
+            .spawn(move || run_thread(credentials, (address.advertised, block), leaving, &weak, connected))
             .map_err(ClusterError::system("start the client's thread"))?;
         let served =
             connection.await.map_err(|_| ClusterError::Refused("the client's thread ended".into()))??;
@@ -154,10 +160,12 @@ impl Client {
     /// # Errors
     /// It cannot be read, or no node takes it: each with its reason.
     pub async fn bring(&self, program: &Path) -> Result<ProgramHash, ClusterError> {
-        let file = bring::Binary::read(program)?;
+        let (endpoint, runtime) = self.shared.endpoint.get().cloned().ok_or_else(Self::closing)?;
+        let path = program.to_owned();
+        let reading = runtime.spawn_blocking(move || bring::Binary::read(&path));
+        let file = reading.await.map_err(|_| Self::closing())??;
         let hash = file.hash();
         let status = self.status().await?;
-        let (endpoint, runtime) = self.shared.endpoint.get().cloned().ok_or_else(Self::closing)?;
         let bringing = runtime.spawn(async move { bring::to_one_of(&endpoint, &status, &file).await });
         let (node, connection) = bringing.await.map_err(|_| Self::closing())??;
         self.done(Ask::HasProgram { node, program: hash.to_string() }).await?;
@@ -173,6 +181,14 @@ impl Client {
     pub async fn status(&self) -> Result<Status, ClusterError> {
         match self.ask(Ask::Status).await? {
             (Answer::Status(status), _) => Ok(status),
+            (other, _) => Err(unexpected(&other).into()),
+        }
+    }
+
+    /// What is wrong in the cluster and costs speed: of each node, and of the head.
+    pub async fn warnings(&self) -> Result<Vec<Warning>, ClusterError> {
+        match self.ask(Ask::Warnings).await? {
+            (Answer::Warnings(warnings), _) => Ok(warnings),
             (other, _) => Err(unexpected(&other).into()),
         }
     }
@@ -220,7 +236,9 @@ impl Client {
             (Answer::Identity { .. }, credentials) => Credentials::from_bytes(&credentials)?,
             (other, _) => return Err(unexpected(&other).into()),
         };
-        let options = SystemOptions::networked(credentials, SocketAddr::new(self.shared.local, 0), roles);
+        let bind = SocketAddr::new(self.shared.local, 0);
+        let ports = self.shared.ports.clone();
+        let options = SystemOptions { ports, ..SystemOptions::networked(credentials, bind, roles) };
         let system = System::start(options).map_err(|error| ClusterError::Refused(error.to_string()))?;
         if self.shared.system.set(system.clone()).is_err() {
             system.shut_down(Duration::ZERO).await;
@@ -396,7 +414,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The body of the client's thread.
 fn run_thread(
     credentials: Credentials,
-    head: SocketAddr,
+    (head, ports): (SocketAddr, Range<u16>),
     leaving: mpsc::Receiver<(u64, Ask)>,
     shared: &std::sync::Weak<Shared>,
     connected: oneshot::Sender<Result<(Endpoint, Handle), ClusterError>>,
@@ -410,7 +428,7 @@ fn run_thread(
         }
     };
     runtime.block_on(async {
-        let (endpoint, connection) = match connect(credentials, head).await {
+        let (endpoint, connection) = match connect(credentials, head, ports).await {
             Ok(both) => both,
             Err(error) => return drop(connected.send(Err(error))),
         };
@@ -427,14 +445,18 @@ fn run_thread(
     });
 }
 
-async fn connect(credentials: Credentials, head: SocketAddr) -> Result<(Endpoint, Connection), ClusterError> {
+async fn connect(
+    credentials: Credentials,
+    head: SocketAddr,
+    ports: Range<u16>,
+) -> Result<(Endpoint, Connection), ClusterError> {
     let any = match head {
         // A head of this machine alone is called from this machine alone.
         _ if head.ip().is_loopback() => SocketAddr::new(head.ip(), 0),
         SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
         SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
     };
-    let endpoint = Endpoint::bind(credentials, EndpointOptions::new(any))?;
+    let endpoint = Endpoint::bind(credentials, EndpointOptions { ports, ..EndpointOptions::new(any) })?;
     let expect = Expect::role(PeerRole::Head);
     match tokio::time::timeout(CONNECT, endpoint.connect(head, &expect)).await {
         Ok(connection) => Ok((endpoint, connection?)),

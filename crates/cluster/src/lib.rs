@@ -47,6 +47,7 @@ pub mod manifest;
 mod message;
 #[cfg(test)]
 mod newer;
+mod paths;
 mod program;
 #[cfg(test)]
 mod samples;
@@ -57,6 +58,6 @@ pub mod units;
 pub mod worker;
 
 pub use client::{Client, Job};
-pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status};
+pub use control::vocabulary::{ActorStatus, JobEvent, JobStatus, NodeStatus, Status, Warning};
 pub use error::ClusterError;
 pub use program::ProgramHash;

@@ -223,6 +223,7 @@ pub(crate) fn asks() -> Vec<Ask> {
         Ask::Drain { node: node(), within_ms: 60_000, by: by() },
         Ask::Shutdown { by: by() },
         Ask::Save { state: vec![7; 20] },
+        Ask::Warnings,
         Ask::HasProgram { node: node(), program: program() },
     ]
 }
@@ -235,6 +236,7 @@ fn answers() -> Vec<Answer> {
         Answer::Nobody,
         Answer::Done,
         Answer::Status(status()),
+        Answer::Warnings(vec![Warning { by: "node-b".into(), text: "it is slow".into() }]),
         Answer::Identity { node: "node-b".into(), incarnation: 3 },
         Answer::Error(ControlError::Refused("it cannot be".into())),
         Answer::Error(ControlError::Died(Box::new(report()))),
@@ -268,7 +270,8 @@ pub(crate) fn reports() -> Vec<Report> {
     let ready = Report::Ready { process: 12, address: address(), pid: 4712 };
     let stalled = Report::Stalled { process: 12, stall: stall() };
     let programs = Report::Programs { programs: vec![program()] };
-    [ready, stalled, programs].into_iter().chain(deaths().into_iter().map(Report::Ended)).collect()
+    let warnings = Report::Warnings { warnings: vec!["it is slow".into()] };
+    [ready, stalled, programs, warnings].into_iter().chain(deaths().into_iter().map(Report::Ended)).collect()
 }
 
 fn notices() -> Vec<Notice> {

@@ -108,6 +108,9 @@ fn ports_are_shared_evenly_after_the_heads() {
     let manifest = Manifest::parse("c.toml", text).unwrap();
     assert_eq!(manifest.node_ports(0), 7401..7406);
     assert_eq!(manifest.node_ports(1), 7406..7411);
+    let with_clients =
+        Manifest::parse("c.toml", &text.replace("count = 11", "count = 11, clients = 4")).unwrap();
+    assert_eq!([0, 1].map(|node| with_clients.node_ports(node)), [7405..7408, 7408..7411]);
 }
 
 #[test]

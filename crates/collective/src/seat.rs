@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,7 +30,8 @@ struct Inner {
 }
 
 impl Seat {
-    /// Binds `bind` with a worker's credentials; only workers of the same cluster come in. A peer whose packets stop is
+    /// Binds `bind`, or one of `ports` where its port is 0 and there are any, with a worker's credentials; only workers of
+    /// the same cluster come in. A peer whose packets stop is
     /// lost after `silence`: choose it longer than whoever supervises the ranks takes for its verdict, which says more
     /// and ends the wait sooner. (A process that dies takes its host's peers with it at once.)
     ///
@@ -39,6 +41,7 @@ impl Seat {
     pub fn open(
         credentials: Credentials,
         bind: SocketAddr,
+        ports: Range<u16>,
         silence: Duration,
     ) -> Result<Self, CollectiveError> {
         let unavailable = |reason: String| CollectiveError::Unavailable {
@@ -46,7 +49,7 @@ impl Seat {
             what: format!("open a seat at {bind}"),
             reason,
         };
-        let mut options = EndpointOptions::new(bind);
+        let mut options = EndpointOptions { ports, ..EndpointOptions::new(bind) };
         options.admission = Admission::roles([PeerRole::Worker]);
         options.transport.keep_alive = KEEP_ALIVE;
         options.transport.idle_timeout = silence;

@@ -214,7 +214,7 @@ impl Actor for TrainerActor {
             controller: args.controller,
             store: store.clone(),
             placement,
-            seat: Seat::open(place.credentials.clone(), place.bind, place.verdict)?,
+            seat: Seat::open(place.credentials.clone(), place.bind, place.ports.clone(), place.verdict)?,
             gang: None,
         })
     }

@@ -9,6 +9,9 @@ use lyceum_model_files::LlamaConfig;
 use crate::limits::SEALED_AT_ONCE;
 use crate::run_file::{Precision, RunFile};
 
+/// Processes of a run that only read, pack or watch.
+const OTHERS: u64 = 3;
+
 /// Bytes of a sealed batch for each of its tokens: input and label.
 const BYTES_A_TOKEN: u64 = 16;
 
@@ -35,6 +38,7 @@ pub struct Unmet {
 pub fn unmet(run: &RunFile, manifest: &Manifest, machine: Option<Bytes>) -> Option<Unmet> {
     too_large(run, manifest)
         .or_else(|| too_many(run, manifest))
+        .or_else(|| too_few_ports(run, manifest))
         .or_else(|| too_heavy(run, manifest, machine))
         .or_else(|| too_long(run, manifest))
 }
@@ -115,6 +119,25 @@ fn too_many(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
         }
     }
     None
+}
+
+/// More processes than the nodes' blocks of ports have room for. A trainer takes two, one of them for its gang; each node's agent
+/// has one already.
+fn too_few_ports(run: &RunFile, manifest: &Manifest) -> Option<Unmet> {
+    if manifest.ports.first == 0 {
+        return None;
+    }
+    let blocks = (0..manifest.nodes.len()).map(|node| manifest.node_ports(node).len() as u64 - 1);
+    let has: u64 = blocks.sum();
+    let synthesizers: u64 = requests(run).iter().skip(1).map(|(_, _, least, ..)| least).sum();
+    let wanted = 2 * u64::from(run.trainer.world_size) + synthesizers + OTHERS;
+    let message = || {
+        format!(
+            "{} trainers take two ports each, {synthesizers} synthesizers and {OTHERS} others one: {wanted} in all, and the nodes of '{}' have {has} beside their agents': more in `ports.count`",
+            run.trainer.world_size, manifest.name
+        )
+    };
+    (wanted > has).then(|| Unmet { key: "trainer.world_size", message: message() })
 }
 
 /// A model that a trainer on processors cannot hold in any node's memory. Every rank has the weights and their fp32

@@ -168,6 +168,29 @@ fn what_a_cluster_can_never_hold_is_said_before_anything_starts() {
             demand::unmet(&bed.run(&Bed::text().replace("steps = 100", asked)), &manifest, None).unwrap();
         assert!(unmet.key == key && unmet.message.contains(why), "{asked}: {unmet:?}");
     }
+    // One port is the head's, one the agent's, and the trainer takes two.
+    let ports = |count: u16| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.replace("[[nodes]]", &format!("[ports]\nfirst = 7400\ncount = {count}\n[[nodes]]"));
+        Manifest::parse("ports.toml", &text).unwrap()
+    };
+    let one = demand::unmet(&bed.run(&Bed::text()), &ports(6), None).unwrap();
+    assert!(
+        one.key == "trainer.world_size" && one.message.contains("have 4 beside their agents'"),
+        "{one:?}"
+    );
+    let two = one
+        .message
+        .split_once("in all")
+        .unwrap()
+        .0
+        .rsplit_once(": ")
+        .unwrap()
+        .1
+        .trim()
+        .parse::<u16>()
+        .unwrap();
+    assert_eq!(demand::unmet(&bed.run(&Bed::text()), &ports(2 + two), None), None);
     let heavy = CONFIG.replace("\"intermediate_size\": 24", "\"intermediate_size\": 8388608");
     std::fs::write(bed.folder.path().join("model/config.json"), heavy).unwrap();
     let unmet = demand::unmet(&bed.run(&Bed::text()), &manifest, None).unwrap();

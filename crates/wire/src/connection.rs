@@ -72,6 +72,12 @@ impl Connection {
         self.0.quinn.stats().frame_rx.acks
     }
 
+    /// The UDP payload that the path is known to carry, in bytes, and how many larger packets that were to try it were lost.
+    pub(crate) fn probed(&self) -> (u16, u64) {
+        let path = self.0.quinn.stats().path;
+        (path.current_mtu, path.lost_plpmtud_probes)
+    }
+
     /// The two halves of the connection's lane; handed out once. Starts the writer's task, so call it within a tokio
     /// runtime.
     ///

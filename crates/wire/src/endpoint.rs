@@ -14,8 +14,8 @@ use crate::handshake::{self, Local};
 use crate::stray::Strays;
 use crate::tls::{SERVER_NAME, Tls};
 use crate::{
-    CloseCode, CloseReason, Connection, Credentials, EndpointOptions, Expect, Hello, PeerIdentity, Purpose,
-    Result, WireError, socket,
+    CloseCode, CloseReason, Connection, Credentials, EndpointOptions, Expect, Hello, PeerIdentity, PeerRole,
+    Purpose, Result, SocketBuffers, TransportOptions, WireError, socket,
 };
 
 /// Connections that may wait for [`Endpoint::accept`]; further handshakes wait behind them.
@@ -43,6 +43,8 @@ struct Inner {
     local_addr: SocketAddr,
     tls: Tls,
     transport: Arc<TransportConfig>,
+    transport_options: TransportOptions,
+    buffers: Option<SocketBuffers>,
     local: Arc<Local>,
     timeout: Duration,
     accepted: Mutex<mpsc::Receiver<Connection>>,
@@ -61,14 +63,19 @@ impl Endpoint {
     /// Binds `options.bind`. Call it within a tokio runtime: all I/O of the endpoint runs there.
     ///
     /// # Errors
-    /// [`WireError::Bind`] when the address is taken or not ours, [`WireError::Certificate`] when the credentials do not
+    /// [`WireError::Bind`] when the address is taken or not ours, [`WireError::Ports`] when all of `options.ports` are held,
+    /// [`WireError::Certificate`] when the credentials do not
     /// fit together, [`WireError::Option`] for an impossible option.
     pub fn bind(credentials: Credentials, options: EndpointOptions) -> Result<Self> {
         let addr = options.bind;
-        let bind = |source| WireError::Bind { addr, source };
-        let socket = socket::bind(addr, options.transport.socket_buffer).map_err(bind)?;
-        let socket = TokioRuntime.wrap_udp_socket(socket).map_err(bind)?;
-        Self::bind_with_socket(credentials, options, socket)
+        let (socket, buffers) = socket::bind(addr, &options.ports, options.transport.socket_buffer)?;
+        let socket = TokioRuntime.wrap_udp_socket(socket);
+        let socket = socket.map_err(|source| WireError::Bind { addr, source })?;
+        // A person's command is over before it would matter.
+        if credentials.identity().role() != PeerRole::Client {
+            buffers.say_once();
+        }
+        Self::over(credentials, options, socket, Some(buffers))
     }
 
     /// As [`bind`](Self::bind), on a socket of the caller's: `options.bind` is not looked at.
@@ -79,6 +86,15 @@ impl Endpoint {
         credentials: Credentials,
         options: EndpointOptions,
         socket: Arc<dyn AsyncUdpSocket>,
+    ) -> Result<Self> {
+        Self::over(credentials, options, socket, None)
+    }
+
+    fn over(
+        credentials: Credentials,
+        options: EndpointOptions,
+        socket: Arc<dyn AsyncUdpSocket>,
+        buffers: Option<SocketBuffers>,
     ) -> Result<Self> {
         options.lane.check()?;
         Hello { purpose: Purpose::Lane, roles: options.roles.clone() }.encode()?;
@@ -121,6 +137,8 @@ impl Endpoint {
             local_addr,
             tls,
             transport,
+            transport_options: options.transport,
+            buffers,
             local,
             timeout: options.handshake_timeout,
             accepted: Mutex::new(accepted),
@@ -133,6 +151,15 @@ impl Endpoint {
     /// The bound address.
     pub fn local_addr(&self) -> SocketAddr {
         self.0.local_addr
+    }
+
+    /// What the system gave its socket; nothing of a socket of the caller's.
+    pub fn socket_buffers(&self) -> Option<SocketBuffers> {
+        self.0.buffers
+    }
+
+    pub(crate) fn transport(&self) -> &TransportOptions {
+        &self.0.transport_options
     }
 
     /// Who this process is.
@@ -159,8 +186,18 @@ impl Endpoint {
         expect: &Expect,
         purpose: Purpose,
     ) -> Result<Connection> {
+        self.connect_over(addr, expect, purpose, Arc::clone(&self.0.transport)).await
+    }
+
+    pub(crate) async fn connect_over(
+        &self,
+        addr: SocketAddr,
+        expect: &Expect,
+        purpose: Purpose,
+        transport: Arc<TransportConfig>,
+    ) -> Result<Connection> {
         let mut config = ClientConfig::new(Arc::new(self.0.tls.client(expect)?));
-        config.transport_config(Arc::clone(&self.0.transport));
+        config.transport_config(transport);
         let failed = |reason: String| WireError::Connect { addr, reason };
         let connecting =
             self.0.quinn.connect_with(config, addr, SERVER_NAME).map_err(|e| failed(e.to_string()))?;

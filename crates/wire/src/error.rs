@@ -1,6 +1,6 @@
 //! What can go wrong at this crate's border.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::{CloseReason, FrameError};
@@ -48,6 +48,21 @@ pub enum WireError {
         addr: SocketAddr,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// Of a block of ports all are held.
+    #[error(
+        "none of the ports {first} to {last}, which are all that this node's processes may have, is free at {ip}: {held}; \
+         give the nodes more in `ports.count`"
+    )]
+    Ports {
+        /// The address asked for.
+        ip: IpAddr,
+        /// First port of the block.
+        first: u16,
+        /// Last port of the block.
+        last: u16,
+        /// Who holds them, in words.
+        held: String,
     },
     /// No connection came about; nobody there, or TLS did not trust one of the two ends.
     #[error("cannot connect to {addr}: {reason}")]

@@ -1,6 +1,7 @@
 //! An endpoint's settings. The defaults are for processes on one machine or in one data centre.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ const MIB: u32 = 1024 * 1024;
 pub struct EndpointOptions {
     /// The UDP address to bind; port 0 lets the system choose.
     pub bind: SocketAddr,
+    /// Where `bind` has port 0: the ports to have one of, the first that nobody holds. Empty, which is the default, lets the
+    /// system choose.
+    pub ports: Range<u16>,
     /// Who may connect. Nobody, unless set.
     pub admission: Admission,
     /// The roles that this process hosts, told to every peer in the hello.
@@ -36,6 +40,7 @@ impl EndpointOptions {
     pub fn new(bind: SocketAddr) -> Self {
         Self {
             bind,
+            ports: 0..0,
             admission: Admission::nobody(),
             roles: Vec::new(),
             handshake_timeout: Duration::from_secs(5),
@@ -120,6 +125,10 @@ impl Default for TransportOptions {
 
 impl TransportOptions {
     pub(crate) fn to_quinn(&self) -> Result<(EndpointConfig, Arc<TransportConfig>)> {
+        self.to_quinn_parts().map(|(endpoint, transport)| (endpoint, Arc::new(transport)))
+    }
+
+    pub(crate) fn to_quinn_parts(&self) -> Result<(EndpointConfig, TransportConfig)> {
         let idle = IdleTimeout::try_from(self.idle_timeout).map_err(|_| WireError::Option {
             option: "transport.idle_timeout",
             reason: format!("{:?} is longer than QUIC can say", self.idle_timeout),
@@ -145,6 +154,6 @@ impl TransportOptions {
             .max_concurrent_bidi_streams(VarInt::from_u32(self.bulk_streams.saturating_add(1)))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(Some(self.datagram_buffer as usize));
-        Ok((endpoint, Arc::new(transport)))
+        Ok((endpoint, transport))
     }
 }

@@ -57,6 +57,19 @@ async fn streams_carry_their_header_and_every_byte_side_by_side() {
 }
 
 #[tokio::test]
+async fn a_path_on_which_large_packets_vanish_is_found_and_carries_all_in_small_ones() {
+    let check = async |pair: &Pair| {
+        let expect = Expect::exactly(pair.server.identity());
+        pair.client.check_path(pair.server.local_addr(), &expect).await.unwrap()
+    };
+    assert_eq!(check(&pair().await).await, PathCheck::Carries { payload: 65_000 });
+    let narrow = Faults { longest: 1400, ..Faults::none() };
+    let (pair, _) = pair_with(admitting(), Some(narrow)).await;
+    assert_eq!(check(&pair).await, PathCheck::BlackHole { payload: 65_000, mtu: 65_536 });
+    transfer(&pair, 2, 300_000).await;
+}
+
+#[tokio::test]
 async fn streams_carry_every_byte_over_a_bad_network() {
     for seed in [11, 12] {
         println!("seed {seed}");

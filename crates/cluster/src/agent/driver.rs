@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lyceum_actor::{Cause, ControlError};
 use lyceum_store::NodeStore;
-use lyceum_wire::{CloseCode, Connection, Endpoint, LaneSender};
+use lyceum_wire::{CloseCode, Connection, Endpoint, Expect, LaneSender};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -29,6 +29,7 @@ use crate::logs;
 use crate::message::{
     self, AgentToAgent, AgentToHead, AgentToWorker, HeadToAgent, Join, Message, Welcome, WorkerToAgent,
 };
+use crate::paths;
 use crate::program::ProgramHash;
 use crate::state::{StateDir, log_tail};
 
@@ -61,6 +62,11 @@ pub(crate) enum Happening {
     ProgramCame {
         process: u64,
         program: Result<Arc<Kept>, String>,
+    },
+    /// A path was looked at, and what is wrong with it.
+    PathSeen {
+        to: String,
+        said: Option<String>,
     },
     /// There are more programs, or fewer.
     ProgramsChanged,
@@ -104,6 +110,10 @@ pub(super) struct Driver {
     credentials: BTreeMap<u64, Vec<u8>>,
     /// Questions of workers that the head has not answered.
     questions: BTreeSet<(u64, u64)>,
+    /// What is wrong and costs speed, by what it is about.
+    warnings: BTreeMap<String, String>,
+    /// The incarnation of the head to which the path was looked at.
+    path_to: u64,
     ending: Option<Ending>,
     ticks: u64,
 }
@@ -112,7 +122,6 @@ pub(super) struct Driver {
 struct Awaiting {
     launch: Launch,
     cores: Vec<u32>,
-    port: u16,
     credentials: Vec<u8>,
     waiting: AbortHandle,
 }
@@ -131,6 +140,8 @@ impl Driver {
         memory: MemoryGuard,
         events: Sender<Happening>,
     ) -> Driver {
+        let clamped = endpoint.socket_buffers().and_then(|buffers| buffers.clamped());
+        let warnings = clamped.map(|said| (String::new(), said)).into_iter().collect();
         Driver {
             state,
             config,
@@ -148,6 +159,8 @@ impl Driver {
             awaiting: BTreeMap::new(),
             credentials: BTreeMap::new(),
             questions: BTreeSet::new(),
+            warnings,
+            path_to: 0,
             ending: None,
             ticks: 0,
         }
@@ -187,6 +200,7 @@ impl Driver {
             Happening::FromHead(message) => self.heard_head(*message),
             Happening::PeerIn { node, lane } => self.peers.came_in(node, lane),
             Happening::ProgramCame { process, program } => self.program_came(process, program),
+            Happening::PathSeen { to, said } => self.path_seen(to, said),
             Happening::ProgramsChanged => self.tell_programs(),
             Happening::Forked { process, forked } => self.forked(process, forked),
             Happening::FromWorker { process, message } => self.heard_worker(process, *message),
@@ -205,7 +219,7 @@ impl Driver {
 
     fn carry_out(&mut self, effect: AgentEffect) {
         match effect {
-            AgentEffect::Start { launch, cores, port } => self.start(launch, cores, port),
+            AgentEffect::Start { launch, cores } => self.start(launch, cores),
             AgentEffect::AskToStop { process, by } => {
                 self.await_no_more(process);
                 self.tell_worker(process, AgentToWorker::Stop { by });
@@ -299,6 +313,8 @@ impl Driver {
         let (pid, host) = (std::process::id(), host_identity());
         self.tell_head(AgentToHead::Join(Join { address, pid, host, running, ended }));
         self.tell_programs();
+        self.tell_warnings();
+        self.look_at_path_to_head();
         self.beat();
         self.apply(AgentEvent::HeadLinked);
     }
@@ -350,12 +366,12 @@ impl Driver {
         });
     }
 
-    fn start(&mut self, launch: Launch, cores: Vec<u32>, port: u16) {
+    fn start(&mut self, launch: Launch, cores: Vec<u32>) {
         let process = launch.process;
         tracing::info!(process, role = launch.request.role, job = launch.request.job, "a process is started");
         let credentials = self.credentials.remove(&process).unwrap_or_default();
         match launch.request.program.as_deref().map_or(Ok(None), ProgramHash::named) {
-            Ok(None) => self.start_with(&launch, None, cores, port, credentials),
+            Ok(None) => self.start_with(&launch, None, cores, credentials),
             Ok(Some(hash)) => {
                 let (having, events) = (self.programs.have(hash), self.events.clone());
                 let waiting = tokio::spawn(async move {
@@ -363,7 +379,7 @@ impl Driver {
                     let _ = events.send(Happening::ProgramCame { process, program }).await;
                 });
                 let waiting = waiting.abort_handle();
-                self.awaiting.insert(process, Awaiting { launch, cores, port, credentials, waiting });
+                self.awaiting.insert(process, Awaiting { launch, cores, credentials, waiting });
             }
             Err(why) => self.not_started(process, &why),
         }
@@ -374,8 +390,8 @@ impl Driver {
         let Some(awaiting) = self.awaiting.remove(&process) else { return };
         match program {
             Ok(program) => {
-                let Awaiting { launch, cores, port, credentials, .. } = awaiting;
-                self.start_with(&launch, Some(program), cores, port, credentials);
+                let Awaiting { launch, cores, credentials, .. } = awaiting;
+                self.start_with(&launch, Some(program), cores, credentials);
             }
             Err(why) => self.not_started(process, &why),
         }
@@ -394,10 +410,9 @@ impl Driver {
         launch: &Launch,
         program: Option<Arc<Kept>>,
         cores: Vec<u32>,
-        port: u16,
         credentials: Vec<u8>,
     ) {
-        if let Err(why) = self.try_start(launch, program, cores, port, credentials) {
+        if let Err(why) = self.try_start(launch, program, cores, credentials) {
             self.not_started(launch.process, &why);
         }
     }
@@ -414,6 +429,37 @@ impl Driver {
         tokio::spawn(async move { drop(events.send(Happening::Machine(ended)).await) });
     }
 
+    /// Once for each head.
+    fn look_at_path_to_head(&mut self) {
+        let Some((_, connection)) = &self.head else { return };
+        let incarnation = connection.peer().incarnation();
+        if std::mem::replace(&mut self.path_to, incarnation) == incarnation {
+            return;
+        }
+        let (address, expect) = (connection.remote_address(), Expect::exactly(connection.peer()));
+        let (endpoint, events) = (self.endpoint.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let said = paths::look(&endpoint, "the head", address, &expect).await;
+            let _ = events.send(Happening::PathSeen { to: "the head".into(), said }).await;
+        });
+    }
+
+    fn path_seen(&mut self, to: String, said: Option<String>) {
+        match said {
+            Some(said) => {
+                tracing::warn!("{said}");
+                self.warnings.insert(to, said);
+            }
+            None => _ = self.warnings.remove(&to),
+        }
+        self.tell_warnings();
+    }
+
+    fn tell_warnings(&self) {
+        let warnings = self.warnings.values().cloned().collect();
+        self.tell_head(AgentToHead::Report(Report::Warnings { warnings }));
+    }
+
     fn tell_programs(&self) {
         self.tell_head(AgentToHead::Report(Report::Programs { programs: self.programs.held() }));
     }
@@ -423,7 +469,6 @@ impl Driver {
         launch: &Launch,
         program: Option<Arc<Kept>>,
         cores: Vec<u32>,
-        port: u16,
         credentials: Vec<u8>,
     ) -> Result<(), String> {
         let process = launch.process;
@@ -434,7 +479,7 @@ impl Driver {
         let outfit = workers::outfit(&self.config, launch, program.as_deref(), cores, file, &memory)?;
         self.store.attach(process, outfit.store_socket).map_err(|error| format!("its store: {error}"))?;
         let (outbox, inbox) = workers::outbox();
-        let init = workers::init(&self.config, launch, port, credentials);
+        let init = workers::init(&self.config, launch, credentials);
         outbox.try_send(init).map_err(|_| "its queue is full".to_owned())?;
         let worker = Worker {
             outbox,

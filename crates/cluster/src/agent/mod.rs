@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lyceum_store::{NodeStore, SpillOptions, StoreOptions};
+use lyceum_store::{NodeStore, SpillOptions, StoreOptions, StorePeers};
 use lyceum_wire::{Admission, Credentials, Endpoint, EndpointOptions, PeerRole};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ use self::forker::Forker;
 use self::memory::MemoryGuard;
 use self::peers::{Directory, Peers};
 use self::programs::Programs;
-pub(crate) use self::workers::{AGENT_VARIABLE, STORE_VARIABLE};
+pub(crate) use self::workers::{AGENT_VARIABLE, PORTS_VARIABLE, STORE_VARIABLE};
 use crate::control::{Agent, AgentOptions};
 use crate::daemon;
 use crate::error::ClusterError;
@@ -51,7 +51,7 @@ pub(crate) struct AgentConfig {
     pub(crate) advertise: Option<IpAddr>,
     /// An interface that plaintext may use.
     pub(crate) trusted_interface: Option<String>,
-    /// The agent takes the first, its workers the others; empty: the system chooses.
+    /// What all of the node's processes keep to; empty: the system chooses.
     pub(crate) ports: Range<u16>,
     /// Cores of this node alone; empty where nodes share the machine's.
     pub(crate) cores: Vec<u32>,
@@ -90,19 +90,18 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         .map_err(ClusterError::system("start the agent's runtime"))?;
     runtime.block_on(async {
         let store = open_store(&config, incarnation, state)?;
-        let first_port = if config.ports.is_empty() { 0 } else { config.ports.start };
+        say_who_holds(&config.ports);
         let options = EndpointOptions {
             admission: Admission::roles([PeerRole::Agent, PeerRole::Head, PeerRole::Client]),
-            ..EndpointOptions::new(SocketAddr::new(config.bind, first_port))
+            ports: config.ports.clone(),
+            ..EndpointOptions::new(SocketAddr::new(config.bind, 0))
         };
         let endpoint = Endpoint::bind(credentials, options)?;
         let (events, inbox) = mpsc::channel(MAX_EVENTS);
         let directory = Directory::default();
-        store
-            .set_peers(Arc::new(directory.store_peers(endpoint.clone())))
-            .map_err(|error| ClusterError::Refused(error.to_string()))?;
+        let bulk: Arc<dyn StorePeers> = Arc::new(directory.store_peers(endpoint.clone(), events.clone()));
+        store.set_peers(bulk.clone()).map_err(|error| ClusterError::Refused(error.to_string()))?;
         let folder = state.node(node).join("programs");
-        let bulk = Box::new(directory.store_peers(endpoint.clone()));
         let programs = Programs::open(node, folder, config.programs.cache.0, bulk, events.clone())?;
         let peers = Peers::new(directory, endpoint.clone(), events.clone());
         tokio::spawn(peers::accept(endpoint.clone(), store.clone(), programs.clone(), events.clone()));
@@ -141,6 +140,13 @@ fn open_store(config: &AgentConfig, incarnation: u64, state: &StateDir) -> Resul
     NodeStore::new(options).map_err(|error| refused(&error))
 }
 
+/// Before any process of the node runs, whoever holds one of its ports is another's.
+fn say_who_holds(block: &Range<u16>) {
+    for (port, holder) in lyceum_wire::port_holders(block) {
+        tracing::warn!(port, holder, "a port of this node's block is held already, and is passed over");
+    }
+}
+
 pub(crate) fn options_of(config: &AgentConfig) -> AgentOptions {
     AgentOptions {
         node: config.node.clone(),
@@ -148,7 +154,6 @@ pub(crate) fn options_of(config: &AgentConfig) -> AgentOptions {
         verdict: Duration::from_secs_f64(config.health.verdict),
         stop_grace: Duration::from_secs_f64(config.health.stop),
         cores: config.cores.clone(),
-        ports: if config.ports.is_empty() { 0..0 } else { config.ports.start + 1..config.ports.end },
     }
 }
 

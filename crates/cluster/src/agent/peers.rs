@@ -15,6 +15,7 @@ use super::programs::transfer::Wish;
 use super::programs::{Pins, Programs};
 use crate::control::{AgentEvent, Watcher};
 use crate::message::{AgentToAgent, Message, Unknown};
+use crate::paths;
 
 /// First and longest wait between two attempts to reach an agent.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -42,9 +43,9 @@ impl Directory {
         });
     }
 
-    /// How the node's store reaches other stores.
-    pub(super) fn store_peers(&self, endpoint: Endpoint) -> impl StorePeers {
-        Bulk { directory: self.clone(), endpoint, kept: Mutex::default() }
+    /// How the node's store reaches other stores. The path to each is looked at when it is used first.
+    pub(super) fn store_peers(&self, endpoint: Endpoint, events: Sender<Happening>) -> impl StorePeers {
+        Bulk { directory: self.clone(), endpoint, events, kept: Mutex::default(), seen: Mutex::default() }
     }
 
     fn expectation(&self, node: &str) -> Option<(SocketAddr, Expect)> {
@@ -58,7 +59,10 @@ impl Directory {
 struct Bulk {
     directory: Directory,
     endpoint: Endpoint,
+    events: Sender<Happening>,
     kept: Mutex<BTreeMap<(String, usize), Arc<Kept>>>,
+    /// The incarnations of agents to which the path was looked at.
+    seen: Mutex<BTreeMap<String, u64>>,
 }
 
 /// One line to one node. Who finds it locked waits for the connection that another makes.
@@ -88,10 +92,31 @@ impl StorePeers for Bulk {
                 return Ok(there.connection.clone());
             }
             let connection = self.endpoint.connect_for(address, &expect, Purpose::Bulk).await?;
+            self.look_at_path(address, &expect);
             *place = Some(InUse { connection: connection.clone(), used: Instant::now() });
             tokio::spawn(Kept::watch(Arc::downgrade(&kept), connection.clone()));
             Ok(connection)
         })
+    }
+}
+
+impl Bulk {
+    /// Once for each incarnation of an agent.
+    fn look_at_path(&self, address: SocketAddr, expect: &Expect) {
+        let (Some(node), Some(incarnation)) = (&expect.node, expect.incarnation) else { return };
+        let before = {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.insert(node.clone(), incarnation)
+        };
+        if before == Some(incarnation) {
+            return;
+        }
+        let (endpoint, events, expect) = (self.endpoint.clone(), self.events.clone(), expect.clone());
+        let to = format!("node {node}");
+        tokio::spawn(async move {
+            let said = paths::look(&endpoint, &to, address, &expect).await;
+            let _ = events.send(Happening::PathSeen { to, said }).await;
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ use crate::spawn::{self, Preparation};
 pub(crate) const AGENT_VARIABLE: &str = "LYCEUM_AGENT_FD";
 /// The worker's end of its socket to the node's store.
 pub(crate) const STORE_VARIABLE: &str = "LYCEUM_STORE_FD";
+/// The block of ports that the node's processes keep to: `7401-7405`; nothing where the system chooses.
+pub(crate) const PORTS_VARIABLE: &str = "LYCEUM_PORTS";
 /// Messages that may wait for a worker to read them.
 const MAX_QUEUED: usize = 4096;
 /// How long a worker's last words may take to be read.
@@ -172,6 +175,7 @@ fn environment(config: &AgentConfig, launch: &Launch) -> Vec<(&'static str, Stri
         // The numbers are those of the bus: CUDA's own order puts the fastest first.
         ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()),
         ("CUDA_VISIBLE_DEVICES", gpus.join(",")),
+        (PORTS_VARIABLE, block_in_words(&config.ports)),
         ("LYCEUM_CLUSTER", config.cluster.clone()),
         ("LYCEUM_NODE", config.node.clone()),
         // Set in any case: trust comes from the manifest, not from whatever environment the agent was started in.
@@ -179,10 +183,15 @@ fn environment(config: &AgentConfig, launch: &Launch) -> Vec<(&'static str, Stri
     ]
 }
 
+fn block_in_words(ports: &Range<u16>) -> String {
+    if ports.is_empty() { String::new() } else { format!("{}-{}", ports.start, ports.end - 1) }
+}
+
 /// The first message to a worker.
-pub(super) fn init(config: &AgentConfig, launch: &Launch, port: u16, credentials: Vec<u8>) -> AgentToWorker {
+pub(super) fn init(config: &AgentConfig, launch: &Launch, credentials: Vec<u8>) -> AgentToWorker {
     let init = Box::new(WorkerInit {
-        bind: SocketAddr::new(config.bind, port),
+        // Of its node's block it takes what is free.
+        bind: SocketAddr::new(config.bind, 0),
         advertise: config.advertise,
         threads: threads(launch) as u32,
         verdict_ms: (config.health.verdict * 1000.0) as u64,

@@ -116,6 +116,11 @@ pub enum Report {
         /// What is known of them.
         stall: Option<String>,
     },
+    /// What is wrong on the node and costs speed, in words, all of it. Told on every joining, and when it changes.
+    Warnings {
+        /// One sentence each.
+        warnings: Vec<String>,
+    },
     /// The programs that jobs brought and that are there now, by their hashes. Told on every joining, and when they change.
     Programs {
         /// All of them.
@@ -197,6 +202,8 @@ pub enum Ask {
     },
     /// What is the state of everything? Answered by [`Answer::Status`].
     Status,
+    /// What is wrong and costs speed? Answered by [`Answer::Warnings`].
+    Warnings,
     /// A new incarnation of a node's agent is to be started. Answered by [`Answer::Identity`]. Clients only.
     IssueNode {
         /// The node.
@@ -247,6 +254,8 @@ pub enum Answer {
     Done,
     /// The state of everything.
     Status(Status),
+    /// What is wrong and costs speed.
+    Warnings(Vec<Warning>),
     /// The incarnation that was allotted; the credentials for it come with the answer.
     Identity {
         /// The node it is for.
@@ -366,6 +375,15 @@ pub struct NodeStatus {
     pub store: StoreUse,
 }
 
+/// Something that is wrong and costs speed.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct Warning {
+    /// Who has found it: a node, or `head`.
+    pub by: String,
+    /// What it is, and what to do.
+    pub text: String,
+}
+
 /// What is in a node's store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct StoreUse {
@@ -455,6 +473,7 @@ kinds! { Report:
     0x0302 = Ended(death),
     0x0303 = Stalled { process, stall },
     0x0320 = Programs { programs },
+    0x0321 = Warnings { warnings },
 }
 
 kinds! { Ask:
@@ -475,6 +494,7 @@ kinds! { Ask:
     0x040f = Shutdown { by },
     0x0410 = Save { state },
     0x0420 = HasProgram { node, program },
+    0x0421 = Warnings,
 }
 
 kinds! { Answer:
@@ -486,6 +506,7 @@ kinds! { Answer:
     0x0506 = Status(status),
     0x0507 = Identity { node, incarnation },
     0x0508 = Error(error),
+    0x0520 = Warnings(warnings),
 }
 
 kinds! { JobEvent:

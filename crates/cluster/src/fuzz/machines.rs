@@ -221,7 +221,6 @@ fn agent(data: &[u8]) {
         verdict: Duration::from_secs(10),
         stop_grace: Duration::from_secs(1),
         cores: vec![0, 1, 2],
-        ports: 7402..7405,
     });
     let mut now = Duration::ZERO;
     for frame in to_frames(data) {

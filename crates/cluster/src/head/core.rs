@@ -54,6 +54,11 @@ pub(crate) enum Input {
     ClientLeft {
         client: u64,
     },
+    /// The path to a node was looked at, and what is wrong with it.
+    PathSeen {
+        node: String,
+        said: Option<String>,
+    },
     /// Another head leads, or may.
     Deposed(String),
 }
@@ -86,6 +91,8 @@ pub(super) struct Core {
     places: Places,
     agents: BTreeMap<String, AgentLink>,
     clients: BTreeMap<u64, LaneSender>,
+    /// What is wrong and costs speed, by what it is about.
+    warnings: BTreeMap<String, String>,
     exit: bool,
     deposed: Option<String>,
 }
@@ -120,6 +127,8 @@ impl Core {
         runtime: Handle,
         places: Places,
     ) -> Core {
+        let clamped = endpoint.socket_buffers().and_then(|buffers| buffers.clamped());
+        let warnings = clamped.map(|said| (String::new(), said)).into_iter().collect();
         Core {
             state,
             decider,
@@ -131,6 +140,7 @@ impl Core {
             places,
             agents: BTreeMap::new(),
             clients: BTreeMap::new(),
+            warnings,
             exit: false,
             deposed: None,
         }
@@ -138,6 +148,8 @@ impl Core {
 
     /// Runs until the cluster has ended or its state cannot be written down any more.
     pub(super) fn run(mut self, mut inbox: Receiver<Input>) -> Result<(), ClusterError> {
+        let warned = self.warned();
+        self.decider.take(warned);
         let mut batch = Vec::new();
         let mut late = 0_usize;
         while !self.exit && self.deposed.is_none() && inbox.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
@@ -183,6 +195,10 @@ impl Core {
         Ok(())
     }
 
+    fn warned(&self) -> HeadEvent {
+        HeadEvent::Warned { warnings: self.warnings.values().cloned().collect() }
+    }
+
     fn carry_out(&mut self, effects: Vec<HeadEffect>) {
         for effect in effects {
             log_verdict(&effect);
@@ -209,6 +225,16 @@ impl Core {
             }
             Input::WorkerAsked { node, process, request, ask } => {
                 self.worker_asked(&node, process, request, ask)
+            }
+            Input::PathSeen { node, said } => {
+                match said {
+                    Some(said) => {
+                        tracing::warn!("{said}");
+                        self.warnings.insert(node, said);
+                    }
+                    None => _ = self.warnings.remove(&node),
+                }
+                Some(self.warned())
             }
             Input::Deposed(why) => {
                 self.deposed = Some(why);

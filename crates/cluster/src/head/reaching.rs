@@ -7,6 +7,7 @@ use lyceum_wire::{CloseCode, Endpoint, Expect, PeerRole};
 use tokio::sync::mpsc::Sender;
 
 use super::core::{Input, Joining};
+use crate::paths;
 
 /// Longest wait for an agent that comes for the first time: its machine may be busy with starting.
 const FIRST: Duration = Duration::from_secs(5);
@@ -36,7 +37,15 @@ pub(super) async fn try_agent(endpoint: Endpoint, mut joining: Box<Joining>, eve
     let Joining { node, incarnation, address, .. } = &*joining;
     match reach(&endpoint, node, *incarnation, *address, FIRST).await {
         Ok(()) => {
+            let (node, incarnation, address) = (node.clone(), *incarnation, *address);
             joining.reached = true;
+            let expect =
+                Expect { role: PeerRole::Agent, node: Some(node.clone()), incarnation: Some(incarnation) };
+            let (endpoint, input) = (endpoint.clone(), events.clone());
+            tokio::spawn(async move {
+                let said = paths::look(&endpoint, &format!("node {node}"), address, &expect).await;
+                let _ = input.send(Input::PathSeen { node, said }).await;
+            });
             let _ = events.send(Input::AgentJoined(joining)).await;
         }
         Err(why) => {

@@ -184,7 +184,12 @@ impl Candidate<'_> {
                 .ok()
         });
         let place = again.map_or_else(|| bound(wanted), Ok);
-        let place = place.map_err(ClusterError::system(format!("listen on {wanted}")))?;
+        let place = place.map_err(|error| {
+            let port = wanted.port();
+            let held = lyceum_wire::port_holders(&(port..port.saturating_add(1)));
+            let holder = held.get(&port).map(|holder| format!(": {port} has {holder}")).unwrap_or_default();
+            ClusterError::Refused(format!("cannot bind {wanted}: {error}{holder}"))
+        })?;
         write_json(&file, &self.address(place))?;
         Ok(place)
     }

@@ -8,7 +8,7 @@ use super::record::{Lock, RunRecord};
 use super::starter::end_processes;
 use super::up::UpOptions;
 use crate::client::Client;
-use crate::control::vocabulary::Status;
+use crate::control::vocabulary::{Status, Warning};
 use crate::error::ClusterError;
 use crate::head::{HeadAddress, HeadConfig};
 use crate::state::{StateDir, remove};
@@ -112,8 +112,8 @@ fn left(state: &StateDir, faults: &[Fault]) -> ClusterError {
     ClusterError::Process { what, log }
 }
 
-/// The state of the cluster in `state`. One whose head has ended does not run, and nobody is asked.
-pub async fn status(state: &StateDir) -> Result<Status, ClusterError> {
+/// The state of the cluster in `state`, and what is wrong in it. One whose head has ended does not run, and nobody is asked.
+pub async fn status(state: &StateDir) -> Result<(Status, Vec<Warning>), ClusterError> {
     let (record, root) = (RunRecord::load(state), state.root().display());
     if let Some(head) = record.heads.values().next().filter(|_| !record.head_lives()) {
         return Err(ClusterError::Refused(format!(
@@ -126,7 +126,10 @@ pub async fn status(state: &StateDir) -> Result<Status, ClusterError> {
             "the cluster in {root} is ending: the `lyceum run` that it belonged to is gone"
         )));
     }
-    Client::connect(state).await?.status().await
+    let client = Client::connect(state).await?;
+    let status = client.status().await?;
+    // A head that is older knows of none.
+    Ok((status, client.warnings().await.unwrap_or_default()))
 }
 
 /// Removes everything but the logs and the lock.

@@ -179,19 +179,22 @@ fn check_family(document: &Document<Manifest>, place: &str, address: IpAddr) -> 
 
 fn check_ports(document: &Document<Manifest>) -> Result<(), StrictError> {
     let manifest = &document.value;
-    let Ports { first, count } = manifest.ports;
+    let Ports { first, count, clients } = manifest.ports;
     match (first, count) {
+        (0, 0) if clients > 0 => Err(document.refuse("ports.clients", "`clients` is given without `first`")),
         (0, 0) => Ok(()),
         (0, _) => Err(document.refuse("ports.count", "`count` is given without `first`")),
         (1..1024, _) => {
             Err(document.refuse("ports.first", format!("expected 0 or a port from 1024, found {first}")))
         }
-        _ if u32::from(first) + u32::from(count) > 65536 => Err(document.refuse(
+        _ if first.checked_add(count).is_none() => Err(document.refuse(
             "ports.count",
-            format!("ports {first} + {count} go beyond 65535, expected fewer or lower"),
+            format!("ports {first} + {count} go beyond 65534, expected fewer or lower"),
         )),
+        _ if clients == 1 => Err(document
+            .refuse("ports.clients", "a command-line process takes two: expected 0 or at least 2, found 1")),
         _ if manifest.ports_per_node() < 2 => {
-            let least = usize::from(manifest.head_ports()) + 2 * manifest.nodes.len();
+            let least = usize::from(manifest.reserved_ports()) + 2 * manifest.nodes.len();
             let nodes = manifest.nodes.len();
             Err(document.refuse(
                 "ports.count",

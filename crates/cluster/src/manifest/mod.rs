@@ -190,7 +190,9 @@ impl From<StateStore> for String {
 /// Most processes that stand by.
 pub(crate) const MAX_STANDBYS: u32 = 8;
 
-/// A block of UDP ports: the head takes the first, those that stand by for it the next, the nodes share the others evenly.
+/// A block of UDP ports: the head takes the first, those that stand by for it the next, command-line processes keep to those
+/// after them, and the nodes share the others evenly. All processes of a node keep to its share: its agent and each worker take
+/// one, a trainer a second one for its gang. A port that another program of the machine holds is passed over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ports {
@@ -200,6 +202,9 @@ pub struct Ports {
     /// Number of ports; only with `first`.
     #[serde(default)]
     pub count: u16,
+    /// How many of them are for command-line processes, which take two each; 0: the system chooses theirs.
+    #[serde(default)]
+    pub clients: u16,
 }
 
 /// Each node's object store. Its memory has no name in any file system: the size of `/dev/shm` does not bound it, the
@@ -416,14 +421,13 @@ impl Manifest {
         Ok(document.value)
     }
 
-    /// The ports of node number `index`: its agent takes the first, its workers the others. Empty where the system
-    /// chooses.
+    /// The ports of node number `index`, which all its processes keep to. Empty where the system chooses.
     pub fn node_ports(&self, index: usize) -> std::ops::Range<u16> {
         let (first, share) = (self.ports.first, self.ports_per_node());
         if first == 0 {
             return 0..0;
         }
-        let start = first + self.head_ports() + index as u16 * share;
+        let start = first + self.reserved_ports() + index as u16 * share;
         start..start + share
     }
 
@@ -448,7 +452,18 @@ impl Manifest {
     }
 
     fn ports_per_node(&self) -> u16 {
-        self.ports.count.saturating_sub(self.head_ports()) / (self.nodes.len().max(1) as u16)
+        self.ports.count.saturating_sub(self.reserved_ports()) / (self.nodes.len().max(1) as u16)
+    }
+
+    /// The ports of command-line processes. Empty where the system chooses.
+    pub(crate) fn client_ports(&self) -> std::ops::Range<u16> {
+        let start = self.ports.first.saturating_add(self.head_ports());
+        start..start.saturating_add(self.ports.clients)
+    }
+
+    /// Ports that are no node's.
+    fn reserved_ports(&self) -> u16 {
+        self.head_ports().saturating_add(self.ports.clients)
     }
 
     /// Ports of the head and those that stand by for it.

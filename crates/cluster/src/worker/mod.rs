@@ -6,6 +6,7 @@
 mod relay;
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use self::relay::Relay;
-use crate::agent::{AGENT_VARIABLE, STORE_VARIABLE};
+use crate::agent::{AGENT_VARIABLE, PORTS_VARIABLE, STORE_VARIABLE};
 use crate::ask::Control;
 use crate::message::{self, AgentToWorker, LocalFrames, Message, Unknown, Unread, WorkerInit, WorkerToAgent};
 use crate::program::ProgramHash;
@@ -49,6 +50,8 @@ pub struct Place {
     pub credentials: Credentials,
     /// The node's address, port 0.
     pub bind: SocketAddr,
+    /// The node's block of ports, to have one of; empty where the system chooses.
+    pub ports: Range<u16>,
     /// The address that others reach the node by, where it is not `bind`'s.
     pub advertise: Option<IpAddr>,
     /// After this much silence of a node the head's verdict on it has come (`health.verdict`, and a margin).
@@ -182,10 +185,14 @@ async fn host(
     let credentials = Credentials::from_bytes(credentials).map_err(|error| failed(error.to_string()))?;
     let bind = SocketAddr::new(init.bind.ip(), 0);
     let verdict = Duration::from_millis(init.verdict_ms) + VERDICT_MARGIN;
-    _ = PLACE.set(Place { credentials: credentials.clone(), bind, advertise: init.advertise, verdict });
+    let ports = own_block().map_err(&failed)?;
+    let advertise = init.advertise;
+    let place = Place { credentials: credentials.clone(), bind, ports: ports.clone(), advertise, verdict };
+    _ = PLACE.set(place);
     let store = StoreClient::attach(store).map_err(|error| failed(format!("the node's store: {error}")))?;
     let options = SystemOptions {
-        advertise: init.advertise,
+        ports,
+        advertise,
         actor_threads: init.threads.max(1) as usize,
         verdict_grace: verdict,
         ..SystemOptions::networked(credentials, init.bind, roles)
@@ -207,6 +214,23 @@ async fn host(
     relay.close("the worker is ending");
     system.shut_down(Duration::from_millis(init.stop_ms)).await;
     ended
+}
+
+/// The ports that the node's processes keep to, as the agent has said.
+fn own_block() -> Result<Range<u16>, String> {
+    match std::env::var(PORTS_VARIABLE) {
+        Ok(text) if !text.is_empty() => block_from(&text),
+        _ => Ok(0..0),
+    }
+}
+
+/// `7401-7405`, both of which are meant.
+fn block_from(text: &str) -> Result<Range<u16>, String> {
+    let ports = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+        (0 < first && first <= last && last < u16::MAX).then(|| first..last + 1)
+    });
+    ports.ok_or_else(|| format!("{PORTS_VARIABLE} is `{text}`: expected two ports, such as 7401-7405"))
 }
 
 async fn play(agent: &mut AgentLine, init: &WorkerInit, system: &System, relay: &Relay) -> Result<(), Cause> {
@@ -294,6 +318,16 @@ mod tests {
 
         async fn start((): (), _: &mut Context<Self>) -> lyceum_actor::Result<Self> {
             Ok(Clerk)
+        }
+    }
+
+    #[test]
+    fn a_block_of_ports_is_read_or_refused() {
+        assert_eq!(block_from("7401-7405"), Ok(7401..7406));
+        assert_eq!(block_from("7401-7401"), Ok(7401..7402));
+        for wrong in ["7401", "7402-7401", "0-7", "a-b", "7401-70000", "7401-65535", "-"] {
+            let said = block_from(wrong).unwrap_err();
+            assert_eq!(said, format!("LYCEUM_PORTS is `{wrong}`: expected two ports, such as 7401-7405"));
         }
     }
 

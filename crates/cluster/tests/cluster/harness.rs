@@ -1,5 +1,6 @@
 //! A cluster in a folder of its own, for one test.
 
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,17 @@ pub fn processes_of(folder: &Path) -> Vec<u32> {
 pub fn kill(pid: u32, signal: Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Two neighbouring UDP ports of loopback, held for as long as these live.
+pub fn two_ports() -> [UdpSocket; 2] {
+    let bound = |port: u16| UdpSocket::bind(("127.0.0.1", port)).ok();
+    let pairs = std::iter::repeat_with(|| {
+        let first = bound(0)?;
+        let next = bound(first.local_addr().ok()?.port().checked_add(1)?)?;
+        Some([first, next])
+    });
+    pairs.flatten().next().expect("two free ports")
 }
 
 /// Waits until `probe` holds so many calls.

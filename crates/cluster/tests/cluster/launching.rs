@@ -6,7 +6,9 @@ use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::state::StateDir;
 use rustix::process::Signal;
 
-use crate::harness::{PROGRAM, Testbed, kill, lives, look, manifest_text, processes_of, until, within};
+use crate::harness::{
+    PROGRAM, Testbed, kill, lives, look, manifest_text, processes_of, two_ports, until, within,
+};
 use crate::probe::Probe;
 
 #[tokio::test]
@@ -73,15 +75,16 @@ async fn a_second_up_finds_the_first_and_another_manifest_is_refused() {
 
 #[tokio::test]
 async fn a_node_that_does_not_start_is_named_with_its_log_and_nothing_stays() {
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
+    let taken = two_ports();
+    let port = taken[0].local_addr().unwrap().port();
     let testbed = Testbed::prepare(&[("a", "{ cpus = 1 }")]);
     let text = manifest_text(&[("a", "{ cpus = 1 }")]);
     let text = format!("ports = {{ first = {}, count = 3 }}\n{text}", port - 1);
     let manifest = Manifest::parse("test.toml", &text).unwrap();
     let error = testbed.try_up(&manifest).await.unwrap_err().to_string();
     assert!(error.contains("node `a`: its agent exited with code 1"), "{error}");
-    assert!(error.contains(&format!("cannot bind 127.0.0.1:{port}")), "{error}");
+    assert!(error.contains(&format!("none of the ports {port} to {}", port + 1)), "{error}");
+    assert!(error.contains(&format!("{port} has process {}", std::process::id())), "{error}");
     assert_eq!(processes_of(testbed.folder.path()), Vec::<u32>::new());
 }
 

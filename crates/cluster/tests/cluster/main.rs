@@ -13,6 +13,7 @@ mod launching;
 mod network;
 mod networked;
 mod placing;
+mod ports;
 #[path = "../../testbed/probe.rs"]
 #[allow(dead_code, reason = "the testbed uses the other half")]
 mod probe;

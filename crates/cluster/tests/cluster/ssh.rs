@@ -9,7 +9,7 @@ use lyceum_cluster::launch;
 use lyceum_cluster::state::StateDir;
 use rustix::process::Signal;
 
-use crate::harness::{PROGRAM, Testbed, kill, lives, look, processes_of, until, within};
+use crate::harness::{PROGRAM, Testbed, kill, lives, look, processes_of, two_ports, until, within};
 use crate::probe::{AskOther, Probe, Question};
 use crate::sshd::{SshHosts, have_sshd};
 
@@ -199,16 +199,17 @@ async fn an_agent_on_a_host_that_does_not_start_is_named_with_its_log_and_all_ar
         return;
     }
     let mut bed = Bed::prepare(&[("a", "one"), ("b", "two")]);
-    // The first of node b's ports, of a block with 2 for each node.
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
-    bed.testbed.manifest.ports = lyceum_cluster::manifest::Ports { first: port - 3, count: 5 };
+    // Both of node b's ports, of a block with 2 for each node.
+    let taken = two_ports();
+    let port = taken[0].local_addr().unwrap().port();
+    bed.testbed.manifest.ports = lyceum_cluster::manifest::Ports { first: port - 3, count: 5, clients: 0 };
     let said = bed.refused().await;
     for words in [
         "cluster `test`: 1 of its nodes did not start",
         "node `b`: its agent exited with code 1; the end of ",
         "state/test/logs/agent-b.log on two:",
-        &format!("cannot bind 127.0.0.1:{port}"),
+        &format!("none of the ports {port} to {}", port + 1),
+        &format!("{port} has process {}", std::process::id()),
         "node `a`: its agent ",
     ] {
         assert!(said.contains(words), "`{words}` is expected in:\n{said}");

@@ -23,7 +23,7 @@ struct Target {
 }
 
 /// The UDP ports that process `pid` holds, and that it holds no TCP port at all: see proc_net(5).
-fn ports(pid: u32) -> Vec<SocketAddr> {
+pub fn ports(pid: u32) -> Vec<SocketAddr> {
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let links = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
     let sockets: BTreeSet<String> = links

@@ -146,7 +146,6 @@ pub fn agent(node: &str) -> Agent {
         verdict: Duration::from_secs(10),
         stop_grace: Duration::from_secs(1),
         cores: Vec::new(),
-        ports: 0..0,
     })
 }
 

@@ -282,7 +282,6 @@ impl World {
             verdict: Duration::from_secs(10),
             stop_grace: Duration::from_secs(1),
             cores: (0..4).collect(),
-            ports: 0..0,
         };
         let before = self.agents.get(node);
         let connection = before.map_or(0, |agent| agent.connection + 1);

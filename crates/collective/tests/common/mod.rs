@@ -21,7 +21,7 @@ static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::create("scho
 pub fn seat(node: &str, incarnation: u64) -> Seat {
     let identity = PeerIdentity::new("school", PeerRole::Worker, node, incarnation).unwrap();
     let credentials = AUTHORITY.issue(&identity, Duration::from_secs(3600)).unwrap();
-    Seat::open(credentials, "127.0.0.1:0".parse().unwrap(), SILENCE).unwrap()
+    Seat::open(credentials, "127.0.0.1:0".parse().unwrap(), 0..0, SILENCE).unwrap()
 }
 
 /// A seat for each rank where there are several hosts.

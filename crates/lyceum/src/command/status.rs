@@ -27,10 +27,13 @@ impl Status {
             };
             bail!("no cluster `{name}` runs here; {others}");
         }
-        let status = block_on(async { Ok(launch::status(&state).await?) })?;
+        let (status, warnings) = block_on(async { Ok(launch::status(&state).await?) })?;
         let kind = if status.owned { "owned" } else { "standing" };
         println!("cluster `{}` ({kind})\n", status.cluster);
         print!("{}", table::nodes(&status));
+        for warning in &warnings {
+            println!("\nwarning, by {}: {}", warning.by, warning.text);
+        }
         if !status.jobs.is_empty() {
             print!("\n{}", table::jobs(&status));
         }

@@ -31,6 +31,8 @@ pub struct Faults {
     pub delay: Duration,
     /// And up to this much more, drawn for each: packets overtake one another.
     pub jitter: Duration,
+    /// Packets of more bytes than this never arrive.
+    pub longest: usize,
 }
 
 impl Faults {
@@ -47,6 +49,7 @@ impl Faults {
             duplication: 0.05,
             delay: Duration::from_millis(1),
             jitter: Duration::from_millis(3),
+            longest: usize::MAX,
         }
     }
 }
@@ -163,7 +166,8 @@ impl AsyncUdpSocket for LossySocket {
             let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
             std::array::from_fn(|_| random.fraction())
         };
-        if self.severed.load(Relaxed) || loss < self.faults.loss {
+        let vanishes = loss < self.faults.loss || transmit.contents.len() > self.faults.longest;
+        if self.severed.load(Relaxed) || vanishes {
             self.lost.fetch_add(1, Relaxed);
             return Ok(());
         }

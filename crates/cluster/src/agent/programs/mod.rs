@@ -45,7 +45,7 @@ pub(super) struct Programs(Arc<Inner>);
 struct Inner {
     node: String,
     cache: Cache,
-    peers: Box<dyn StorePeers>,
+    peers: Arc<dyn StorePeers>,
     events: Sender<Happening>,
     /// Those that are on their way.
     fetches: Mutex<BTreeMap<ProgramHash, WeakShared<Having>>>,
@@ -65,7 +65,7 @@ impl Programs {
         node: &str,
         folder: PathBuf,
         bound: u64,
-        peers: Box<dyn StorePeers>,
+        peers: Arc<dyn StorePeers>,
         events: Sender<Happening>,
     ) -> Result<Programs, ClusterError> {
         let cache =

@@ -4,7 +4,6 @@ mod watches;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::Duration;
 
 use lyceum_actor::{ActorId, Cause, ProcessAddress, ProcessDeath};
@@ -32,8 +31,6 @@ pub struct AgentOptions {
     pub stop_grace: Duration,
     /// Cores of its own, if it has them: whole cores are then given to one process at a time.
     pub cores: Vec<u32>,
-    /// Ports of its workers; empty where the system chooses.
-    pub ports: Range<u16>,
 }
 
 /// What can happen to an agent.
@@ -117,8 +114,6 @@ pub enum AgentEffect {
         launch: Launch,
         /// The cores it may use; empty: those that the agent may use.
         cores: Vec<u32>,
-        /// The port to listen on; 0: any.
-        port: u16,
     },
     /// Ask a process to end.
     AskToStop {
@@ -219,7 +214,6 @@ pub struct Agent {
 struct Process {
     allotment: Allotment,
     cores: Vec<u32>,
-    port: u16,
     ready: Option<(SocketAddr, u32)>,
     stop: Option<Stop>,
     /// Its actors that make no progress.
@@ -374,20 +368,12 @@ impl Agent {
             return;
         }
         let cores = self.free_cores(launch.allotment.cpus.ceil());
-        let port = self.free_port();
         let allotment = launch.allotment.clone();
         self.processes.insert(
             process,
-            Process {
-                allotment,
-                cores: cores.clone(),
-                port,
-                ready: None,
-                stop: None,
-                stalls: BTreeMap::new(),
-            },
+            Process { allotment, cores: cores.clone(), ready: None, stop: None, stalls: BTreeMap::new() },
         );
-        self.effects.push(AgentEffect::Start { launch, cores, port });
+        self.effects.push(AgentEffect::Start { launch, cores });
         // The new one has not heard it; for the others it is nothing new.
         let silent = self.silent.iter();
         let known = silent.map(|node| AgentEffect::TellSuspicion { node: node.clone(), unreachable: true });
@@ -401,11 +387,6 @@ impl Agent {
         let free = self.options.cores.iter().copied().filter(|core| !taken.contains(core));
         let chosen: Vec<u32> = free.take(usize::try_from(wanted).unwrap_or(usize::MAX)).collect();
         if chosen.len() as u64 == wanted { chosen } else { Vec::new() }
-    }
-
-    fn free_port(&self) -> u16 {
-        let taken: BTreeSet<u16> = self.processes.values().map(|process| process.port).collect();
-        self.options.ports.clone().find(|port| !taken.contains(port)).unwrap_or(0)
     }
 
     fn stop(&mut self, process: u64, grace: Duration, by: String) {

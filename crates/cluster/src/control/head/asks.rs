@@ -68,6 +68,10 @@ impl Head {
                 let status = self.status();
                 self.reply(asker, Answer::Status(status));
             }
+            (Ask::Warnings, _) => {
+                let warnings = self.all_warnings();
+                self.reply(asker, Answer::Warnings(warnings));
+            }
             (Ask::IssueNode { node }, _) => match self.nodes.contains_key(&node) {
                 true => {
                     let incarnation = self.allot();
@@ -120,7 +124,7 @@ impl Head {
                 Some(state) => same_job(state.request.job).map(|()| Ask::StopActor { actor, kill }),
                 None => Ok(Ask::StopActor { actor, kill }),
             },
-            Ask::Watch(_) | Ask::Status | Ask::Save { .. } => Ok(ask),
+            Ask::Watch(_) | Ask::Status | Ask::Warnings | Ask::Save { .. } => Ok(ask),
             Ask::BeginJob { .. }
             | Ask::Follow { .. }
             | Ask::HasProgram { .. }

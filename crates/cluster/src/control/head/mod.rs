@@ -29,7 +29,9 @@ use self::restarts::Rests;
 use self::saved::Saved;
 use super::record::{ActorState, JobState, Key, ProcessState, Record, Value};
 use super::resources::Capacity;
-use super::vocabulary::{Answer, Ask, Command, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse};
+use super::vocabulary::{
+    Answer, Ask, Command, HEAD_NODE, JobEvent, Labels, Notice, Origin, Report, Running, StoreUse,
+};
 
 /// Most actors that may wait for room at a time.
 const MAX_WAITING: usize = 4096;
@@ -142,6 +144,11 @@ pub enum HeadEvent {
         /// The number of its connection.
         client: u64,
     },
+    /// What the head's own process has found to be wrong, all of it.
+    Warned {
+        /// One sentence each.
+        warnings: Vec<String>,
+    },
     /// Time has passed.
     Tick,
     /// End everything: the head was told to, or its runner is gone.
@@ -224,6 +231,8 @@ pub struct Head {
     names: BTreeMap<Name, u64>,
     /// What actors have saved for their next lives.
     saved: Saved,
+    /// What is wrong, by who has found it.
+    warnings: BTreeMap<String, Vec<String>>,
     /// Which nodes have which of the programs that jobs brought.
     programs: Programs,
     /// Processes that make no progress, and what is known of that.
@@ -276,6 +285,7 @@ impl Head {
             gangs: BTreeMap::new(),
             names: BTreeMap::new(),
             saved: Saved::default(),
+            warnings: BTreeMap::new(),
             programs: Programs::default(),
             stalls: BTreeMap::new(),
             waiting: Queue::default(),
@@ -363,6 +373,7 @@ impl Head {
                 self.agent_reported(&node, incarnation, report)
             }
             HeadEvent::Asked { origin, request, ask } => self.asked(origin, request, ask),
+            HeadEvent::Warned { warnings } => self.warned(HEAD_NODE, warnings),
             HeadEvent::ClientGone { client } => self.client_gone(client),
             HeadEvent::Tick => {
                 self.forget_old_failures();

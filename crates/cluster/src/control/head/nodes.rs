@@ -443,6 +443,7 @@ impl Head {
                 }
             }
             Report::Ended(death) => self.process_reported_ended(name, death),
+            Report::Warnings { warnings } => self.warned(name, warnings),
             Report::Programs { programs } => {
                 self.programs.are_at(name, programs.iter().filter_map(|program| program.parse().ok()));
             }

@@ -1,9 +1,14 @@
 //! The state of everything, for people and for tests.
 
 use super::super::record::ActorState;
-use super::super::vocabulary::{ActorStatus, JobStatus, NodeStatus, Status};
+use super::super::vocabulary::{ActorStatus, HEAD_NODE, JobStatus, NodeStatus, Status, Warning};
 use super::Head;
 use super::nodes::{Node, Presence};
+
+/// Warnings of one node.
+const MAX_WARNINGS: usize = 64;
+/// Characters of one.
+const MAX_WARNING: usize = 1024;
 
 impl Head {
     /// The state of everything.
@@ -91,6 +96,27 @@ impl Head {
             Some(gang) if !self.leads(actor, gang) => "waiting for room with its gang".to_owned(),
             Some(gang) => format!("waiting for room: {}", self.gang_waits_for(gang)),
         }
+    }
+
+    /// Takes in what `by`, a node or the head itself, has found to be wrong, in place of what it said before.
+    pub(super) fn warned(&mut self, by: &str, warnings: Vec<String>) {
+        let cut = |text: String| match text.char_indices().nth(MAX_WARNING) {
+            Some((end, _)) => text[..end].to_owned(),
+            None => text,
+        };
+        let warnings = warnings.into_iter().take(MAX_WARNINGS).map(cut).collect();
+        self.warnings.insert(by.to_owned(), warnings);
+    }
+
+    /// What is wrong and costs speed, of those that are there.
+    pub(super) fn all_warnings(&self) -> Vec<Warning> {
+        let there = |by: &str| by == HEAD_NODE || self.nodes.get(by).is_some_and(Node::present);
+        let there = self.warnings.iter().filter(|(by, _)| there(by));
+        there
+            .flat_map(|(by, texts)| {
+                texts.iter().map(move |text| Warning { by: by.clone(), text: text.clone() })
+            })
+            .collect()
     }
 
     /// The node of a process that is not known to have ended.

@@ -1,7 +1,8 @@
 //! The programs that run on a host: found there by what they are, or copied.
 //!
 //! They lie in `programs/KEY` of the user's cache folder there, where KEY is a hash over names and contents: what has the
-//! same hash is never copied again, and what was cut off on the way never has that name.
+//! same hash is never copied again, and what was cut off on the way never has that name. The few that were used last stay, and
+//! those that a process runs.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ use crate::program::{ProgramHash, hex};
 
 /// A piece of a program on its way, in bytes.
 pub(super) const PIECE: usize = 256 << 10;
+
+/// Other programs that stay in a host's cache, those that were used last: a person goes back and forth between few versions.
+const KEPT: usize = 3;
 
 /// The programs of a cluster, all of which lie in one folder.
 #[derive(Debug, Clone)]
@@ -65,7 +69,19 @@ impl Programs {
             r#"echo "lyceum: machine $(uname -s) $(uname -m)"
 folder="${{XDG_CACHE_HOME:-$HOME/.cache}}/lyceum/programs"
 sums() {{ printf "{sums}"; }}
+old() {{
+real=$(cd "$folder" && pwd -P) || return 0
+used=$(ls -l /proc/[0-9]*/exe); kept=0
+for other in $(cd "$real" && ls -t); do
+case "$other" in *[g-zG-Z.]* | {key}) continue ;; esac
+case "$used" in *"$real/$other/"*) continue ;; esac
+kept=$((kept + 1))
+[ $kept -le {KEPT} ] || rm -rf "$real/$other"
+done
+find "$real" -maxdepth 1 -name "new.*" -mmin +60 -exec rm -rf {{}} +
+}}
 whole() {{ (cd "$folder/{key}" 2>/dev/null && sums | sha256sum -c --status 2>/dev/null); }}
+touch -c "$folder/{key}" 2>/dev/null
 if ! whole; then
 set -e
 umask 077
@@ -83,6 +99,8 @@ cd "$home"
 clear
 trap - EXIT HUP TERM
 fi
+set +e
+old >/dev/null 2>&1
 echo "lyceum: ready"
 exec "$folder/{key}/{first}" host"#
         );
@@ -181,6 +199,55 @@ mod tests {
         assert_eq!(lines, [&machine, "send main", "send other", "ready", &serves], "{said}");
         assert_eq!(fs::read_to_string(&there).unwrap(), "beside it");
         assert_eq!(kept(), 1);
+    }
+
+    #[test]
+    fn the_few_programs_that_were_used_last_stay_and_those_that_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, other) = (folder.path().join("main"), folder.path().join("other"));
+        let cache = folder.path().join("a cache");
+        fs::copy("/bin/sleep", &other).unwrap();
+        let version = |number: u32| {
+            fs::write(&main, format!("#!/bin/sh\n# {number}\n")).unwrap();
+            let programs = Programs::read(&main, std::slice::from_ref(&other)).unwrap();
+            let (served, lines, said) = on_host(&programs, &cache, None);
+            assert!(served, "{lines:?} {said}");
+            programs.key
+        };
+        let there = cache.join("lyceum/programs");
+        let kept = || {
+            let entries = fs::read_dir(&there).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let set_used = |key: &str, age: u64| {
+            let then = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+            fs::File::open(there.join(key)).unwrap().set_modified(then).unwrap();
+        };
+        let keys: Vec<String> = (0..3).map(version).collect();
+        let mut running = Command::new(there.join(&keys[0]).join("other")).arg("600").spawn().unwrap();
+        fs::create_dir(there.join("new.abcdef")).unwrap();
+        for (key, age) in keys.iter().zip([500, 400, 300]) {
+            set_used(key, age);
+        }
+        // Used again, so that it is not the oldest any more.
+        version(1);
+        let newer: Vec<String> = (3..6).map(version).collect();
+        let mut expected: std::collections::BTreeSet<String> = newer.iter().cloned().collect();
+        expected.extend([keys[0].clone(), keys[1].clone(), "new.abcdef".to_owned()]);
+        let found = kept();
+        running.kill().unwrap();
+        running.wait().unwrap();
+        assert_eq!(found, expected, "the one that runs, this one, and the three before it");
+        // When it runs no more it goes, and with it what was cut off long ago.
+        set_used("new.abcdef", 4000);
+        for (key, age) in newer.iter().zip([30, 20, 10]) {
+            set_used(key, age);
+        }
+        version(5);
+        expected.remove(&keys[0]);
+        expected.remove("new.abcdef");
+        assert_eq!(kept(), expected);
     }
 
     #[test]
