@@ -41,7 +41,7 @@ mod host;
 mod host_memory;
 mod kinds;
 pub mod launch;
-mod logs;
+pub mod logs;
 pub mod manifest;
 mod message;
 #[cfg(test)]

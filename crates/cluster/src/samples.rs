@@ -11,6 +11,8 @@ use lyceum_wire::{Frame, WireError};
 
 use crate::control::resources::{Allotment, Capacity};
 use crate::control::vocabulary::*;
+use crate::logs::words::{AgentToClient, ClientToAgent, LogSelector, ReadLogs};
+use crate::logs::{LogEnd, LogEntry, LogLabel};
 use crate::message::*;
 use crate::units::Milli;
 
@@ -24,10 +26,12 @@ pub(crate) enum Said {
     AgentToAgent(AgentToAgent),
     AgentToWorker(AgentToWorker),
     WorkerToAgent(WorkerToAgent),
+    ClientToAgent(ClientToAgent),
+    AgentToClient(AgentToClient),
 }
 
 impl Said {
-    pub(crate) const LANES: [&str; 7] = [
+    pub(crate) const LANES: [&str; 9] = [
         "AgentToHead",
         "HeadToAgent",
         "ClientToHead",
@@ -35,6 +39,8 @@ impl Said {
         "AgentToAgent",
         "AgentToWorker",
         "WorkerToAgent",
+        "ClientToAgent",
+        "AgentToClient",
     ];
 
     pub(crate) fn lane(&self) -> &'static str {
@@ -46,6 +52,8 @@ impl Said {
             Said::AgentToAgent(_) => 4,
             Said::AgentToWorker(_) => 5,
             Said::WorkerToAgent(_) => 6,
+            Said::ClientToAgent(_) => 7,
+            Said::AgentToClient(_) => 8,
         };
         Said::LANES[lane]
     }
@@ -59,6 +67,8 @@ impl Said {
             Said::AgentToAgent(message) => message.into_frame(),
             Said::AgentToWorker(message) => message.into_frame(),
             Said::WorkerToAgent(message) => message.into_frame(),
+            Said::ClientToAgent(message) => message.into_frame(),
+            Said::AgentToClient(message) => message.into_frame(),
         }
     }
 
@@ -72,6 +82,8 @@ impl Said {
             "AgentToAgent" => Message::from_frame(frame)?.map(Said::AgentToAgent),
             "AgentToWorker" => Message::from_frame(frame)?.map(Said::AgentToWorker),
             "WorkerToAgent" => Message::from_frame(frame)?.map(Said::WorkerToAgent),
+            "ClientToAgent" => Message::from_frame(frame)?.map(Said::ClientToAgent),
+            "AgentToClient" => Message::from_frame(frame)?.map(Said::AgentToClient),
             other => panic!("no lane is called {other}"),
         })
     }
@@ -174,7 +186,7 @@ fn status() -> Status {
         capacity,
         used: allotment(),
         processes: 1,
-        store: StoreUse { capacity_bytes: 1 << 30, used_bytes: 4096, objects: 1 },
+        store: StoreUse { capacity_bytes: 1 << 30, used_bytes: 4096, objects: 1, spilled_bytes: 8192 },
     };
     let job = JobStatus { job: 7, name: "a job with a name".into(), ending: true, actors: 1 };
     let actor = ActorStatus {
@@ -255,6 +267,10 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::NodeLost { node: node(), before: 40, reason: "in some words of evidence".into() },
         Command::Died(death(Cause::Signal(6))),
         Command::End { grace_ms: 5000, by: by() },
+        Command::Caption {
+            process: 12,
+            caption: Caption { job_name: "a job with a name".into(), rank: Some((1, 4)) },
+        },
     ]
 }
 
@@ -348,5 +364,50 @@ pub(crate) fn all() -> Vec<Said> {
     all.extend(told.map(Said::WorkerToAgent));
     let ask = |ask| WorkerToAgent::Ask { request: 5, ask };
     all.extend(asks().into_iter().map(ask).map(Said::WorkerToAgent));
+
+    all.extend(of_readers().map(Said::ClientToAgent));
+    all.extend(to_readers().map(Said::AgentToClient));
     all
+}
+
+fn of_readers() -> impl Iterator<Item = ClientToAgent> {
+    let selectors = [
+        LogSelector::Called("trainer[1]".into()),
+        LogSelector::Actors(vec![9, 10]),
+        LogSelector::Processes(vec![12, 0]),
+        LogSelector::Job(7),
+        LogSelector::Node,
+    ];
+    let read = ReadLogs {
+        of: LogSelector::Job(7),
+        from: vec![(12, 4096)],
+        tail: Some(100),
+        within_ms: Some(600_000),
+        follow: true,
+    };
+    let others = [ClientToAgent::Read(read), ClientToAgent::More { bytes: 65_536 }, ClientToAgent::Finish];
+    selectors.into_iter().map(|of| ClientToAgent::List { of }).chain(others)
+}
+
+fn to_readers() -> impl Iterator<Item = AgentToClient> {
+    let label = LogLabel {
+        process: 12,
+        actor: 9,
+        job: 7,
+        job_name: "a job with a name".into(),
+        role: "trainer".into(),
+        name: Some("the trainer of rank 0".into()),
+        namespace: Some("shared".into()),
+        rank: Some((1, 4)),
+        began_ms: 1_790_000_000_000,
+        end: Some(LogEnd { at_ms: 1_790_000_600_000, cause: "ended by signal 9 (SIGKILL)".into() }),
+    };
+    let words = [
+        AgentToClient::Log { entry: LogEntry { label, cut: 8192, written: 65_536 }, place: 8195 },
+        AgentToClient::Piece { process: 12, place: 8192, bytes: b"a line\n".to_vec() },
+        AgentToClient::Lost { process: 12, bytes: 4096 },
+        AgentToClient::Done,
+        AgentToClient::Refused { why: "it cannot be".into() },
+    ];
+    words.into_iter()
 }

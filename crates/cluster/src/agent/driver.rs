@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::process::{Child, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lyceum_actor::{Cause, ControlError};
@@ -18,11 +19,12 @@ use super::forker::Forker;
 use super::memory::MemoryGuard;
 use super::peers::Peers;
 use super::workers::{self, Worker};
-use crate::control::vocabulary::{Answer, Ask, Command, Launch, Report, StoreUse};
+use crate::control::vocabulary::{Answer, Ask, Caption, Command, Launch, Report, StoreUse};
 use crate::control::{Agent, AgentEffect, AgentEvent, Ending, Watcher};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
-use crate::logs;
+use crate::logs::book::LogBook;
+use crate::logs::{LogLabel, now_ms};
 use crate::message::{
     self, AgentToAgent, AgentToHead, AgentToWorker, HeadToAgent, Join, Message, Welcome, WorkerToAgent,
 };
@@ -32,9 +34,10 @@ use crate::state::{StateDir, log_tail};
 const TAIL_LINES: usize = 20;
 /// The agent looks at the time, and at watched memory, this often.
 const TICK: Duration = Duration::from_millis(100);
-/// Heartbeats and the sizes of logs: every so many ticks.
+/// Heartbeats, the sizes of logs, and what is too old of them: every so many ticks.
 const TICKS_PER_BEAT: u64 = 5;
 const TICKS_PER_LOG: u64 = 10;
+const TICKS_PER_PRUNING: u64 = 100;
 /// How long the last reports may take to leave.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -79,6 +82,7 @@ pub(super) struct Driver {
     machine: Agent,
     began: Instant,
     store: NodeStore,
+    logs: Arc<LogBook>,
     endpoint: Endpoint,
     peers: Peers,
     forker: Forker,
@@ -88,6 +92,8 @@ pub(super) struct Driver {
     workers: BTreeMap<u64, Worker>,
     /// Credentials that came with a launch, until the process is started.
     credentials: BTreeMap<u64, Vec<u8>>,
+    /// What the head said of a process right before its launch.
+    caption: Option<(u64, Caption)>,
     /// Questions of workers that the head has not answered.
     questions: BTreeSet<(u64, u64)>,
     ending: Option<Ending>,
@@ -101,6 +107,7 @@ impl Driver {
         config: AgentConfig,
         machine: Agent,
         store: NodeStore,
+        logs: Arc<LogBook>,
         endpoint: Endpoint,
         peers: Peers,
         forker: Forker,
@@ -113,6 +120,7 @@ impl Driver {
             machine,
             began: Instant::now(),
             store,
+            logs,
             endpoint,
             peers,
             forker,
@@ -121,6 +129,7 @@ impl Driver {
             head: None,
             workers: BTreeMap::new(),
             credentials: BTreeMap::new(),
+            caption: None,
             questions: BTreeSet::new(),
             ending: None,
             ticks: 0,
@@ -187,6 +196,7 @@ impl Driver {
             AgentEffect::Report(report) => {
                 if let Report::Ended(death) = &report {
                     tracing::info!(process = death.process, cause = %death.cause, "a process ended");
+                    self.logs.end(death.process, &death.cause.to_string());
                 }
                 self.tell_head(AgentToHead::Report(report));
             }
@@ -226,11 +236,13 @@ impl Driver {
         if self.ticks.is_multiple_of(TICKS_PER_BEAT) {
             self.beat();
         }
-        let look_at_logs = self.ticks.is_multiple_of(TICKS_PER_LOG);
+        if self.ticks.is_multiple_of(TICKS_PER_LOG) {
+            self.logs.look();
+        }
+        if self.ticks.is_multiple_of(TICKS_PER_PRUNING) {
+            self.logs.prune(now_ms());
+        }
         for worker in self.workers.values_mut() {
-            if look_at_logs {
-                logs::cap(&worker.log);
-            }
             let Some(pid) = worker.pid.filter(|_| worker.memory.watched() && !worker.killed) else {
                 continue;
             };
@@ -249,6 +261,7 @@ impl Driver {
             capacity_bytes: usage.capacity_bytes,
             used_bytes: usage.bytes_in_use,
             objects: usage.objects,
+            spilled_bytes: usage.bytes_on_disk,
         };
         // A lost heartbeat is what heartbeats are for.
         let _ = connection.send_datagram(message::encode_beat(store));
@@ -283,8 +296,12 @@ impl Driver {
                 }
             }
             HeadToAgent::Command { command, credentials } => {
-                if let Command::Launch(launch) = &command {
-                    self.credentials.insert(launch.process, credentials);
+                match &command {
+                    Command::Launch(launch) => _ = self.credentials.insert(launch.process, credentials),
+                    Command::Caption { process, caption } => {
+                        self.caption = Some((*process, caption.clone()));
+                    }
+                    _ => {}
                 }
                 self.apply(AgentEvent::Commanded(command));
                 self.credentials.clear();
@@ -334,9 +351,10 @@ impl Driver {
         credentials: Vec<u8>,
     ) -> Result<(), String> {
         let process = launch.process;
-        let folder = self.state.worker_logs(&self.config.node);
-        let (log, file) = logs::open(&folder, process, &launch.request.role)
-            .map_err(|error| format!("its log in {} cannot be opened: {error}", folder.display()))?;
+        let caption = self.caption.take().filter(|(of, _)| *of == process);
+        let label = label(launch, caption.map(|(_, caption)| caption).unwrap_or_default());
+        let (log, file) =
+            self.logs.begin(label).map_err(|error| format!("its log cannot be opened: {error}"))?;
         let memory = self.memory.limit(process, launch.allotment.memory);
         let outfit = workers::outfit(&self.config, launch, cores, file, &memory)?;
         self.store.attach(process, outfit.store_socket).map_err(|error| format!("its store: {error}"))?;
@@ -442,5 +460,22 @@ impl Driver {
             tracing::warn!(reason, "a message to the head was not sent");
             connection.close(CloseCode::Protocol, &reason);
         }
+    }
+}
+
+/// Whose the log of a process is.
+fn label(launch: &Launch, caption: Caption) -> LogLabel {
+    let request = &launch.request;
+    LogLabel {
+        process: launch.process,
+        actor: launch.actor,
+        job: request.job,
+        job_name: caption.job_name,
+        role: request.role.clone(),
+        name: request.name.clone(),
+        namespace: request.namespace.clone(),
+        rank: caption.rank,
+        began_ms: now_ms(),
+        end: None,
     }
 }

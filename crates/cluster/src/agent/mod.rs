@@ -28,7 +28,9 @@ use crate::control::{Agent, AgentOptions};
 use crate::daemon;
 use crate::error::ClusterError;
 use crate::host_memory::{self, Memory};
-use crate::manifest::{Health, StoreSection};
+use crate::logs::book::LogBook;
+use crate::logs::serve::LogDesk;
+use crate::manifest::{Health, LogsSection, StoreSection};
 use crate::state::{StateDir, read_json, write_json};
 use crate::units::Bytes;
 
@@ -57,6 +59,7 @@ pub(crate) struct AgentConfig {
     pub(crate) gpus: Vec<String>,
     pub(crate) store: StoreSection,
     pub(crate) health: Health,
+    pub(crate) logs: LogsSection,
 }
 
 impl AgentConfig {
@@ -89,7 +92,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         let store = open_store(&config, incarnation, state)?;
         let first_port = if config.ports.is_empty() { 0 } else { config.ports.start };
         let options = EndpointOptions {
-            admission: Admission::roles([PeerRole::Agent, PeerRole::Head]),
+            admission: Admission::roles([PeerRole::Agent, PeerRole::Head, PeerRole::Client]),
             ..EndpointOptions::new(SocketAddr::new(config.bind, first_port))
         };
         let endpoint = Endpoint::bind(credentials, options)?;
@@ -99,15 +102,16 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
             .set_peers(Arc::new(directory.store_peers(endpoint.clone())))
             .map_err(|error| ClusterError::Refused(error.to_string()))?;
         let peers = Peers::new(directory, endpoint.clone(), events.clone());
-        tokio::spawn(peers::accept(endpoint.clone(), store.clone(), events.clone()));
+        let logs = LogBook::open(state.worker_logs(node), state.agent_log(node), config.logs);
+        let desk = LogDesk::new(logs.clone());
+        tokio::spawn(peers::accept(endpoint.clone(), store.clone(), desk, events.clone()));
         let patience = Duration::from_secs_f64(config.health.unreachable).max(HEAD_PATIENCE);
         tokio::spawn(head_link::keep(endpoint.clone(), config.heads.clone(), patience, events.clone()));
         tokio::spawn(end_when_told(state.clone(), events.clone()));
-        tokio::spawn(crate::logs::keep_capped(state.agent_log(node)));
         let memory = MemoryGuard::new(&config.cluster, node);
         tracing::info!(node, incarnation, address = %endpoint.local_addr(), %memory, "the agent is up");
         let machine = Agent::new(options_of(&config));
-        Driver::new(state.clone(), config, machine, store, endpoint, peers, forker, memory, events)
+        Driver::new(state.clone(), config, machine, store, logs, endpoint, peers, forker, memory, events)
             .run(inbox)
             .await
     })

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::driver::Happening;
 use crate::control::{AgentEvent, Watcher};
+use crate::logs::serve::LogDesk;
 use crate::message::{AgentToAgent, Message, Unknown};
 
 /// First and longest wait between two attempts to reach an agent.
@@ -246,14 +247,19 @@ async fn take_in(
     Ok(())
 }
 
-/// Serves whoever connects: other agents, their stores, and the head's second path.
-pub(super) async fn accept(endpoint: Endpoint, store: NodeStore, events: Sender<Happening>) {
+/// Serves whoever connects: other agents, their stores, readers of logs, and the head's second path.
+pub(super) async fn accept(endpoint: Endpoint, store: NodeStore, desk: LogDesk, events: Sender<Happening>) {
     while let Some(connection) = endpoint.accept().await {
-        let (store, events) = (store.clone(), events.clone());
+        let (store, desk, events) = (store.clone(), desk.clone(), events.clone());
         tokio::spawn(async move {
             let served = match (connection.peer().role(), connection.purpose()) {
                 (PeerRole::Agent, Purpose::Bulk) => serve_bulk(&connection, &store).await,
                 (PeerRole::Agent, _) => serve_agent(&connection, &events).await,
+                (PeerRole::Client, Purpose::Lane) => desk.serve(&connection).await,
+                (PeerRole::Client, Purpose::Bulk) => {
+                    connection.close(CloseCode::NotAdmitted, "a client reads logs here, and nothing else");
+                    Ok(())
+                }
                 _ => {
                     connection.closed().await;
                     Ok(())

@@ -64,6 +64,13 @@ pub enum Command {
     },
     /// A process that is on no node (a client's) is gone.
     Died(ProcessDeath),
+    /// What the log of a process is to say of it. Comes before its launch, for people alone.
+    Caption {
+        /// The process.
+        process: u64,
+        /// What its launch does not say.
+        caption: Caption,
+    },
     /// End all workers and then yourself.
     End {
         /// Milliseconds the workers have to end by themselves.
@@ -86,6 +93,15 @@ pub struct Launch {
     pub allotment: Allotment,
     /// What an earlier life of its actor has saved last.
     pub saved: Option<Vec<u8>>,
+}
+
+/// What people are told of a process beyond what its launch says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Caption {
+    /// The name of its job.
+    pub job_name: String,
+    /// Its actor's number in its gang, and that gang's size, if it is of one.
+    pub rank: Option<(u32, u32)>,
 }
 
 /// What an agent tells the head about a process of its own.
@@ -354,8 +370,10 @@ pub struct StoreUse {
     pub capacity_bytes: u64,
     /// Bytes in use.
     pub used_bytes: u64,
-    /// Objects.
+    /// Objects, those on disk too.
     pub objects: u64,
+    /// Bytes of objects on disk.
+    pub spilled_bytes: u64,
 }
 
 /// The state of a job.
@@ -428,6 +446,7 @@ kinds! { Command:
     0x0206 = NodeLost { node, before, reason },
     0x0207 = Died(death),
     0x0208 = End { grace_ms, by },
+    0x0209 = Caption { process, caption },
 }
 
 kinds! { Report:
@@ -461,9 +480,10 @@ kinds! { Answer:
     0x0503 = Actors(addresses),
     0x0504 = Nobody,
     0x0505 = Done,
-    0x0506 = Status(status),
+    // 0x0506 was a status that knew nothing of objects on disk.
     0x0507 = Identity { node, incarnation },
     0x0508 = Error(error),
+    0x0510 = Status(status),
 }
 
 kinds! { JobEvent:

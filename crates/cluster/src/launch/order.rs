@@ -92,6 +92,7 @@ impl AgentOrder {
             gpus: share.gpus.clone(),
             store: self.manifest.store,
             health: self.manifest.health,
+            logs: self.manifest.logs,
         })
     }
 }

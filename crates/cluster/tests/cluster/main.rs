@@ -10,6 +10,7 @@ mod etcd_server;
 mod gangs;
 mod harness;
 mod launching;
+mod logs;
 mod network;
 mod networked;
 mod placing;

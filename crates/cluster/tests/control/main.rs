@@ -8,6 +8,7 @@ mod gangs;
 mod harness;
 mod names;
 mod progress;
+mod queue;
 mod restarts;
 mod saved;
 mod silence;
