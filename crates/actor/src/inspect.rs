@@ -244,23 +244,28 @@ impl System {
         answer.read().map_err(|error| unreadable(error.to_string()))
     }
 
-    /// Tells of every actor that has passed its progress deadline since the last time, or goes on after it had. Runs on the I/O
-    /// runtime: the stacks are taken by a thread of their own, and not while it is at it still.
-    pub(crate) fn look_at_progress(&self) {
-        let mut is_news = false;
-        for cell in self.inner().actors.all() {
-            match cell.work.look() {
-                Look::AsBefore => {}
-                Look::GoesOn => self.tell_stall(&cell, None),
-                Look::Stalled(handles) => {
-                    let stall = Stall { handles, waiting: cell.waiting() };
-                    self.tell_stall(&cell, Some(&stall));
-                    tracing::warn!("{}: {stall}", cell.address);
-                    is_news = true;
-                }
+    /// Tells of an actor that has passed its progress deadline since the last time, or goes on after it had. Returns whether it
+    /// has passed it.
+    pub(crate) fn look_at_progress(&self, cell: &Cell) -> bool {
+        match cell.work.look() {
+            Look::AsBefore => false,
+            Look::GoesOn => {
+                self.tell_stall(cell, None);
+                false
+            }
+            Look::Stalled(handles) => {
+                let stall = Stall { handles, waiting: cell.waiting() };
+                self.tell_stall(cell, Some(&stall));
+                tracing::warn!("{}: {stall}", cell.address);
+                true
             }
         }
-        if !is_news || self.inner().telling_stalls.swap(true, Ordering::AcqRel) {
+    }
+
+    /// Tells what the threads of this process do. Runs on the I/O runtime: the stacks are taken by a thread of their own, and not
+    /// while it is at it still.
+    pub(crate) fn tell_stacks(&self) {
+        if self.inner().telling_stalls.swap(true, Ordering::AcqRel) {
             return;
         }
         let telling = Telling(self.clone());

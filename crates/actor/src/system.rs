@@ -394,11 +394,15 @@ impl System {
         let rounds = async {
             loop {
                 tokio::time::sleep(IDLE_ROUND).await;
+                let mut is_stalled = false;
                 for cell in self.inner.actors.all() {
                     let untold = cell.idle_round();
                     self.apply(&cell, untold);
+                    is_stalled |= self.look_at_progress(&cell);
                 }
-                self.look_at_progress();
+                if is_stalled {
+                    self.tell_stacks();
+                }
             }
         };
         tokio::select! {

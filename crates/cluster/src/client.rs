@@ -160,6 +160,14 @@ impl Client {
         Ok(Job { client: self.clone(), id, events, program: None })
     }
 
+    /// What happens in a job from now on, whoever began it; once per client. It ends with the job, or with the connection.
+    pub(crate) async fn follow(&self, job: u64) -> Result<mpsc::Receiver<JobEvent>, ClusterError> {
+        let (sender, events) = mpsc::channel(MAX_EVENTS);
+        locked(&self.shared.jobs).insert(job, sender);
+        self.done(Ask::Follow { job }).await?;
+        Ok(events)
+    }
+
     /// Ends a job; returns when nothing of it is left.
     pub async fn end_job(&self, job: u64, by: &str) -> Result<(), ClusterError> {
         self.done(Ask::EndJob { job, by: by.to_owned(), kill: false }).await

@@ -46,7 +46,7 @@ mod host_gpus;
 mod host_memory;
 mod kinds;
 pub mod launch;
-mod logs;
+pub mod logs;
 pub mod manifest;
 mod message;
 #[cfg(test)]

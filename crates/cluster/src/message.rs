@@ -566,12 +566,12 @@ impl<S: AsyncReadExt + Unpin> LocalFrames<S> {
     }
 }
 
-/// A heartbeat of an agent, as a datagram: a tag and three numbers.
+/// A heartbeat of an agent, as a datagram: a tag and four numbers.
 const BEAT: &[u8; 4] = b"LYHB";
 
 /// The datagram that says: I live, and this is in my store.
 pub(crate) fn encode_beat(store: StoreUse) -> bytes::Bytes {
-    let numbers = [store.capacity_bytes, store.used_bytes, store.objects];
+    let numbers = [store.capacity_bytes, store.used_bytes, store.objects, store.spilled_bytes];
     let mut datagram = BEAT.to_vec();
     for number in numbers {
         datagram.extend_from_slice(&number.to_le_bytes());
@@ -583,10 +583,11 @@ pub(crate) fn encode_beat(store: StoreUse) -> bytes::Bytes {
 pub(crate) fn decode_beat(datagram: &[u8]) -> Option<StoreUse> {
     let rest = datagram.strip_prefix(BEAT)?;
     let (numbers, rest) = rest.as_chunks::<8>();
-    let [capacity_bytes, used_bytes, objects] = numbers else { return None };
+    let [capacity_bytes, used_bytes, objects, spilled_bytes] = numbers else { return None };
     rest.is_empty().then(|| StoreUse {
         capacity_bytes: u64::from_le_bytes(*capacity_bytes),
         used_bytes: u64::from_le_bytes(*used_bytes),
         objects: u64::from_le_bytes(*objects),
+        spilled_bytes: u64::from_le_bytes(*spilled_bytes),
     })
 }

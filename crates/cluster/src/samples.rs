@@ -13,6 +13,8 @@ use crate::control::offer::{Gpu, Offer};
 use crate::control::papers::{CertificateStatus, Certificates, Revoked, TokenStatus};
 use crate::control::resources::{Allotment, Capacity};
 use crate::control::vocabulary::*;
+use crate::logs::words::{AgentToClient, ClientToAgent, LogSelector, ReadLogs};
+use crate::logs::{LogEnd, LogEntry, LogLabel};
 use crate::message::*;
 use crate::units::Milli;
 
@@ -28,6 +30,8 @@ pub(crate) enum Said {
     WorkerToAgent(WorkerToAgent),
     GuestToHead(GuestToHead),
     HeadToGuest(HeadToGuest),
+    ClientToAgent(ClientToAgent),
+    AgentToClient(AgentToClient),
 }
 
 impl Said {
@@ -41,6 +45,8 @@ impl Said {
         "WorkerToAgent",
         "GuestToHead",
         "HeadToGuest",
+        "ClientToAgent",
+        "AgentToClient",
     ];
 
     pub(crate) fn lane(&self) -> &'static str {
@@ -54,6 +60,8 @@ impl Said {
             Said::WorkerToAgent(_) => 6,
             Said::GuestToHead(_) => 7,
             Said::HeadToGuest(_) => 8,
+            Said::ClientToAgent(_) => 9,
+            Said::AgentToClient(_) => 10,
         };
         Said::LANES[lane]
     }
@@ -69,6 +77,8 @@ impl Said {
             Said::WorkerToAgent(message) => message.into_frame(),
             Said::GuestToHead(message) => message.into_frame(),
             Said::HeadToGuest(message) => message.into_frame(),
+            Said::ClientToAgent(message) => message.into_frame(),
+            Said::AgentToClient(message) => message.into_frame(),
         }
     }
 
@@ -84,6 +94,8 @@ impl Said {
             "WorkerToAgent" => Message::from_frame(frame)?.map(Said::WorkerToAgent),
             "GuestToHead" => Message::from_frame(frame)?.map(Said::GuestToHead),
             "HeadToGuest" => Message::from_frame(frame)?.map(Said::HeadToGuest),
+            "ClientToAgent" => Message::from_frame(frame)?.map(Said::ClientToAgent),
+            "AgentToClient" => Message::from_frame(frame)?.map(Said::AgentToClient),
             other => panic!("no lane is called {other}"),
         })
     }
@@ -192,7 +204,7 @@ fn status() -> Status {
         gpus: vec![gpu()],
         used: allotment(),
         processes: 1,
-        store: StoreUse { capacity_bytes: 1 << 30, used_bytes: 4096, objects: 1 },
+        store: StoreUse { capacity_bytes: 1 << 30, used_bytes: 4096, objects: 1, spilled_bytes: 8192 },
     };
     let job = JobStatus { job: 7, name: "a job with a name".into(), ending: true, actors: 1 };
     let actor = ActorStatus {
@@ -318,6 +330,10 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::Program { program: program(), holders: vec![node(), "node-c".into()] },
         Command::Revoked(vec![revoked()]),
         Command::Renew,
+        Command::Caption {
+            process: 12,
+            caption: Caption { job_name: "a job with a name".into(), rank: Some((1, 4)) },
+        },
     ]
 }
 
@@ -435,5 +451,49 @@ pub(crate) fn all() -> Vec<Said> {
     all.push(Said::GuestToHead(GuestToHead::Apply(application)));
     let admission = Admission { chain: b"a certificate and its authority's".to_vec(), order: b"{}".to_vec() };
     all.push(Said::HeadToGuest(HeadToGuest::Admitted(admission)));
+    all.extend(of_readers().map(Said::ClientToAgent));
+    all.extend(to_readers().map(Said::AgentToClient));
     all
+}
+
+fn of_readers() -> impl Iterator<Item = ClientToAgent> {
+    let selectors = [
+        LogSelector::Called("trainer[1]".into()),
+        LogSelector::Actors(vec![9, 10]),
+        LogSelector::Processes(vec![12, 0]),
+        LogSelector::Job(7),
+        LogSelector::Node,
+    ];
+    let read = ReadLogs {
+        of: LogSelector::Job(7),
+        from: vec![(12, 4096)],
+        tail: Some(100),
+        within_ms: Some(600_000),
+        follow: true,
+    };
+    let others = [ClientToAgent::Read(read), ClientToAgent::More { bytes: 65_536 }, ClientToAgent::Finish];
+    selectors.into_iter().map(|of| ClientToAgent::List { of }).chain(others)
+}
+
+fn to_readers() -> impl Iterator<Item = AgentToClient> {
+    let label = LogLabel {
+        process: 12,
+        actor: 9,
+        job: 7,
+        job_name: "a job with a name".into(),
+        role: "trainer".into(),
+        name: Some("the trainer of rank 0".into()),
+        namespace: Some("shared".into()),
+        rank: Some((1, 4)),
+        began_ms: 1_790_000_000_000,
+        end: Some(LogEnd { at_ms: 1_790_000_600_000, cause: "ended by signal 9 (SIGKILL)".into() }),
+    };
+    let words = [
+        AgentToClient::Log { entry: LogEntry { label, cut: 8192, written: 65_536 }, place: 8195 },
+        AgentToClient::Piece { process: 12, place: 8192, bytes: b"a line\n".to_vec() },
+        AgentToClient::Lost { process: 12, bytes: 4096 },
+        AgentToClient::Done,
+        AgentToClient::Refused { why: "it cannot be".into() },
+    ];
+    words.into_iter()
 }

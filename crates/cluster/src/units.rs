@@ -89,6 +89,81 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
+/// A length of time in milliseconds: `"7d"`, `"1h30m"` or a whole number of seconds in a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(pub u64);
+
+const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
+impl Span {
+    /// Reads `"90s"`, `"10m"` or `"1h30m"`; a number without a unit is seconds.
+    pub fn parse(text: &str) -> Option<Span> {
+        let mut rest = text.trim();
+        if let Ok(seconds) = rest.parse::<u64>() {
+            return seconds.checked_mul(1000).map(Span);
+        }
+        let mut total = 0_u64;
+        while !rest.is_empty() {
+            let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+            let (unit, after) =
+                after.split_at(after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len()));
+            let factor = TIMES.iter().find(|(name, _)| *name == unit)?.1;
+            total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+            rest = after;
+        }
+        (!text.trim().is_empty()).then_some(Span(total))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut left = self.0;
+        for (name, factor) in TIMES {
+            if left >= factor {
+                write!(f, "{}{name}", left / factor)?;
+                left %= factor;
+            }
+        }
+        if self.0 == 0 { f.write_str("0s") } else { Ok(()) }
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SpanVisitor;
+        impl Visitor<'_> for SpanVisitor {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a time such as \"7d\" or \"1h30m\", or a whole number of seconds")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                Span::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Span, E> {
+                let span = value.checked_mul(1000).map(Span);
+                span.ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Span, E> {
+                match u64::try_from(value) {
+                    Ok(seconds) => self.visit_u64(seconds),
+                    Err(_) => Err(E::invalid_value(de::Unexpected::Signed(value), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(SpanVisitor)
+    }
+}
+
 /// Thousandths of a resource: `0.5` in a file is 500, so that sums are exact.
 #[derive(
     Debug,
@@ -188,6 +263,20 @@ mod tests {
         assert_eq!(Bytes::parse("99999999999 TiB"), None);
         assert_eq!(Bytes(2 << 30).to_string(), "2 GiB");
         assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
+    }
+
+    #[test]
+    fn times_are_read_and_printed() {
+        assert_eq!(Span::parse("7d"), Some(Span(7 * 86_400_000)));
+        assert_eq!(Span::parse(" 1h30m "), Some(Span(5_400_000)));
+        assert_eq!(Span::parse("90"), Some(Span(90_000)));
+        assert_eq!(Span::parse("250ms"), Some(Span(250)));
+        for wrong in ["", "h", "7 days", "1.5h", "-1s", "99999999999999999999d", "1h30", "7D"] {
+            assert_eq!(Span::parse(wrong), None, "{wrong}");
+        }
+        assert_eq!(Span(5_400_250).to_string(), "1h30m250ms");
+        assert_eq!(Span(0).to_string(), "0s");
+        assert_eq!(Span::parse(&Span(694_861_001).to_string()), Some(Span(694_861_001)));
     }
 
     #[test]

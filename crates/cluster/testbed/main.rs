@@ -36,6 +36,10 @@ fn main() -> ExitCode {
         }
         (Some("up"), Some(state)) => probe::bring_up(&state, &after("--manifest").unwrap_or_default()),
         (Some("down"), Some(state)) => probe::bring_down(&state),
+        (Some("follow"), Some(state)) => probe::follow(&state, &after("follow").unwrap_or_default()),
+        (Some("ask"), Some(state)) => {
+            probe::ask_for_actors(&state, arguments.iter().any(|argument| argument == "--bound"))
+        }
         (Some("host"), _) => launch::serve_orders(),
         (Some("runner"), Some(state)) => probe::run_owned(&state, &after("--manifest").unwrap_or_default()),
         _ => {

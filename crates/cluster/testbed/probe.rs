@@ -1,16 +1,18 @@
 //! The role that the tests spawn, and its implementation.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use lyceum_actor::{
     Accepts, Actor, ActorAddress, ActorRef, Context, Handler, Incoming, Lifetime, Registry, Responder, Role,
 };
-use lyceum_cluster::ClusterError;
 use lyceum_cluster::launch::{self, UpOptions};
+use lyceum_cluster::logs::{LogQuery, LogReader};
 use lyceum_cluster::manifest::Manifest;
 use lyceum_cluster::state::StateDir;
+use lyceum_cluster::{Client, ClusterError};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// Tells what its process was given; misbehaves when asked to.
@@ -61,6 +63,10 @@ pub enum Misbehave {
     Beget,
     /// Come to your end.
     Finish,
+    /// Say this to stderr.
+    Say(String),
+    /// Say the numbers from the first up to the second to stdout, on 16 bytes each.
+    Count(u64, u64),
 }
 
 /// Ask that probe to look, and give me its answer, or its error in words.
@@ -240,6 +246,14 @@ impl Handler<Misbehave> for Process {
             }
             Misbehave::Beget => drop(std::process::Command::new("sleep").arg("infinity").spawn()?),
             Misbehave::Finish => ctx.stop(),
+            Misbehave::Say(words) => eprintln!("{words}"),
+            Misbehave::Count(first, end) => {
+                let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+                for number in first..end {
+                    writeln!(out, "line {number:010}")?;
+                }
+                out.flush()?;
+            }
         }
         Ok(())
     }
@@ -380,6 +394,33 @@ pub fn prepare(state: &StateDir, manifest: &str, node: &str) -> Result<(), Clust
 pub fn bring_down(state: &StateDir) -> Result<(), ClusterError> {
     on_this_thread(async {
         println!("was up: {}", launch::down(state).await?);
+        Ok(())
+    })
+}
+
+/// Begins a job, `bound` or not, in a cluster that is up, asks for an actor and a gang of two processors each, and waits for them.
+pub fn ask_for_actors(state: &StateDir, bound: bool) -> Result<(), ClusterError> {
+    on_this_thread(async {
+        let client = Client::connect(state).await?;
+        let job = client.begin_job("asking", bound).await?;
+        let system = client.start_system(Registry::new()).await?;
+        let cluster = job.cluster(&system);
+        let one = cluster.spawn::<Probe>("one".to_owned()).cpus(2);
+        let gang = cluster.spawn_gang::<Probe>(["x".to_owned(), "y".to_owned()]).cpus(2);
+        let (one, gang) = join(one.into_future(), gang.into_future()).await;
+        println!("{:?} {:?}", one.is_ok(), gang.is_ok());
+        Ok(())
+    })
+}
+
+/// Prints what is followed of the logs of `target`.
+pub fn follow(state: &StateDir, target: &str) -> Result<(), ClusterError> {
+    on_this_thread(async {
+        let query = LogQuery { target: target.to_owned(), follow: true, ..LogQuery::default() };
+        let mut reader = LogReader::open(state, query).await?;
+        while let Some(item) = reader.next().await {
+            println!("{item:?}");
+        }
         Ok(())
     })
 }

@@ -65,6 +65,7 @@ fn each_key_has_a_manifest_in_which_it_is_wrong() {
         "health",
         "elastic",
         "certificates",
+        "logs",
         "nodes",
         "nodes.resources",
     ] {

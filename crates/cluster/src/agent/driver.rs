@@ -23,12 +23,13 @@ use super::programs::{Kept, Programs};
 use super::workers::{self, Worker};
 use super::{AgentConfig, Renewal};
 use crate::control::papers::Revoked;
-use crate::control::vocabulary::{Answer, Ask, Command, Launch, Report, StoreUse};
+use crate::control::vocabulary::{Answer, Ask, Caption, Command, Launch, Report, StoreUse};
 use crate::control::{Agent, AgentEffect, AgentEvent, Ending, REVOKED_AT_A_TIME, Watcher};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
 use crate::launch::JOINED;
-use crate::logs;
+use crate::logs::book::LogBook;
+use crate::logs::{LogLabel, now_ms};
 use crate::message::{
     self, AgentToAgent, AgentToHead, AgentToWorker, HeadToAgent, Join, Message, Welcome, WorkerToAgent,
 };
@@ -40,9 +41,10 @@ use crate::state::{StateDir, log_tail};
 const TAIL_LINES: usize = 20;
 /// The agent looks at the time, and at watched memory, this often.
 const TICK: Duration = Duration::from_millis(100);
-/// Heartbeats and the sizes of logs: every so many ticks.
+/// Heartbeats, the sizes of logs, and what is too old of them: every so many ticks.
 const TICKS_PER_BEAT: u64 = 5;
 const TICKS_PER_LOG: u64 = 10;
+const TICKS_PER_PRUNING: u64 = 100;
 /// How long the last reports may take to leave.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -105,6 +107,7 @@ pub(super) struct Driver {
     began: Instant,
     store: NodeStore,
     programs: Programs,
+    logs: Arc<LogBook>,
     endpoint: Endpoint,
     peers: Peers,
     forker: Forker,
@@ -117,6 +120,8 @@ pub(super) struct Driver {
     awaiting: BTreeMap<u64, Awaiting>,
     /// Credentials that came with a launch, until the process is started.
     credentials: BTreeMap<u64, Vec<u8>>,
+    /// What the head said of a process right before its launch.
+    caption: Option<(u64, Caption)>,
     /// Questions of workers, and as process 0 of the agent itself, that the head has not answered.
     questions: BTreeSet<(u64, u64)>,
     /// What is wrong and costs speed, by what it is about.
@@ -143,6 +148,7 @@ impl Driver {
         machine: Agent,
         store: NodeStore,
         programs: Programs,
+        logs: Arc<LogBook>,
         endpoint: Endpoint,
         peers: Peers,
         forker: Forker,
@@ -159,6 +165,7 @@ impl Driver {
             began: Instant::now(),
             store,
             programs,
+            logs,
             endpoint,
             peers,
             forker,
@@ -169,6 +176,7 @@ impl Driver {
             workers: BTreeMap::new(),
             awaiting: BTreeMap::new(),
             credentials: BTreeMap::new(),
+            caption: None,
             questions: BTreeSet::new(),
             warnings,
             path_to: 0,
@@ -246,6 +254,7 @@ impl Driver {
             AgentEffect::Report(report) => {
                 if let Report::Ended(death) = &report {
                     tracing::info!(process = death.process, cause = %death.cause, "a process ended");
+                    self.logs.end(death.process, &death.cause.to_string());
                 }
                 self.tell_head(AgentToHead::Report(report));
             }
@@ -292,11 +301,13 @@ impl Driver {
         if self.ticks.is_multiple_of(TICKS_PER_BEAT) {
             self.beat();
         }
-        let look_at_logs = self.ticks.is_multiple_of(TICKS_PER_LOG);
+        if self.ticks.is_multiple_of(TICKS_PER_LOG) {
+            self.logs.look();
+        }
+        if self.ticks.is_multiple_of(TICKS_PER_PRUNING) {
+            self.logs.prune(now_ms());
+        }
         for worker in self.workers.values_mut() {
-            if look_at_logs {
-                logs::cap(&worker.log);
-            }
             let Some(pid) = worker.pid.filter(|_| worker.memory.watched() && !worker.killed) else {
                 continue;
             };
@@ -315,6 +326,7 @@ impl Driver {
             capacity_bytes: usage.capacity_bytes,
             used_bytes: usage.bytes_in_use,
             objects: usage.objects,
+            spilled_bytes: usage.bytes_on_disk,
         };
         // A lost heartbeat is what heartbeats are for.
         let _ = connection.send_datagram(message::encode_beat(store));
@@ -355,8 +367,12 @@ impl Driver {
                 }
             }
             HeadToAgent::Command { command, credentials } => {
-                if let Command::Launch(launch) = &command {
-                    self.credentials.insert(launch.process, credentials);
+                match &command {
+                    Command::Launch(launch) => _ = self.credentials.insert(launch.process, credentials),
+                    Command::Caption { process, caption } => {
+                        self.caption = Some((*process, caption.clone()));
+                    }
+                    _ => {}
                 }
                 self.apply(AgentEvent::Commanded(command));
                 self.credentials.clear();
@@ -507,9 +523,10 @@ impl Driver {
         credentials: Vec<u8>,
     ) -> Result<(), String> {
         let process = launch.process;
-        let folder = self.state.worker_logs(&self.config.node);
-        let (log, file) = logs::open(&folder, process, &launch.request.role)
-            .map_err(|error| format!("its log in {} cannot be opened: {error}", folder.display()))?;
+        let caption = self.caption.take().filter(|(of, _)| *of == process);
+        let label = label(launch, caption.map(|(_, caption)| caption).unwrap_or_default());
+        let (log, file) =
+            self.logs.begin(label).map_err(|error| format!("its log cannot be opened: {error}"))?;
         let memory = self.memory.limit(process, launch.allotment.memory);
         let outfit = workers::outfit(&self.config, launch, program.as_deref(), cores, file, &memory)?;
         self.store.attach(process, outfit.store_socket).map_err(|error| format!("its store: {error}"))?;
@@ -639,5 +656,22 @@ impl Driver {
             tracing::warn!(reason, "a message to the head was not sent");
             connection.close(CloseCode::Protocol, &reason);
         }
+    }
+}
+
+/// Whose the log of a process is.
+fn label(launch: &Launch, caption: Caption) -> LogLabel {
+    let request = &launch.request;
+    LogLabel {
+        process: launch.process,
+        actor: launch.actor,
+        job: request.job,
+        job_name: caption.job_name,
+        role: request.role.clone(),
+        name: request.name.clone(),
+        namespace: request.namespace.clone(),
+        rank: caption.rank,
+        began_ms: now_ms(),
+        end: None,
     }
 }

@@ -29,7 +29,7 @@ use self::driver::Driver;
 pub(crate) use self::driver::Happening;
 use self::forker::Forker;
 use self::memory::MemoryGuard;
-use self::peers::{Directory, Peers};
+use self::peers::{Directory, Peers, Services};
 use self::programs::Programs;
 pub(crate) use self::workers::{AGENT_VARIABLE, PORTS_VARIABLE, STORE_VARIABLE};
 use crate::ask::{Questions, Reply};
@@ -39,7 +39,9 @@ use crate::control::{Agent, AgentOptions};
 use crate::daemon;
 use crate::error::ClusterError;
 use crate::host_memory::{self, Memory};
-use crate::manifest::{Health, ProgramsSection, StoreSection};
+use crate::logs::book::LogBook;
+use crate::logs::serve::LogDesk;
+use crate::manifest::{Health, LogsSection, ProgramsSection, StoreSection};
 use crate::state::{StateDir, read_json, write_json};
 use crate::units::Bytes;
 
@@ -73,6 +75,7 @@ pub(crate) struct AgentConfig {
     pub(crate) store: StoreSection,
     pub(crate) programs: ProgramsSection,
     pub(crate) health: Health,
+    pub(crate) logs: LogsSection,
 }
 
 impl AgentConfig {
@@ -120,11 +123,13 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
         let folder = state.node(node).join("programs");
         let programs = Programs::open(node, folder, config.programs.cache.0, bulk, events.clone())?;
         let peers = Peers::new(directory, endpoint.clone(), events.clone());
-        tokio::spawn(peers::accept(endpoint.clone(), store.clone(), programs.clone(), events.clone()));
+        let logs = LogBook::open(state.worker_logs(node), state.agent_log(node), config.logs);
+        let services =
+            Services { store: store.clone(), programs: programs.clone(), desk: LogDesk::new(logs.clone()) };
+        tokio::spawn(peers::accept(endpoint.clone(), services, events.clone()));
         let patience = Duration::from_secs_f64(config.health.unreachable).max(HEAD_PATIENCE);
         tokio::spawn(head_link::keep(endpoint.clone(), config.heads.clone(), patience, events.clone()));
         tokio::spawn(end_when_told(state.clone(), events.clone()));
-        tokio::spawn(crate::logs::keep_capped(state.agent_log(node)));
         let renewal = Renewal::default();
         let ask = renewal.ask(events.clone());
         let folder = Some(state.node(node));
@@ -138,6 +143,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
             machine,
             store,
             programs,
+            logs,
             endpoint,
             peers,
             forker,

@@ -14,6 +14,7 @@ use super::driver::Happening;
 use super::programs::transfer::Wish;
 use super::programs::{Pins, Programs};
 use crate::control::{AgentEvent, Watcher};
+use crate::logs::serve::LogDesk;
 use crate::message::{AgentToAgent, Message, Unknown};
 use crate::paths;
 
@@ -287,26 +288,25 @@ async fn take_in(
     Ok(())
 }
 
-/// Serves whoever connects: other agents, their stores, clients that bring programs, and the head's second path.
-pub(super) async fn accept(
-    endpoint: Endpoint,
-    store: NodeStore,
-    programs: Programs,
-    events: Sender<Happening>,
-) {
+/// What an agent has for those who connect.
+#[derive(Clone)]
+pub(super) struct Services {
+    pub(super) store: NodeStore,
+    pub(super) programs: Programs,
+    pub(super) desk: LogDesk,
+}
+
+/// Serves whoever connects: other agents, their stores, clients that bring programs or read logs, and the head's second path.
+pub(super) async fn accept(endpoint: Endpoint, services: Services, events: Sender<Happening>) {
     while let Some(connection) = endpoint.accept().await {
-        let (store, programs, events) = (store.clone(), programs.clone(), events.clone());
+        let (Services { store, programs, desk }, events) = (services.clone(), events.clone());
         tokio::spawn(async move {
             let served = match (connection.peer().role(), connection.purpose()) {
                 (PeerRole::Agent | PeerRole::Client, Purpose::Bulk) => {
                     serve_bulk(&connection, &store, &programs).await
                 }
                 (PeerRole::Agent, _) => serve_agent(&connection, &events).await,
-                (PeerRole::Client, _) => {
-                    connection
-                        .close(CloseCode::NotAdmitted, "a client brings programs here, and nothing else");
-                    Ok(())
-                }
+                (PeerRole::Client, Purpose::Lane) => desk.serve(&connection).await,
                 _ => {
                     connection.closed().await;
                     Ok(())

@@ -77,6 +77,13 @@ pub enum Command {
     Revoked(Vec<Revoked>),
     /// Renew the certificates of this node now.
     Renew,
+    /// What the log of a process is to say of it. Comes before its launch, for people alone.
+    Caption {
+        /// The process.
+        process: u64,
+        /// What its launch does not say.
+        caption: Caption,
+    },
     /// End all workers and then yourself.
     End {
         /// Milliseconds the workers have to end by themselves.
@@ -99,6 +106,15 @@ pub struct Launch {
     pub allotment: Allotment,
     /// What an earlier life of its actor has saved last.
     pub saved: Option<Vec<u8>>,
+}
+
+/// What people are told of a process beyond what its launch says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Caption {
+    /// The name of its job.
+    pub job_name: String,
+    /// Its actor's number in its gang, and that gang's size, if it is of one.
+    pub rank: Option<(u32, u32)>,
 }
 
 /// What an agent tells the head about a process of its own.
@@ -452,8 +468,10 @@ pub struct StoreUse {
     pub capacity_bytes: u64,
     /// Bytes in use.
     pub used_bytes: u64,
-    /// Objects.
+    /// Objects, those on disk too.
     pub objects: u64,
+    /// Bytes of objects on disk.
+    pub spilled_bytes: u64,
 }
 
 /// The state of a job.
@@ -529,6 +547,7 @@ kinds! { Command:
     0x0230 = Program { program, holders },
     0x0220 = Revoked(revoked),
     0x0221 = Renew,
+    0x0209 = Caption { process, caption },
 }
 
 kinds! { Report:

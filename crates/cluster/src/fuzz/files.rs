@@ -120,6 +120,7 @@ fn json(data: &[u8]) {
         let _ = crate::agent::options_of(&config);
     }
     let _ = from_json::<HeadAddress>(data);
+    let _ = crate::logs::book::read_label(data);
     if let Ok(record) = from_json::<RunRecord>(data) {
         let written = serde_json::to_vec(&record).unwrap();
         assert_eq!(serde_json::to_vec(&from_json::<RunRecord>(&written).unwrap()).unwrap(), written);
@@ -154,6 +155,7 @@ fn state_files_are_read_or_refused() {
         store: manifest.store,
         programs: manifest.programs,
         health: manifest.health,
+        logs: manifest.logs,
     };
     let address = HeadAddress { bound: agent.heads[0], advertised: agent.heads[0], pid: 7 };
     let record = br#"{"owned":true,"head":{"pid":1,"started":2},"agents":{"a":{"pid":3,"started":4}}}"#;
@@ -162,6 +164,7 @@ fn state_files_are_read_or_refused() {
         serde_json::to_vec(&agent).unwrap(),
         serde_json::to_vec(&address).unwrap(),
         record.to_vec(),
+        br#"{"process":7,"actor":3,"role":"probe","rank":[0,2],"end":{"at_ms":9,"cause":"x"},"moments":[[1,2]]}"#.to_vec(),
     ];
     Fuzz::new("cluster json").seeds(seeds).runs(20_000).run(json);
 }

@@ -37,6 +37,6 @@ fn beat(data: &[u8]) {
 
 #[test]
 fn heartbeats_are_read_or_refused() {
-    let store = StoreUse { capacity_bytes: 1 << 30, used_bytes: 4096, objects: 3 };
+    let store = StoreUse { capacity_bytes: 1 << 30, used_bytes: 4096, objects: 3, spilled_bytes: 8192 };
     Fuzz::new("cluster beat").seeds([encode_beat(store)]).runs(5000).memory(4096).run(beat);
 }

@@ -105,6 +105,7 @@ impl AgentOrder {
             store: self.manifest.store,
             programs: self.manifest.programs,
             health: self.manifest.health,
+            logs: self.manifest.logs,
         })
     }
 }

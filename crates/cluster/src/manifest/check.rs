@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{
-    CertificateSection, ElasticSection, HeadSection, Health, Launcher, MAX_GPUS, MAX_NAME, MAX_NODES,
-    MAX_STANDBYS, Manifest, Ports, ResourceSection, StateStore, StoreSection, check_name, loopback,
+    CertificateSection, ElasticSection, HeadSection, Health, Launcher, LogsSection, MAX_GPUS, MAX_NAME,
+    MAX_NODES, MAX_STANDBYS, Manifest, Ports, ResourceSection, StateStore, StoreSection, check_name,
+    loopback,
 };
 use crate::control::MAX_LIFETIME;
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE, Labels};
@@ -25,6 +26,7 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     check_health(document)?;
     check_certificates(document)?;
     check_elastic(document)?;
+    check_logs(document)?;
     launcher::check(document)
 }
 
@@ -260,6 +262,20 @@ fn check_store(document: &Document<Manifest>) -> Result<(), StrictError> {
         return Err(document.refuse("store.spill", text));
     }
     Ok(())
+}
+
+fn check_logs(document: &Document<Manifest>) -> Result<(), StrictError> {
+    let LogsSection { size, total, .. } = document.value.logs;
+    if size.0 < 64 << 10 {
+        return Err(document.refuse("logs.size", format!("expected at least 64 KiB, found {size}")));
+    }
+    match total {
+        Some(total) if total < size => {
+            let text = format!("expected at least one log's size ({size}), found {total}");
+            Err(document.refuse("logs.total", text))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {

@@ -30,7 +30,7 @@ use self::check::check;
 use crate::control::elastic::Elastic;
 use crate::control::resources::Capacity;
 use crate::strict::{self, Source, StrictError};
-use crate::units::{Bytes, Milli};
+use crate::units::{Bytes, Milli, Span};
 
 /// Longest name of a cluster, node, label or custom resource, in bytes. Names become folder and certificate names.
 pub const MAX_NAME: usize = 48;
@@ -82,6 +82,9 @@ pub struct Manifest {
     /// What processes show each other to prove who they are.
     #[serde(default)]
     pub certificates: CertificateSection,
+    /// The logs of each node's processes.
+    #[serde(default)]
+    pub logs: LogsSection,
     /// The nodes; names are unique.
     pub nodes: Vec<NodeSection>,
 }
@@ -316,6 +319,45 @@ impl CertificateSection {
 impl Default for CertificateSection {
     fn default() -> Self {
         CertificateSection { lifetime: Self::default_lifetime() }
+    }
+}
+
+/// How much is kept of the logs of each node's processes, and for how long. They lie in files of the node's state folder, and
+/// are read with `lyceum logs`. The log of a process that lives is never deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogsSection {
+    /// Most bytes of one log, its last ones, up to what is written within the second in which it is cut: of each incarnation
+    /// of an actor, and of each agent. 8 MiB where it is not given.
+    #[serde(default = "LogsSection::default_size")]
+    pub size: Bytes,
+    /// How long the log of a process that has ended is kept; 7 days where it is not given.
+    #[serde(default = "LogsSection::default_keep")]
+    pub keep: Span,
+    /// Most bytes of all logs of one node's workers: those that ended first go first. 1 GiB where it is not given, or four
+    /// logs where those are more. No more than 4096 are kept in any case.
+    #[serde(default)]
+    pub total: Option<Bytes>,
+}
+
+impl LogsSection {
+    fn default_size() -> Bytes {
+        Bytes(8 << 20)
+    }
+
+    fn default_keep() -> Span {
+        Span(7 * 86_400_000)
+    }
+
+    /// What `total` is, or is by default.
+    pub fn total_bytes(&self) -> u64 {
+        self.total.map_or_else(|| (1 << 30).max(self.size.0.saturating_mul(4)), |total| total.0)
+    }
+}
+
+impl Default for LogsSection {
+    fn default() -> Self {
+        LogsSection { size: Self::default_size(), keep: Self::default_keep(), total: None }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Actors in processes of their own: what they are given, how they are found, how they end.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lyceum_actor::{CallError, Cause, Cluster, Lifetime, Registry};
 use lyceum_cluster::{Client, JobEvent};
 use rustix::process::Signal;
 
-use crate::harness::{HANGING, Testbed, kill, lives, look, next_end, until, within};
+use crate::harness::{HANGING, PROGRAM, Testbed, kill, lives, look, next_end, until, within};
 use crate::probe::{AskOther, Look, Misbehave, Probe, Question, Save, SpawnAnother};
 
 #[tokio::test]
@@ -258,5 +259,50 @@ async fn an_actor_that_is_bound_to_its_spawner_ends_when_that_is_killed() {
     let cause = within(child.died()).await.cause;
     assert!(matches!(&cause, Cause::OrderedBy(by) if by.contains("which spawned it")), "{cause:?}");
     until("its process has ended", || !lives(pid)).await;
+    testbed.down().await;
+}
+
+#[tokio::test]
+async fn what_clients_have_waited_for_goes_with_them_when_they_are_killed() {
+    let testbed = Testbed::start(&[("a", "{ cpus = 2 }"), ("b", "{ cpus = 2 }")]).await;
+    let (job, system) = testbed.job().await;
+    let cluster = job.cluster(&system);
+    let mut holders = Vec::new();
+    for node in ["a", "b"] {
+        let spawn = cluster.spawn::<Probe>("holder".into()).cpus(2).node(node);
+        holders.push(within(spawn.into_future()).await.unwrap());
+    }
+    let ask = |how: &[&str]| {
+        let state = testbed.state();
+        Command::new(PROGRAM).arg("ask").args(how).arg("--state").arg(state.root()).spawn().unwrap()
+    };
+    let mut clients = [ask(&["--bound"]), ask(&[])];
+    let until_waiting = async |count: usize| {
+        let began = Instant::now();
+        loop {
+            let actors = testbed.status().await.actors;
+            if actors.iter().filter(|actor| actor.process == 0).count() == count {
+                return;
+            }
+            assert!(began.elapsed() < HANGING, "never {count} of {actors:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until_waiting(6).await;
+    for client in &mut clients {
+        kill(client.id(), Signal::KILL);
+        client.wait().unwrap();
+    }
+    until_waiting(0).await;
+    for holder in &holders {
+        within(cluster.kill(holder)).await.unwrap();
+        within(holder.died()).await;
+    }
+    // What comes next has the room: nobody was before it.
+    let spawn = cluster.spawn::<Probe>("next".into()).cpus(2);
+    let next = within(spawn.into_future()).await.unwrap();
+    let status = testbed.status().await;
+    let actors: Vec<u64> = status.actors.iter().map(|actor| actor.actor).collect();
+    assert_eq!(actors, [next.address().actor.0]);
     testbed.down().await;
 }

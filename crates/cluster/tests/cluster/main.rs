@@ -12,6 +12,7 @@ mod gangs;
 mod harness;
 mod joining;
 mod launching;
+mod logs;
 mod members;
 mod network;
 mod networked;

@@ -102,7 +102,8 @@ async fn l6_every_port_of_every_process_refuses_whoever_is_not_invited_and_the_p
     let worker = look(&probe, &[]).await.pid;
     let state = testbed.state();
     let logs = std::fs::read_dir(state.worker_logs("a")).unwrap().flatten();
-    let worker_log = logs.map(|entry| entry.path()).next().unwrap();
+    let mut logs = logs.map(|entry| entry.path());
+    let worker_log = logs.find(|path| path.extension().is_some_and(|extension| extension == "log")).unwrap();
 
     let own = Authority::load(&state.authority()).unwrap();
     let issue = |authority: &Authority, role, node: &str| {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use lyceum_actor::{ControlError, Restarts, SpawnRequest};
+use lyceum_actor::{Cause, ControlError, Restarts, SpawnRequest};
 use lyceum_cluster::control::record::{Closure, Record, Value};
-use lyceum_cluster::control::vocabulary::{Answer, Ask};
-use lyceum_cluster::control::{HeadEffect, HeadEvent};
+use lyceum_cluster::control::resources::Allotment;
+use lyceum_cluster::control::vocabulary::{Answer, Ask, Command, JobEvent, Launch, Notice};
+use lyceum_cluster::control::{AgentEffect, AgentEvent, HeadEffect, HeadEvent};
 
-use super::harness::{CLIENT, Cluster, launch, launched_on, spawn, stops};
+use super::harness::{CLIENT, Cluster, agent, launch, launched_on, spawn, stops};
 
 #[test]
 fn what_waits_says_for_what() {
@@ -171,4 +172,43 @@ fn an_actor_that_is_being_moved_can_be_ended() {
     assert_eq!(stops(&cluster.ask(CLIENT, Ask::StopActor { actor, kill: false })), [process]);
     assert!(cluster.dies(process).iter().all(|effect| launch(effect).is_none()));
     assert!(cluster.head.status().actors.is_empty());
+}
+
+#[test]
+fn an_actor_that_finishes_while_it_is_being_moved_has_finished() {
+    let mut cluster = Cluster::new();
+    let job = cluster.job();
+    let restarts = Restarts { count: 1, ..Restarts::default() };
+    let process = cluster.started(CLIENT, SpawnRequest { restarts, ..spawn(job, 1) });
+    cluster.ask(CLIENT, Ask::Drain { node: "a".into(), within_ms: 0, by: "the test".into() });
+    assert_eq!(stops(&cluster.event(HeadEvent::Tick)), [process]);
+    let mut agent = agent("a");
+    let launched = Command::Launch(Launch {
+        process,
+        actor: 1,
+        request: spawn(job, 1),
+        allotment: Allotment::default(),
+        saved: None,
+    });
+    let stop = Command::Stop { process, grace_ms: 1000, by: "the head".into() };
+    for command in [launched, stop] {
+        agent.apply(AgentEvent::Commanded(command), Duration::ZERO);
+    }
+    let ended = AgentEvent::Ended { process, cause: Cause::Finished, log_tail: Vec::new() };
+    let report = agent.apply(ended, Duration::ZERO).into_iter().find_map(|effect| match effect {
+        AgentEffect::Report(report) => Some(report),
+        _ => None,
+    });
+    let report = report.expect("its agent tells how it ended");
+    let effects = cluster.event(HeadEvent::Reported { node: "a".into(), incarnation: 1, report });
+    assert!(effects.iter().all(|effect| launch(effect).is_none()), "{effects:?}");
+    assert!(cluster.head.status().actors.is_empty());
+    let how = effects.iter().find_map(|effect| match effect {
+        HeadEffect::Notify {
+            notice: Notice::Job { event: JobEvent::Ended { report, expected }, .. },
+            ..
+        } => Some((report.cause.clone(), *expected)),
+        _ => None,
+    });
+    assert_eq!(how, Some((Cause::Finished, true)));
 }

@@ -248,3 +248,10 @@ pub fn next_launch(cluster: &mut Cluster, mut effects: Vec<HeadEffect>) -> Optio
         effects = cluster.half_a_second();
     }
 }
+
+impl Cluster {
+    /// An actor with a core of this node, which has started.
+    pub fn on_a_core(&mut self, job: u64, node: &str) -> u64 {
+        self.started(CLIENT, SpawnRequest { node: Some(node.into()), ..spawn(job, 1) })
+    }
+}

@@ -11,6 +11,7 @@ mod names;
 mod papers;
 mod programs;
 mod progress;
+mod queue;
 mod restarts;
 mod saved;
 mod silence;

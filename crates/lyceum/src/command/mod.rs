@@ -5,6 +5,7 @@ mod cert;
 mod cordon;
 mod daemons;
 mod down;
+mod logs;
 mod progress;
 mod run;
 mod stack;
@@ -42,6 +43,8 @@ pub enum Command {
     Status(status::Status),
     /// Show what an actor is doing: its message, its mailbox, and the stacks of its process
     Stack(stack::Stack),
+    /// Show what actors, the actors of a job, or a node's processes have written to stdout and stderr
+    Logs(logs::Logs),
     /// Start nothing new on a node; what runs there goes on
     Cordon(cordon::Cordon),
     /// The opposite of cordon and drain
@@ -93,6 +96,7 @@ impl Command {
             Command::Down(down) => down.run(),
             Command::Status(status) => status.run(),
             Command::Stack(stack) => stack.run(),
+            Command::Logs(logs) => logs.run(),
             Command::Cordon(cordon) => cordon.run(),
             Command::Uncordon(uncordon) => uncordon.run(),
             Command::Drain(drain) => drain.run(),

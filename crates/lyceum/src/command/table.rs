@@ -1,8 +1,13 @@
 //! The state of a cluster as tables of text.
 
+use std::sync::Arc;
+
 use lyceum_cluster::control::resources::{Allotment, Capacity};
+use lyceum_cluster::control::vocabulary::StoreUse;
+use lyceum_cluster::logs::LogEntry;
 use lyceum_cluster::units::{Bytes, Milli};
-use lyceum_cluster::{ActorStatus, NodeStatus, Status};
+use lyceum_cluster::{ActorStatus, Status};
+use time::OffsetDateTime;
 
 /// One line per node: state, what is used of what there is, store.
 pub fn nodes(status: &Status) -> String {
@@ -15,7 +20,7 @@ pub fn nodes(status: &Status) -> String {
             },
             used_of(&node.used, &node.capacity),
             node.processes.to_string(),
-            store(node),
+            store(node.store),
             node.address.map(|address| address.to_string()).unwrap_or_default(),
         ]
     });
@@ -68,12 +73,39 @@ pub fn actors(status: &Status) -> String {
     table(&["ACTOR", "ROLE", "NAME", "JOB", "STATE", "NODE", "PID", "HOLDS"], rows)
 }
 
+/// One line per log.
+pub fn logs(found: &[(Arc<str>, LogEntry)]) -> String {
+    let rows = found.iter().map(|(node, LogEntry { label, cut, written })| {
+        vec![
+            label.process.to_string(),
+            label.title(),
+            label.job_name.clone(),
+            node.to_string(),
+            date(label.began_ms),
+            label.end.as_ref().map(|end| date(end.at_ms)).unwrap_or_default(),
+            Bytes(written.saturating_sub(*cut)).to_string(),
+            label.end.as_ref().map_or("running".to_owned(), |end| end.cause.clone()),
+        ]
+    });
+    table(&["INCARNATION", "ACTOR", "JOB", "NODE", "BEGAN", "ENDED", "LOG", "STATE"], rows)
+}
+
 /// Its name with its namespace, and its rank if it is one of a gang.
 pub fn name_of(actor: &ActorStatus) -> String {
     let namespace = actor.namespace.as_ref().map(|namespace| format!("{namespace}/"));
     let rank = actor.rank.map(|(rank, size)| format!("[{rank} of {size}]"));
     let name = actor.name.as_deref().unwrap_or_default();
     format!("{}{name}{}", namespace.unwrap_or_default(), rank.unwrap_or_default())
+}
+
+/// A moment in milliseconds since 1970; nothing for one that is not known.
+fn date(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1000).ok().filter(|seconds| *seconds > 0);
+    let Some(at) = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()) else {
+        return String::new();
+    };
+    let (date, time) = (at.date(), at.time());
+    format!("{date} {:02}:{:02}:{:02}Z", time.hour(), time.minute(), time.second())
 }
 
 fn used_of(used: &Allotment, capacity: &Capacity) -> String {
@@ -106,11 +138,16 @@ fn given(allotment: &Allotment) -> String {
     parts.join(", ")
 }
 
-fn store(node: &NodeStatus) -> String {
-    let store = node.store;
+fn store(store: StoreUse) -> String {
     match store.capacity_bytes {
         0 => String::new(),
-        capacity => format!("{}/{} ({} objects)", Bytes(store.used_bytes), Bytes(capacity), store.objects),
+        capacity => {
+            let disk = match store.spilled_bytes {
+                0 => String::new(),
+                bytes => format!(", {} on disk", Bytes(bytes)),
+            };
+            format!("{}/{} ({} objects{disk})", Bytes(store.used_bytes), Bytes(capacity), store.objects)
+        }
     }
 }
 
@@ -133,6 +170,16 @@ pub fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_store_has_on_disk_is_said_where_there_is_any() {
+        let of = |spilled_bytes| {
+            store(StoreUse { capacity_bytes: 8 << 20, used_bytes: 1 << 20, objects: 3, spilled_bytes })
+        };
+        assert_eq!(of(0), "1 MiB/8 MiB (3 objects)");
+        assert_eq!(of(2 << 20), "1 MiB/8 MiB (3 objects, 2 MiB on disk)");
+        assert_eq!(store(StoreUse::default()), "");
+    }
 
     #[test]
     fn columns_line_up() {

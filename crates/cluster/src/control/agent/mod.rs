@@ -345,6 +345,8 @@ impl Agent {
             Command::Program { program, holders } => {
                 self.effects.push(AgentEffect::Holders { program, holders });
             }
+            // Of its log, which is not this machine's to keep.
+            Command::Caption { .. } => {}
             Command::End { grace_ms, by } => self.end(Duration::from_millis(grace_ms), by),
         }
     }
@@ -449,7 +451,8 @@ impl Agent {
     fn process_ended(&mut self, process: u64, cause: Cause, log_tail: Vec<String>) {
         let Some(state) = self.processes.remove(&process) else { return };
         let cause = match (state.stop, cause) {
-            (Some(stop), Cause::Exited(_) | Cause::Signal(_) | Cause::Finished | Cause::Unknown(_)) => {
+            // One that came to its end by itself says so.
+            (Some(stop), Cause::Exited(_) | Cause::Signal(_) | Cause::Unknown(_)) => {
                 Cause::OrderedBy(stop.by)
             }
             (_, cause) => cause,

@@ -1,5 +1,6 @@
 //! Actors and their processes: placing, launching, ending, starting again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use lyceum_actor::{
@@ -9,10 +10,11 @@ use lyceum_actor::{
 
 use super::super::placement::{self, Candidate, Unplaced};
 use super::super::record::{ActorState, Key, ProcessState};
-use super::super::resources::{Allotment, Request};
-use super::super::vocabulary::{Answer, Command, JobEvent, Launch, Origin};
+use super::super::resources::{Allotment, Ledger, Request};
+use super::super::vocabulary::{Answer, Caption, Command, JobEvent, Launch, Origin};
 use super::demand::Further;
 use super::names::Name;
+use super::queue::{Kept, keeps_room};
 use super::{Head, MAX_WAITING};
 
 /// Longest arguments of an actor, in bytes: they travel in one frame and are kept for restarts.
@@ -53,7 +55,7 @@ impl Head {
         self.actors.insert(actor, state);
         self.dirty.insert(Key::Actor(actor));
         self.spawners.insert(actor, vec![asker]);
-        self.waiting.push(actor);
+        self.waiting.push(actor, self.now);
     }
 
     pub(super) fn check_spawn(&self, request: &SpawnRequest) -> Result<(), String> {
@@ -110,27 +112,90 @@ impl Head {
         nodes.chain(self.further.as_ref().map(Further::candidate))
     }
 
+    /// The nodes as those find them for whom no room is kept.
+    pub(super) fn candidates_for<'a>(
+        &'a self,
+        unit: u64,
+        role: &str,
+    ) -> impl Iterator<Item = Candidate<'a>> + Clone + use<'a> {
+        let kept = self.kept.as_ref().filter(|kept| kept.unit != unit);
+        self.candidates(role).map(move |node| match kept.filter(|kept| kept.nodes.contains(node.name)) {
+            Some(kept) => Candidate { closed: node.closed.or(Some(&kept.why)), ..node },
+            None => node,
+        })
+    }
+
     /// What an actor that has no process waits for.
-    pub(super) fn waits_for(&self, request: &SpawnRequest) -> String {
-        placement::waits_for(self.candidates(&request.role), &Request::from(request))
+    pub(super) fn waits_for(&self, actor: u64, request: &SpawnRequest) -> String {
+        placement::waits_for(self.candidates_for(actor, &request.role), &Request::from(request))
     }
 
     /// Gives those who wait what has become free, in the order in which they asked.
     pub(super) fn schedule(&mut self) {
-        for actor in self.waiting.take_untried() {
+        self.keep_room();
+        for (actor, since) in self.waiting.take_untried() {
             let Some(state) = self.actors.get(&actor) else {
-                self.schedule_gang(actor);
+                self.schedule_gang(actor, since);
                 continue;
             };
-            match placement::place(self.candidates(&state.request.role), &Request::from(&state.request)) {
+            let request = Request::from(&state.request);
+            match placement::place(self.candidates_for(actor, &state.request.role), &request) {
                 Ok((node, allotment)) => self.assign(actor, node, allotment),
-                Err(Unplaced::Later) => self.waiting.put_back(actor),
+                Err(Unplaced::Later) => self.waiting.put_back(actor, since),
                 Err(Unplaced::Never(why)) => {
                     let death = unplaced_death(Cause::Failed(vec![why.to_string()]));
                     self.actor_ended(actor, &death, false);
                 }
             }
         }
+    }
+
+    /// Keeps room for the first in line when it has waited long enough, and no more when it has it or has had its time.
+    fn keep_room(&mut self) {
+        let first = self.waiting.first().filter(|(_, since)| keeps_room(self.now.saturating_sub(*since)));
+        if self.kept.as_ref().map(|kept| kept.unit) == first.map(|(unit, _)| unit) {
+            return;
+        }
+        self.kept = first.map(|(unit, _)| self.room_for(unit));
+        // It may be room for others, or for them no more.
+        self.waiting.room_grew();
+    }
+
+    /// Nodes may have come or gone since room was kept.
+    pub(super) fn keep_room_again(&mut self) {
+        let Some(unit) = self.kept.as_ref().map(|kept| kept.unit) else { return };
+        let kept = self.room_for(unit);
+        if self.kept.as_ref() != Some(&kept) {
+            self.kept = Some(kept);
+            self.waiting.room_grew();
+        }
+    }
+
+    /// The nodes that would hold `unit` if nothing else were on them; none, where that cannot be now.
+    fn room_for(&self, unit: u64) -> Kept {
+        let gang = self.gangs.get(&unit);
+        let what = if gang.is_some() { "gang" } else { "actor" };
+        let why = format!("its room is kept for {what} {unit}, which has waited for long");
+        let empty: BTreeMap<&str, Ledger> = self
+            .nodes
+            .iter()
+            .map(|(name, node)| (name.as_str(), Ledger::new(node.ledger.capacity().clone())))
+            .collect();
+        let place = || -> Option<BTreeSet<String>> {
+            let actor = gang.map_or(Some(&unit), |gang| gang.members.first())?;
+            let request = &self.actors.get(actor)?.request;
+            let nodes = self.candidates(&request.role);
+            let nodes = nodes.filter_map(|node| Some(Candidate { ledger: empty.get(node.name)?, ..node }));
+            let request = Request::from(request);
+            Some(match gang {
+                Some(gang) => {
+                    let places = placement::place_gang(nodes, &request, gang.members.len()).ok()?;
+                    places.into_iter().map(|(node, _)| node).collect()
+                }
+                None => BTreeSet::from([placement::place(nodes, &request).ok()?.0]),
+            })
+        };
+        Kept { unit, nodes: place().unwrap_or_default(), why }
     }
 
     /// Gives an actor a process on `node`, and has it launched.
@@ -160,11 +225,15 @@ impl Head {
     pub(super) fn send_launch(&mut self, process: u64) {
         let Some(state) = self.processes.get(&process) else { return };
         let Some(actor) = state.actor else { return };
-        let Some(request) = self.actors.get(&actor).map(|actor| actor.request.clone()) else { return };
+        let Some(record) = self.actors.get(&actor) else { return };
+        let request = record.request.clone();
+        let job_name = self.jobs.get(&request.job).map(|job| job.name.clone()).unwrap_or_default();
+        let caption = Caption { job_name, rank: record.seat.map(|seat| (seat.rank, seat.size)) };
         let saved = self.saved.get(actor).cloned();
         let allotment = state.allotment.clone();
         let node = state.node.clone();
         self.tell_holders(&node, &request);
+        self.command(&node, Command::Caption { process, caption });
         let launch = Launch { process, actor, request, allotment, saved };
         self.command(&node, Command::Launch(launch));
     }
@@ -235,8 +304,10 @@ impl Head {
             node.ledger.put_back(&state.allotment);
             self.waiting.room_grew();
         }
+        // Who was only to go elsewhere, and came to its end meanwhile, does not go on there.
+        let moves = state.moves && death.cause != Cause::Finished;
         if let (Some(by), Cause::Exited(_) | Cause::Signal(_) | Cause::Finished) =
-            (&state.stopped_by, &death.cause)
+            (state.stopped_by.as_ref().filter(|_| moves == state.moves), &death.cause)
         {
             death.cause = Cause::OrderedBy(by.clone());
         }
@@ -251,9 +322,9 @@ impl Head {
         record.process = None;
         self.dirty.insert(Key::Actor(actor));
         if let Some(seat) = record.seat {
-            return self.member_gone(actor, seat, &death, expected, state.moves);
+            return self.member_gone(actor, seat, &death, expected, moves);
         }
-        let again = if state.moves {
+        let again = if moves {
             Some(record.restarts_left)
         } else if expected || !record.started {
             None
@@ -265,8 +336,8 @@ impl Head {
             return;
         };
         record.restarts_left = restarts_left;
-        if state.moves {
-            self.waiting.push(actor);
+        if moves {
+            self.waiting.push(actor, self.now);
         }
         let job = record.request.job;
         let report = death.report(&record.request.role, Some(ActorId(actor)));
@@ -298,13 +369,54 @@ impl Head {
 }
 
 impl Head {
-    /// Whoever asked is gone: nobody waits for the answers, and what was to end with it ends.
+    /// Whoever asked is gone: nobody waits for the answers, and what was to end with it ends. So does what it alone has asked for
+    /// and there was no room for yet.
     pub(super) fn asker_gone(&mut self, origin: Origin) {
         let drainers = self.nodes.values_mut().map(|node| &mut node.drainers);
-        for askers in self.spawners.values_mut().chain(self.enders.values_mut()).chain(drainers) {
+        for askers in self.enders.values_mut().chain(drainers) {
             askers.retain(|(asker, _)| *asker != origin);
         }
+        let mut unwanted = Vec::new();
+        for (unit, askers) in &mut self.spawners {
+            let before = askers.len();
+            askers.retain(|(asker, _)| *asker != origin);
+            if before > 0 && askers.is_empty() {
+                unwanted.push(*unit);
+            }
+        }
+        let by = match origin {
+            Origin::Client(_) => "the end of the client that asked for it".to_owned(),
+            Origin::Worker(process) => format!("the end of process {process}, which asked for it"),
+        };
+        for unit in unwanted {
+            self.end_unplaced(unit, &by);
+        }
         self.spawner_gone(origin);
+    }
+
+    /// Ends an actor or a gang that has never had room.
+    fn end_unplaced(&mut self, unit: u64, by: &str) {
+        let never_ran = |actor: &ActorState| actor.process.is_none() && !actor.started;
+        match self.gangs.get(&unit) {
+            Some(gang) => {
+                let members = gang.members.iter().filter_map(|member| self.actors.get(member));
+                if gang.state.ending.is_none() && members.clone().all(never_ran) {
+                    self.end_all_of(unit, Cause::OrderedBy(by.to_owned()), true);
+                }
+            }
+            None if self.actors.get(&unit).is_some_and(never_ran) => self.end_actor(unit, by, false),
+            None => {}
+        }
+    }
+
+    /// After a restart of the head: no client is connected yet, so nobody waits for what clients asked for.
+    pub(super) fn end_what_clients_waited_for(&mut self) {
+        let of_clients = self.actors.iter().filter(|(_, actor)| matches!(actor.spawner, Origin::Client(_)));
+        let units: BTreeSet<u64> =
+            of_clients.map(|(actor, state)| state.seat.map_or(*actor, |seat| seat.gang)).collect();
+        for unit in units {
+            self.end_unplaced(unit, "the end of the client that asked for it");
+        }
     }
 
     /// Whoever asked for actors that end with it is gone.

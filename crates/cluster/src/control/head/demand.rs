@@ -35,16 +35,17 @@ impl Further {
 }
 
 impl Head {
-    /// As [`candidates`](Self::candidates), with all the nodes that may be asked for: a gang may need several.
+    /// As [`candidates_for`](Self::candidates_for), with all the nodes that may be asked for: a gang may need several.
     pub(super) fn gang_candidates<'a>(
         &'a self,
+        gang: u64,
         role: &str,
     ) -> impl Iterator<Item = Candidate<'a>> + Clone + use<'a> {
         let others = self
             .further
             .iter()
             .flat_map(|further| std::iter::repeat_n(further.candidate(), further.most.saturating_sub(1)));
-        self.candidates(role).chain(others)
+        self.candidates_for(gang, role).chain(others)
     }
 
     /// What waits, and what it lacks when `coming` nodes were asked for and have not joined: of those that wait, `patient` ones

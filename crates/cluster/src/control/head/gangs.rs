@@ -1,5 +1,7 @@
 //! Gangs: actors that are placed, started again and ended together.
 
+use std::time::Duration;
+
 use lyceum_actor::{
     ActorAddress, ActorId, Cause, ControlError, DeathReport, GangRequest, Lifetime, ProcessDeath,
     SpawnRequest,
@@ -12,6 +14,9 @@ use super::super::vocabulary::{Answer, JobEvent, Origin};
 use super::Head;
 use super::actors::{MAX_ARGS, MAX_GANG_WORDS, unplaced_death, words_of};
 use super::names::Name;
+
+/// In place of the number of a gang that has none yet.
+const NO_UNIT: u64 = 0;
 
 /// Most members of one gang.
 pub(super) const MAX_GANG: usize = 4096;
@@ -54,7 +59,7 @@ impl Head {
         self.gangs.insert(gang, Gang { state: GangState::default(), members });
         self.dirty.insert(Key::Gang(gang));
         self.spawners.insert(gang, vec![asker]);
-        self.waiting.push(gang);
+        self.waiting.push(gang, self.now);
     }
 
     fn check_gang(&self, GangRequest { member, args }: &GangRequest) -> Result<(), String> {
@@ -84,7 +89,7 @@ impl Head {
             ));
         }
         self.check_queue()?;
-        match placement::place_gang(self.gang_candidates(role), &Request::from(member), args.len()) {
+        match placement::place_gang(self.gang_candidates(NO_UNIT, role), &Request::from(member), args.len()) {
             Err(Unplaced::Never(why)) => Err(format!("{role}: {why}")),
             Ok(_) | Err(Unplaced::Later) => Ok(()),
         }
@@ -117,20 +122,17 @@ impl Head {
     }
 
     /// Gives a gang that waits its nodes, if there is room for all of it.
-    pub(super) fn schedule_gang(&mut self, gang: u64) {
+    pub(super) fn schedule_gang(&mut self, gang: u64, since: Duration) {
         let Some(request) = self.member_request(gang) else { return };
         let members = self.gangs.get(&gang).map(|state| state.members.clone()).unwrap_or_default();
-        match placement::place_gang(
-            self.gang_candidates(&request.role),
-            &Request::from(request),
-            members.len(),
-        ) {
+        let nodes = self.gang_candidates(gang, &request.role);
+        match placement::place_gang(nodes, &Request::from(request), members.len()) {
             Ok(places) => {
                 for (member, (node, allotment)) in members.into_iter().zip(places) {
                     self.assign(member, node, allotment);
                 }
             }
-            Err(Unplaced::Later) => self.waiting.put_back(gang),
+            Err(Unplaced::Later) => self.waiting.put_back(gang, since),
             Err(Unplaced::Never(why)) => {
                 self.end_all_of(gang, Cause::Failed(vec![why.to_string()]), false);
             }
@@ -141,7 +143,7 @@ impl Head {
     pub(super) fn gang_waits_for(&self, gang: u64) -> String {
         let Some(request) = self.member_request(gang) else { return String::new() };
         let size = self.gangs.get(&gang).map_or(0, |state| state.members.len());
-        placement::gang_waits_for(self.candidates(&request.role), &Request::from(request), size)
+        placement::gang_waits_for(self.candidates_for(gang, &request.role), &Request::from(request), size)
     }
 
     /// Where the members of a gang are, by rank, if all of it has started.
@@ -234,7 +236,7 @@ impl Head {
                     self.notify_job(job, JobEvent::Restarting { report, restarts_left });
                 }
                 if ending.first.is_none() {
-                    self.waiting.push(gang);
+                    self.waiting.push(gang, self.now);
                 }
             }
             None => {

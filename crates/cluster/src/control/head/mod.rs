@@ -30,7 +30,7 @@ use self::gangs::Gang;
 use self::names::Name;
 use self::nodes::Node;
 use self::programs::Programs;
-use self::queue::Queue;
+use self::queue::{Kept, Queue};
 use self::restarts::Rests;
 use self::saved::Saved;
 pub use self::tokens::Shown;
@@ -302,6 +302,8 @@ pub struct Head {
     stalls: BTreeMap<u64, String>,
     /// Actors and gangs that wait for room, in order of asking.
     waiting: Queue,
+    /// Room that is kept for the first of them. Of one term only, as the time for which they wait.
+    kept: Option<Kept>,
     /// What is to be remembered of restarts.
     restarts: Rests,
     /// Failures that may speak against nodes.
@@ -362,6 +364,7 @@ impl Head {
             programs: Programs::default(),
             stalls: BTreeMap::new(),
             waiting: Queue::default(),
+            kept: None,
             restarts: Rests::default(),
             failures: Failures::default(),
             spawners: BTreeMap::new(),
@@ -418,12 +421,14 @@ impl Head {
                 self.names.insert(name, state.seat.map_or(*actor, |seat| seat.gang));
             }
             match state.seat {
-                None if state.process.is_none() => self.waiting.push(*actor),
+                None if state.process.is_none() => self.waiting.push(*actor, self.now),
                 None => {}
                 Some(seat) => self.gangs.entry(seat.gang).or_default().members.push(*actor),
             }
         }
-        self.waiting.extend(self.idle_gangs());
+        for gang in self.idle_gangs() {
+            self.waiting.push(gang, self.now);
+        }
         // Nobody is connected yet, so nobody is left of whom a bound job waited for.
         let bound: Vec<u64> =
             self.jobs.iter().filter(|(_, job)| job.bound_to.is_some()).map(|(id, _)| *id).collect();
@@ -434,6 +439,7 @@ impl Head {
         for client in clients.into_iter().filter(|spawner| matches!(spawner, Origin::Client(_))) {
             self.spawner_gone(client);
         }
+        self.end_what_clients_waited_for();
     }
 
     /// Says what time it is, in milliseconds since 1970: before events of which that decides something.
@@ -478,10 +484,13 @@ impl Head {
                 self.look_at_silence();
                 self.look_at_drains();
                 self.forget_members();
+                self.keep_room_again();
             }
             HeadEvent::Shutdown { by } => self.shut_down(None, &by),
         }
-        self.waiting.extend(self.restarts.due(self.now));
+        for unit in self.restarts.due(self.now) {
+            self.waiting.push(unit, self.now);
+        }
         self.schedule();
         self.finish_jobs();
         self.finish_shutdown();

@@ -94,7 +94,7 @@ impl Head {
             return "waiting to be started again".to_owned();
         }
         match gang {
-            None => format!("waiting for room: {}", self.waits_for(&record.request)),
+            None => format!("waiting for room: {}", self.waits_for(actor, &record.request)),
             Some(gang) if self.gang_is_ending(gang) => "waiting for the end of its gang".to_owned(),
             // Said once: it takes a look at every node.
             Some(gang) if !self.leads(actor, gang) => "waiting for room with its gang".to_owned(),

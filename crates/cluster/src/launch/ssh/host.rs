@@ -189,8 +189,7 @@ impl Place {
         self.started = None;
         let (state, node) = (&self.state, &self.subject.node);
         let log = state.agent_log(node);
-        let old_log = log.with_extension("log.old");
-        for path in [state.node(node), state.worker_logs(node), log, old_log] {
+        for path in [state.node(node), state.worker_logs(node), log] {
             remove(&path)?;
         }
         // Folders that others still use stay, for they are not empty.
