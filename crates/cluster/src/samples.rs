@@ -35,7 +35,7 @@ pub(crate) enum Said {
 }
 
 impl Said {
-    pub(crate) const LANES: [&str; 9] = [
+    pub(crate) const LANES: [&str; 11] = [
         "AgentToHead",
         "HeadToAgent",
         "ClientToHead",
@@ -143,7 +143,7 @@ pub(crate) fn spawn() -> SpawnRequest {
     }
 }
 
-fn program() -> String {
+pub(crate) fn program() -> String {
     format!("sha256:{}", "0123456789abcdef".repeat(4))
 }
 

@@ -202,6 +202,13 @@ fn whatever_members_say_the_head_stands() {
         Ask::Revoke { node: "node-b".into(), by: "somebody".into() },
         Ask::Certificates,
     ];
+    let hosted = lyceum_actor::SpawnRequest { program: Some(samples::program()), ..spawn("hosted") };
+    let brought = [
+        Ask::HasProgram { node: "a".into(), program: samples::program() },
+        Ask::Spawn(hosted.clone()),
+        Ask::Spawn(hosted),
+        Ask::Warnings,
+    ];
     let spawns = || [Ask::Spawn(spawn("one")), Ask::Spawn(named.clone()), Ask::SpawnGang(gang.clone())];
     let watch = ProcessAddress {
         kind: ProcessKind::Worker,
@@ -215,6 +222,7 @@ fn whatever_members_say_the_head_stands() {
         conversation([Ask::Watch(watch), Ask::SpawnGang(gang.clone())], &life[..3]),
         conversation(samples::asks(), &samples::reports()),
         conversation(papers, &life[..2]),
+        conversation(brought, &life[..2]),
         to_bytes(&[said(0, 0, samples::join()), said(1, 20_000, samples::join())]),
         // All of a gang start; then the client goes, and a node is silent and cannot be reached in another way either.
         [

@@ -69,7 +69,7 @@ impl Queue {
 
     /// Those who wait, in order of asking.
     pub(super) fn units(&self) -> impl Iterator<Item = u64> + '_ {
-        self.waiting.iter().copied()
+        self.waiting.iter().map(|(unit, _)| *unit)
     }
 
     pub(super) fn len(&self) -> usize {
