@@ -201,6 +201,7 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
             let to = self.target.address();
             self.key = Some(system.inner().keys.begin((to.actor.0, to.incarnation)));
         }
+        let route = route?;
         let began = *self.began.get_or_insert_with(Instant::now);
         let letter = Letter {
             ask,
@@ -210,9 +211,9 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
             key: self.key.as_ref().map(OpenKey::now),
             again: self.retried < self.retries,
             first: self.retried == 0,
-            ..Letter::of(message, self.target.fingerprint())?
+            ..Letter::along(message, self.target.fingerprint(), system, &route)?
         };
-        Submission::new(system, self.target.address(), route?, letter)
+        Submission::new(system, self.target.address(), route, letter)
     }
 
     /// Whether it is sent again after it came to this; then the pause before that has begun.

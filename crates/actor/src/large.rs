@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lyceum_store::{ObjectRef, Receiver, StoreClient, StoreError};
+use lyceum_store::{ObjectRef, Receiver, RegionRef, RegionWriter, StoreClient, StoreError};
 use lyceum_wire::{AlignedBytes, access_checked};
 use rkyv::{Archived, rancor};
 
-use crate::{address::ProcessAddress, message::encode};
+use crate::{ProcessAddress, message::encode};
 
 /// From this size on, in bytes, messages and replies for another process travel through the store.
 pub const LARGE: usize = 64 * 1024;
@@ -25,6 +25,8 @@ const ROOM_WITHIN: Duration = Duration::from_secs(1);
 
 /// A place for payloads above [`LARGE`]: the node's store, by its [`StoreClient`].
 pub trait LargePayloads: Send + Sync + 'static {
+    /// Room for a payload of `len` bytes for `receiver`, where there is some at once and nobody need be asked.
+    fn room(&self, len: usize, receiver: &ProcessAddress) -> Option<Box<dyn Room>>;
     /// Puts `payload` in for `receiver` and returns a description of it that `receiver` can
     /// [`open`](Self::open), once.
     fn put(
@@ -40,49 +42,112 @@ pub trait LargePayloads: Send + Sync + 'static {
     fn discard(&self, description: &[u8]);
 }
 
+/// Where a payload for one receiver is written. Dropped, it was not sent.
+pub trait Room: Send {
+    /// All of it.
+    fn bytes(&mut self) -> &mut [u8];
+    /// The first `len` bytes are the payload: returns a description as [`LargePayloads::put`] does.
+    fn send(self: Box<Self>, len: usize) -> Vec<u8>;
+}
+
+/// How payloads in a node's store are described.
+#[derive(Debug, Clone, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+enum Description {
+    Object(ObjectRef),
+    /// For a process of the same node.
+    Region(RegionRef),
+}
+
+impl Description {
+    fn encode(&self) -> Vec<u8> {
+        // It has no field that could refuse.
+        encode(self).map(|bytes| bytes.to_vec()).unwrap_or_default()
+    }
+}
+
+/// Room in a region, for one process.
+struct RegionRoom {
+    region: RegionWriter,
+    receiver: u64,
+}
+
+impl Room for RegionRoom {
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.region
+    }
+
+    fn send(self: Box<Self>, len: usize) -> Vec<u8> {
+        let Self { region, receiver } = *self;
+        Description::Region(region.send_to(receiver, len)).encode()
+    }
+}
+
 impl LargePayloads for StoreClient {
+    fn room(&self, len: usize, receiver: &ProcessAddress) -> Option<Box<dyn Room>> {
+        if receiver.node != self.node() {
+            return None;
+        }
+        let region = self.region(len)?;
+        Some(Box::new(RegionRoom { region, receiver: receiver.process }))
+    }
+
     fn put(
         &self,
         payload: AlignedBytes,
         receiver: &ProcessAddress,
     ) -> BoxFuture<'static, Result<Vec<u8>, String>> {
         let store = self.clone();
+        let near = receiver.node == self.node();
         let receiver = Receiver { node: receiver.node.clone(), process: receiver.process };
         Box::pin(async move {
             let said = |error: StoreError| error.to_string();
+            if near && let Some(mut region) = store.keep_region(payload.len()).await {
+                region[..payload.len()].copy_from_slice(&payload);
+                return Ok(Description::Region(region.send_to(receiver.process, payload.len())).encode());
+            }
             let mut object = store.create_within(payload.len(), ROOM_WITHIN).await.map_err(said)?;
             object.copy_from_slice(&payload);
             let reference = object.send_to(receiver).await.map_err(said)?;
-            encode(&reference).map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
+            Ok(Description::Object(reference).encode())
         })
     }
 
     fn open(&self, description: AlignedBytes) -> BoxFuture<'static, Result<AlignedBytes, String>> {
         let store = self.clone();
         Box::pin(async move {
-            let reference = read(&description)?;
-            let object = StoreClient::open(&store, &reference).await.map_err(|error| error.to_string())?;
+            let said = |error: StoreError| error.to_string();
             // The mapping is read where it lies; the lease ends with the last clone of these bytes.
-            Ok(AlignedBytes::from_bytes(Bytes::from_owner(object)))
+            Ok(AlignedBytes::from_bytes(match read(&description)? {
+                Description::Object(reference) => {
+                    Bytes::from_owner(StoreClient::open(&store, &reference).await.map_err(said)?)
+                }
+                Description::Region(reference) => {
+                    Bytes::from_owner(store.open_region(&reference).await.map_err(said)?)
+                }
+            }))
         })
     }
 
     fn revoke(&self, description: &[u8]) {
-        if let Ok(reference) = read(&AlignedBytes::copy_from(description)) {
-            StoreClient::revoke(self, &reference);
+        match read(&AlignedBytes::copy_from(description)) {
+            Ok(Description::Object(reference)) => StoreClient::revoke(self, &reference),
+            Ok(Description::Region(reference)) => self.give_up_region(&reference),
+            Err(_) => {}
         }
     }
 
     fn discard(&self, description: &[u8]) {
-        if let Ok(reference) = read(&AlignedBytes::copy_from(description)) {
-            StoreClient::discard(self, &reference);
+        match read(&AlignedBytes::copy_from(description)) {
+            Ok(Description::Object(reference)) => StoreClient::discard(self, &reference),
+            Ok(Description::Region(reference)) => self.give_up_region(&reference),
+            Err(_) => {}
         }
     }
 }
 
-fn read(description: &[u8]) -> Result<ObjectRef, String> {
-    let archived = access_checked::<Archived<ObjectRef>>(description).map_err(|error| error.to_string())?;
-    rkyv::deserialize::<ObjectRef, rancor::Error>(archived).map_err(|error| error.to_string())
+fn read(description: &[u8]) -> Result<Description, String> {
+    let archived = access_checked::<Archived<Description>>(description).map_err(|error| error.to_string())?;
+    rkyv::deserialize::<Description, rancor::Error>(archived).map_err(|error| error.to_string())
 }
 
 /// A payload that lies in the store, and whose it is: with the last clone of this it is given back, unless somebody
@@ -160,7 +225,7 @@ impl fmt::Debug for Parcel {
 }
 
 /// The bytes of a message on its way, or where in the store they lie.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Payload {
     Inline(AlignedBytes),
     Stored(Parcel),

@@ -102,7 +102,7 @@ pub(crate) struct Request<'a> {
     pub(crate) fingerprint: u64,
     pub(crate) message: u64,
     /// `None` while it is being put into the store; see [`Link::supply`].
-    pub(crate) payload: Option<AlignedBytes>,
+    pub(crate) payload: Option<Payload>,
     pub(crate) ask: bool,
     /// Waits on while the peer's node is silent.
     pub(crate) patient: bool,
@@ -177,7 +177,7 @@ impl Link {
             again: request.again,
             parcel: None,
             queued: Some(Queued {
-                payload: request.payload.map(Payload::Inline),
+                payload: request.payload,
                 message: request.message,
                 deadline: request.deadline,
                 trace: request.trace,

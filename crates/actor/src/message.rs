@@ -10,8 +10,10 @@ use rkyv::{
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::output::Output;
+
 /// The serializer that archives messages.
-pub type Encoder<'a> = HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>;
+pub type Encoder<'a> = HighSerializer<Output, ArenaHandle<'a>, rancor::Error>;
 /// The validator that checks a received archive once.
 pub type Validator<'a> = HighValidator<'a, rancor::Error>;
 /// The deserializer behind [`Incoming::read`](crate::Incoming::read).
@@ -38,7 +40,12 @@ where
 
 /// `message` as archived bytes, 16-byte aligned. Fails only where a field's own `Serialize` does.
 pub fn encode<M: Message>(message: &M) -> Result<AlignedVec, rancor::Error> {
-    rkyv::to_bytes::<rancor::Error>(message)
+    encode_to(message, Output::default()).map(Output::into_bytes)
+}
+
+/// `message` as archived bytes in `output`, which has none yet.
+pub(crate) fn encode_to<M: Message>(message: &M, output: Output) -> Result<Output, rancor::Error> {
+    rkyv::api::high::to_bytes_in(message, output)
 }
 
 /// A message type's number on the wire: a hash of its name and archived size and alignment, the same in every process

@@ -21,6 +21,7 @@ use crate::{
     System,
     cell::Cell,
     fingerprint,
+    large::Payload,
     life::Args,
     protocol::{decode_outcome, encode_outcome},
     reference::Route,
@@ -96,7 +97,7 @@ impl Reader<PassOn> for Relay {
         let letter = Letter {
             fingerprint,
             message,
-            payload,
+            payload: Payload::Inline(payload),
             origin: None,
             ask,
             patient,
@@ -243,7 +244,7 @@ async fn pass_on(
         to: to.to_vec(),
         fingerprint: letter.fingerprint,
         message: letter.message,
-        payload: letter.payload.to_vec(),
+        payload: letter.payload.bytes().to_vec(),
         ask: letter.ask,
         patient: letter.patient,
     };

@@ -7,9 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::BoxFuture;
-use lyceum_wire::AlignedBytes;
-
 use crate::{
     ActorAddress, Message, System,
     cell::{Envelope, LOCAL, Offered},
@@ -18,11 +15,13 @@ use crate::{
     kept::CallKey,
     large::{LARGE, Payload},
     link::{Link, Request},
-    message::{encode, message_id},
+    message::{encode_to, message_id},
+    output::Output,
     reference::Route,
     reply::ReplyTo,
     slot::{Outcome, Slot},
 };
+use futures_util::future::BoxFuture;
 
 /// A message as it is sent, and how.
 #[derive(Clone)]
@@ -31,7 +30,7 @@ pub(crate) struct Letter {
     pub(crate) fingerprint: u64,
     /// The number of the message's type.
     pub(crate) message: u64,
-    pub(crate) payload: AlignedBytes,
+    pub(crate) payload: Payload,
     /// The type that this process archived into the payload, if it did.
     pub(crate) origin: Option<TypeId>,
     pub(crate) ask: bool,
@@ -50,12 +49,26 @@ pub(crate) struct Letter {
 impl Letter {
     /// `message`, to be asked, without a deadline.
     pub(crate) fn of<M: Message>(message: &M, fingerprint: u64) -> Result<Letter, Outcome> {
-        let payload = encode(message)
+        Letter::written(message, fingerprint, Output::default())
+    }
+
+    /// The same, for who is at the end of `route`, and nobody else.
+    pub(crate) fn along<M: Message>(
+        message: &M,
+        fingerprint: u64,
+        system: &System,
+        route: &Route,
+    ) -> Result<Letter, Outcome> {
+        Letter::written(message, fingerprint, Output::from(system.source(route)))
+    }
+
+    fn written<M: Message>(message: &M, fingerprint: u64, output: Output) -> Result<Letter, Outcome> {
+        let output = encode_to(message, output)
             .map_err(|error| Outcome::NotSent(format!("the message cannot be archived: {error}")))?;
         Ok(Letter {
             fingerprint,
             message: message_id::<M>(),
-            payload: payload.into(),
+            payload: output.into_payload(),
             origin: Some(TypeId::of::<M>()),
             ask: true,
             patient: false,
@@ -111,7 +124,7 @@ impl Submission {
                 let envelope = Envelope {
                     message,
                     paid: Some((LOCAL, Credits::of_message(payload.len()))),
-                    payload: Payload::Inline(payload),
+                    payload,
                     origin,
                     reply: if ask { ReplyTo::Local(slot.clone()) } else { ReplyTo::Nobody },
                     deadline,
@@ -126,8 +139,12 @@ impl Submission {
                 }
             }
             Route::Remote(link) => {
-                let large = payload.len() >= LARGE;
-                sent.storing = large.then(|| system.put_large(payload.clone(), &link.peer)).flatten();
+                sent.storing = match &payload {
+                    Payload::Inline(bytes) if bytes.len() >= LARGE => {
+                        system.put_large(bytes.clone(), &link.peer)
+                    }
+                    _ => None,
+                };
                 let call = link.submit(Request {
                     to,
                     fingerprint,

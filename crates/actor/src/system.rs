@@ -26,8 +26,10 @@ use crate::{
     large::{Parcel, Payload},
     life::{self, Args},
     network::Network,
+    output::Source,
     population::Actors,
     protocol::stored_payload,
+    reference::Route,
     registry::start,
     relay::{self, Relay},
     saved::Saved,
@@ -499,6 +501,22 @@ impl System {
                 }
             }
         }))
+    }
+
+    /// Puts a payload for `receiver` where it reads it, if that can be done at once.
+    pub(crate) fn put_large_now(&self, payload: &[u8], receiver: &ProcessAddress) -> Option<Parcel> {
+        let large = self.inner.large.get().filter(|_| receiver.kind == ProcessKind::Worker)?;
+        let mut room = large.room(payload.len(), receiver)?;
+        room.bytes()[..payload.len()].copy_from_slice(payload);
+        Some(Parcel::sent(large.clone(), room.send(payload.len())))
+    }
+
+    /// Where room is had for a large message along `route`, without asking anybody.
+    pub(crate) fn source(&self, route: &Route) -> Option<Source> {
+        let Route::Remote(link) = route else { return None };
+        let near = link.peer.kind == ProcessKind::Worker && link.peer.node == self.inner.address.node;
+        let large = self.inner.large.get().filter(|_| near)?.clone();
+        Some(Source { large, link: link.clone() })
     }
 
     /// What another process put into the store for this one.

@@ -14,6 +14,13 @@ const MIB: f64 = (1 << 20) as f64;
 /// What a made object is full of.
 const FILL: u8 = 1;
 
+/// The [`sum`] of so many bytes of [`FILL`].
+fn sum_of_filled(bytes: usize) -> u64 {
+    let word = u64::from_ne_bytes([FILL; 8]);
+    let (words, rest) = (bytes as u64 / 8, bytes as u64 % 8);
+    word.wrapping_mul(words).wrapping_add(rest * u64::from(FILL))
+}
+
 /// Makes, keeps and reads objects of its node's store.
 #[derive(Debug)]
 pub struct Keeper;
@@ -174,7 +181,7 @@ impl Handler<Hand> for KeeperActor {
             let reference = writer.seal().await?.share().await?;
             let summed = reader.ask(Read(reference)).await.map_err(CallError::erase)?.read()?;
             handed.add(bytes, began.elapsed().as_secs_f64());
-            ensure!(summed == bytes as u64 * u64::from(FILL), "the reader read other bytes");
+            ensure!(summed == sum_of_filled(bytes), "the reader read other bytes");
             read.add(bytes, reader.ask(ReadAgain).await.map_err(CallError::erase)?.read()?);
         }
         Ok(Handed { handed: handed.round, read: read.round })

@@ -1,7 +1,7 @@
 //! What processes, and the stores of other nodes, say: given as anything at all, to the parsers and to the table that acts on
 //! it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use lyceum_fuzz::Fuzz;
@@ -16,7 +16,8 @@ use crate::protocol::{
 };
 use crate::table::{Effect, Event, Served, Table, TableOptions};
 
-const PAGE: u64 = 4096;
+/// Large, so that there is room for a region.
+const PAGE: u64 = 32 << 10;
 
 fn object(sequence: u64) -> ObjectId {
     ObjectId { origin: 5, sequence }
@@ -41,6 +42,8 @@ fn requests() -> Vec<Request> {
         Ask::Send { id: object(2), receiver: receiver() },
         Ask::Open { reference: reference(1, "here"), wait_ms: 10 },
         Ask::Open { reference: reference(9, "a-node-far-away"), wait_ms: 10 },
+        Ask::Keep { len: 1 << 20 },
+        Ask::Segment { segment: 0 },
     ];
     let tells = [
         Tell::Abandon { id: object(2) },
@@ -49,6 +52,7 @@ fn requests() -> Vec<Request> {
         Tell::Discard { reference: reference(1, "here") },
         Tell::Discard { reference: reference(9, "a-node-far-away") },
         Tell::Cancel { number: 1 },
+        Tell::Freed { slot: 0 },
     ];
     let asks = asks.into_iter().zip(1..).map(|(ask, number)| Request::Ask { number, ask });
     asks.chain(tells.into_iter().map(Request::Tell)).collect()
@@ -98,10 +102,12 @@ fn answers_are_read_or_refused() {
         Reply::Sealed,
         Reply::Shared { ticket: 7 },
         Reply::Opened { place },
+        Reply::Kept { slot: 3, place },
+        Reply::Segment { segment: 1, segment_bytes: 1 << 20 },
     ];
     let replies = replies.into_iter().chain(errors.map(Reply::Failed));
     let said = replies.map(|reply| Answer::Reply { number: 1, reply }).chain([
-        Answer::Welcome { version: 3, node: "a-node-of-a-cluster".into(), holder: 7 },
+        Answer::Welcome { version: 4, node: "a-node-of-a-cluster".into(), holder: 7, origin: 5 },
         Answer::Goodbye { reason: "it is late".into() },
     ]);
     let seeds: Vec<_> = said.map(|answer| encode(&answer).unwrap()).collect();
@@ -149,6 +155,14 @@ impl World {
         if let Event::ServeEnded { serve, .. } = event {
             self.serves.remove(&serve);
         }
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            self.apply_one(event, &mut events);
+        }
+        self.open.retain(|(asker, _), _| *asker != gone);
+    }
+
+    fn apply_one(&mut self, event: Event, events: &mut VecDeque<Event>) {
         for effect in self.table.apply(event, self.now) {
             match effect {
                 Effect::Reply { holder, number, .. } => {
@@ -162,13 +176,20 @@ impl World {
                 Effect::Served { serve, served: Served::Elsewhere(_) | Served::Refused(_) } => {
                     self.serves.remove(&serve);
                 }
-                Effect::StopFetch { .. }
+                // As if each were free: with its keeper, which never takes it.
+                Effect::WantRegion { slot, .. } => {
+                    events.push_front(Event::RegionFree { slot });
+                    events.push_back(Event::Tick);
+                }
+                Effect::GiveRegion { .. }
+                | Effect::RegionReceiverGone { .. }
+                | Effect::LookAtRegions(_)
+                | Effect::StopFetch { .. }
                 | Effect::Acknowledge { .. }
                 | Effect::Served { .. }
                 | Effect::DropSpill { .. } => {}
             }
         }
-        self.open.retain(|(asker, _), _| *asker != gone);
     }
 
     /// The end of something that is under way: in good order, or not.
@@ -312,6 +333,8 @@ fn whatever_processes_and_peers_say_the_table_stands_and_forgets_them() {
         packet(5, &Wish::Acknowledge { id: object(1), ticket: 1_000_006 }.encode()),
         said(0, &Request::Tell(Tell::Release { id: object(1) })),
         said(0, &Request::Tell(Tell::Cancel { number: 5 })),
+        asked(1, 3, Ask::Keep { len: 60_000 }),
+        said(1, &Request::Tell(Tell::Freed { slot: 0 })),
         packet(7, &[200]),
         packet(6, &[1]),
     ];

@@ -13,6 +13,10 @@
 //! transit*: [`Object::share`] makes an [`ObjectRef`] with a ticket, and the sender's agent keeps its copy until the
 //! receiver's agent has a lease of its own ([`StoreClient::open`]), by the [`TransitRules`] where nobody comes.
 //!
+//! **Regions.** What is sent to another process of the same node and is neither small nor huge need not be an object: a
+//! process keeps a few places for it, writes one message after the other there, and nobody is asked on the way. They go
+//! back to the store when somebody waits for room. See [`StoreClient::region`].
+//!
 //! **Bounds.** Capacity is fixed. [`StoreClient::create`] waits in turn for room, at most as long as it says, and an
 //! object that can never fit is refused at once (L2). Objects in transit that nobody has open make room by going to disk
 //! ([`SpillOptions`]) and come back when they are opened. A copy that is gone is [`StoreError::ObjectLost`], never a wait
@@ -61,10 +65,11 @@ mod node;
 mod object;
 mod pool;
 mod protocol;
+mod region;
 mod socket;
 mod table;
 
-pub use client::{Object, ObjectWriter, StoreClient};
+pub use client::{Object, ObjectWriter, RegionBytes, RegionRef, RegionWriter, StoreClient};
 pub use error::{Result, StoreError};
 pub use moment::Moment;
 pub use node::{

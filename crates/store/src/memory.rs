@@ -11,6 +11,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
@@ -40,17 +41,58 @@ impl Segment {
         let failed = |what: &str, e: &dyn std::fmt::Display| {
             StoreError::system(format!("{what} a store segment of {bytes} bytes"), e)
         };
-        let writable = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .map_err(|e| failed("create", &e))?;
-        rustix::fs::ftruncate(&writable, bytes).map_err(|e| failed("size", &e))?;
-        rustix::fs::fcntl_add_seals(&writable, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-            .map_err(|e| failed("seal the size of", &e))?;
+        let writable = sealed_memory(name, bytes)?;
         // Opened again through /proc, a descriptor that cannot be mapped writable.
         let path = format!("/proc/self/fd/{}", writable.as_raw_fd());
         let read_only = File::open(path).map_err(|e| failed("open read-only", &e))?.into();
         rustix::fs::fchmod(&writable, Mode::RUSR).map_err(|e| failed("protect", &e))?;
         let mapping = Arc::new(Mapping::new(&writable, bytes, Access::ReadWrite)?);
         Ok(Segment { writable, read_only, mapping })
+    }
+}
+
+/// Memory without a name whose size is fixed.
+fn sealed_memory(name: &str, bytes: u64) -> Result<OwnedFd> {
+    let failed = |what: &str, e: &dyn std::fmt::Display| {
+        StoreError::system(format!("{what} shared memory of {bytes} bytes"), e)
+    };
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(|e| failed("create", &e))?;
+    rustix::fs::ftruncate(&fd, bytes).map_err(|e| failed("size", &e))?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+        .map_err(|e| failed("seal the size of", &e))?;
+    Ok(fd)
+}
+
+/// Words that the agent and its processes share: memory that is read and written by atomic steps alone.
+#[derive(Debug)]
+pub(crate) struct Words {
+    mapping: Mapping,
+}
+
+impl Words {
+    /// Makes `bytes` of them, all zero, and a descriptor for others to map them by.
+    pub fn create(name: &str, bytes: u64) -> Result<(Words, OwnedFd)> {
+        let fd = sealed_memory(name, bytes)?;
+        Ok((Words::map(&fd, bytes)?, fd))
+    }
+
+    /// Those behind a descriptor, which has `bytes`.
+    pub fn map(fd: &OwnedFd, bytes: u64) -> Result<Words> {
+        Ok(Words { mapping: Mapping::new(fd, bytes, Access::ReadWrite)? })
+    }
+
+    pub fn count(&self) -> usize {
+        self.mapping.bytes / size_of::<AtomicU64>()
+    }
+
+    /// # Panics
+    /// When there are not so many.
+    pub fn at(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.count(), "word {index} of {}", self.count());
+        // SAFETY: within the mapping, aligned because that begins at a page, and any eight bytes are an AtomicU64. Nobody
+        // makes another kind of reference into such memory, here or in another process.
+        unsafe { self.mapping.address.cast::<AtomicU64>().add(index).as_ref() }
     }
 }
 

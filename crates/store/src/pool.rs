@@ -41,6 +41,11 @@ impl Pool {
         debug_assert!(released.is_some(), "an extent is released once: {place:?}");
     }
 
+    /// Bytes of a segment, if there is one of that number.
+    pub fn segment_bytes(&self, segment: u32) -> Option<u64> {
+        self.segments.get(segment as usize).map(Extents::bytes)
+    }
+
     pub fn largest(&self) -> u64 {
         self.segments.iter().map(Extents::bytes).max().unwrap_or(0)
     }

@@ -47,6 +47,14 @@ pub(crate) enum Ask {
         reference: ObjectRef,
         wait_ms: u64,
     },
+    /// A region for messages of so many bytes.
+    Keep {
+        len: u64,
+    },
+    /// A descriptor of the segment.
+    Segment {
+        segment: u32,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -59,6 +67,8 @@ pub(crate) enum Tell {
     Revoke { id: ObjectId, ticket: u64 },
     /// The reference was delivered and will not be opened.
     Discard { reference: ObjectRef },
+    /// A region that the agent wants is free.
+    Freed { slot: u32 },
     /// Nobody waits for this ask any more. It is still answered.
     Cancel { number: u64 },
 }
@@ -66,11 +76,13 @@ pub(crate) enum Tell {
 /// From the agent to a process.
 #[derive(Debug, Clone, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) enum Answer {
-    /// The first packet of an attachment.
+    /// The first packet of an attachment, with a descriptor of the board of regions.
     Welcome {
         version: u32,
         node: String,
         holder: u64,
+        /// The incarnation of the store.
+        origin: u64,
     },
     Reply {
         number: u64,
@@ -97,6 +109,16 @@ pub(crate) enum Reply {
     /// Comes with a read-only descriptor of the segment when the process has none yet.
     Opened {
         place: Place,
+    },
+    /// Comes with a writable descriptor of the segment when the process has none yet.
+    Kept {
+        slot: u32,
+        place: Place,
+    },
+    /// Comes with a read-only descriptor of the segment when the process has none yet.
+    Segment {
+        segment: u32,
+        segment_bytes: u64,
     },
     Failed(StoreError),
 }

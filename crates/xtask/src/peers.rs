@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use crate::cargo::{run, workspace_root};
 
 /// A peer's name, and what pip installs for it.
-const PEERS: [(&str, &[&str]); 1] = [("ray", &["ray==2.60.0", "numpy==2.3.5"])];
+const PEERS: [(&str, &[&str]); 2] =
+    [("ray", &["ray==2.60.0", "numpy==2.3.5"]), ("monarch", &["torchmonarch==0.7.0", "numpy==2.3.5"])];
 
 /// Made last in an environment, so that one that was interrupted is made again.
 const WHOLE: &str = "whole";

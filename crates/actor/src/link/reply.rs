@@ -23,9 +23,22 @@ const MAX_LENT: usize = 256;
 impl Link {
     /// Answers the peer's call number `call`.
     pub(crate) fn reply(self: &Arc<Self>, call: u64, outcome: Outcome) {
+        let system = match &outcome {
+            Outcome::Reply { bytes, .. } if bytes.len() >= LARGE => self.system.upgrade().map(System::of),
+            _ => None,
+        };
         if let Outcome::Reply { bytes, .. } = &outcome
-            && bytes.len() >= LARGE
-            && let Some(system) = self.system.upgrade().map(System::of)
+            && let Some(system) = &system
+            && let Some(parcel) = system.put_large_now(bytes, &self.peer)
+        {
+            system.watch_process(&self.peer);
+            let mut state = self.lock();
+            self.push_stored(&mut state, call, parcel);
+            self.unlock(state, Vec::new());
+            return;
+        }
+        if let Outcome::Reply { bytes, .. } = &outcome
+            && let Some(system) = system
             && let Some(put) = system.put_large(bytes.clone(), &self.peer)
         {
             // Its share of the store is freed when the receiver is gone, so that is to be heard of.

@@ -353,6 +353,14 @@ pub fn pair() -> Pair {
     pair_with(registry(), registry())
 }
 
+/// Two workers of one node.
+pub fn neighbours() -> Pair {
+    let authority = Authority::create("school").unwrap();
+    let [here, there] =
+        [registry(), registry()].map(|roles| process_of(&authority, PeerRole::Worker, "n1", roles));
+    Pair { here, there }
+}
+
 pub fn pair_with(here: Registry, there: Registry) -> Pair {
     pair_of(PeerRole::Worker, here, there)
 }

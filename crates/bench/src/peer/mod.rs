@@ -27,22 +27,26 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub enum Peer {
     /// Ray Core.
     Ray,
+    /// Monarch, without torch: calls and actors alone, it has no object store.
+    Monarch,
 }
 
 impl Peer {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Ray];
+    pub const ALL: [Self; 2] = [Self::Ray, Self::Monarch];
 
     /// Its name, on the command line and in rows.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ray => "ray",
+            Self::Monarch => "monarch",
         }
     }
 
     fn program(self) -> &'static str {
         match self {
             Self::Ray => include_str!("ray.py"),
+            Self::Monarch => include_str!("monarch.py"),
         }
     }
 
@@ -73,6 +77,7 @@ pub struct RunningPeer {
     child: Child,
     requests: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
+    peer: Peer,
     name: String,
     _program: tempfile::NamedTempFile,
 }
@@ -94,10 +99,16 @@ impl RunningPeer {
         let (requests, answers) = (child.stdin.take(), child.stdout.take());
         let (requests, answers) = requests.zip(answers).context("the peer's pipes")?;
         let answers = BufReader::new(answers).lines();
-        let mut running = Self { child, requests, answers, name: peer.name().into(), _program: program };
+        let name = peer.name().into();
+        let mut running = Self { child, requests, answers, peer, name, _program: program };
         let greeting: Greeting = running.answer(PATIENCE).await?;
         running.name = format!("{} {}", peer.name(), greeting.version);
         Ok(running)
+    }
+
+    /// Who it is.
+    pub fn peer(&self) -> Peer {
+        self.peer
     }
 
     /// Its name and version.

@@ -31,7 +31,8 @@ class Target:
         return self.sum
 
     def read(self, data):
-        return int(data.sum(dtype=numpy.uint64))
+        # Every byte, at the speed of memory.
+        return int(data.view(numpy.uint64).sum())
 
 
 def one_at_a_time(call, millis):

@@ -11,7 +11,7 @@ use super::Options;
 use crate::actors::{Add, Call, Caller, Make, Target, TargetActor};
 use crate::bare::BareEcho;
 use crate::cluster::BenchCluster;
-use crate::peer::RunningPeer;
+use crate::peer::{Peer, RunningPeer};
 use crate::round::{Round, Rounds};
 use crate::row::Row;
 
@@ -26,22 +26,44 @@ const IN_PROCESS: (usize, u64) = (1000, 50);
 struct Work {
     name: &'static str,
     call: Call,
-    beside_ray: f64,
+    beside: fn(Peer) -> f64,
     beside_bare: Option<f64>,
 }
 
 const CALLS: [Work; 3] = [
     // A call may take 1.25 times as long as an echo.
-    Work { name: "call, one at a time", call: Call::OneAtATime, beside_ray: 6.0, beside_bare: Some(0.8) },
+    Work {
+        name: "call, one at a time",
+        call: Call::OneAtATime,
+        beside: |peer| floor(peer, 6.0, 4.0),
+        beside_bare: Some(0.8),
+    },
     Work {
         name: "calls, 1,000 in flight",
         call: Call::InFlight(IN_FLIGHT),
-        beside_ray: 250.0,
+        beside: |peer| floor(peer, 250.0, 150.0),
         beside_bare: None,
     },
-    Work { name: "call with 1 MiB", call: Call::Bytes(LARGE), beside_ray: 12.0, beside_bare: None },
+    Work {
+        name: "call with 1 MiB",
+        call: Call::Bytes(LARGE),
+        beside: |peer| floor(peer, 12.0, 6.0),
+        beside_bare: None,
+    },
 ];
 
+/// The floor beside that peer.
+fn floor(peer: Peer, ray: f64, monarch: f64) -> f64 {
+    match peer {
+        Peer::Ray => ray,
+        Peer::Monarch => monarch,
+    }
+}
+
+/// Names of the works that create.
+const WITHOUT_TORCH: &str = "process actors without libtorch";
+const WITH_TORCH: &str = "process actors with libtorch";
+const OF_ONE_PROCESS: &str = "actors of one process";
 /// Floors of what is created a second.
 const LIGHT_PROCESSES: f64 = 50.0;
 const TORCH_PROCESSES: f64 = 10.0;
@@ -62,7 +84,9 @@ pub async fn measure(options: &Options) -> Result<Vec<Row>> {
     if let Some(peer) = peer {
         peer.end().await?;
     }
-    rows.push(in_process(options).await?);
+    if options.wants(OF_ONE_PROCESS) {
+        rows.push(in_process(options).await?);
+    }
     Ok(rows)
 }
 
@@ -75,7 +99,8 @@ async fn calls(
     // Two processes of one node.
     let (caller, target) = (cluster.caller("a").await?, cluster.target("a").await?);
     let mut rows = Vec::new();
-    for Work { name, call, beside_ray, beside_bare } in CALLS {
+    for Work { name, call, beside, beside_bare } in CALLS.into_iter().filter(|work| options.wants(work.name))
+    {
         let (mut ours, mut echoes, mut theirs) = <(Rounds, Rounds, Rounds)>::default();
         // The first round of each warms up.
         for round in 0..=options.rounds {
@@ -101,7 +126,8 @@ async fn calls(
         }
         match &peer {
             Some(peer) => {
-                rows.push(Row::new(name, "calls/s", &ours, Some((peer.name(), &theirs, Some(beside_ray)))));
+                let floor = Some(beside(peer.peer()));
+                rows.push(Row::new(name, "calls/s", &ours, Some((peer.name(), &theirs, floor))));
             }
             None if echoes.rate().is_none() => rows.push(Row::new(name, "calls/s", &ours, None)),
             None => {}
@@ -126,19 +152,27 @@ async fn creations(
     mut peer: Option<&mut RunningPeer>,
 ) -> Result<Vec<Row>> {
     let (mut light, mut torch, mut theirs) = <(Rounds, Rounds, Rounds)>::default();
+    let (lights, torches) = (options.wants(WITHOUT_TORCH), options.wants(WITH_TORCH));
     for _ in 0..options.rounds {
-        light.add(create(&cluster.cluster(), "lyceum").await?);
-        torch.add(create(&cluster.cluster(), "lyceum-worker").await?);
-        if let Some(peer) = &mut peer {
+        if lights {
+            light.add(create(&cluster.cluster(), "lyceum").await?);
+        }
+        if torches {
+            torch.add(create(&cluster.cluster(), "lyceum-worker").await?);
+        }
+        if lights && let Some(peer) = &mut peer {
             theirs.add(peer.create(PROCESSES as u32).await?);
         }
     }
-    let mut rows = vec![
-        Row::new("process actors without libtorch", "actors/s", &light, None).with_floor(LIGHT_PROCESSES),
-        Row::new("process actors with libtorch", "actors/s", &torch, None).with_floor(TORCH_PROCESSES),
-    ];
-    if let Some(peer) = peer {
-        rows.push(Row::new("process actors", "actors/s", &light, Some((peer.name(), &theirs, None))));
+    let mut rows = Vec::new();
+    if lights {
+        rows.push(Row::new(WITHOUT_TORCH, "actors/s", &light, None).with_floor(LIGHT_PROCESSES));
+    }
+    if torches {
+        rows.push(Row::new(WITH_TORCH, "actors/s", &torch, None).with_floor(TORCH_PROCESSES));
+    }
+    if lights && let Some(peer) = peer {
+        rows.push(Row::new(WITHOUT_TORCH, "actors/s", &light, Some((peer.name(), &theirs, None))));
     }
     Ok(rows)
 }

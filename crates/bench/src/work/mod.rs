@@ -14,10 +14,19 @@ use crate::peer::Peer;
 pub struct Options {
     /// The program whose commands are the cluster's processes: `lyceum`.
     pub program: PathBuf,
+    /// Only works whose name has this in it.
+    pub only: Option<String>,
     /// Who is measured beside us.
     pub peer: Option<Peer>,
     /// Rounds of each work.
     pub rounds: u32,
     /// Time of a round of calls.
     pub time: Duration,
+}
+
+impl Options {
+    /// Whether the work of that name is to be done.
+    pub fn wants(&self, work: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| work.contains(only.as_str()))
+    }
 }

@@ -1,13 +1,13 @@
 //! Objects: made, handed to another process, and fetched by another node.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use lyceum_actor::CallError;
 
 use super::Options;
 use crate::bare::BareStream;
 use crate::cluster::BenchCluster;
 use crate::keepers::{Fetch, Hand, Handed, Keep, Put};
-use crate::peer::RunningPeer;
+use crate::peer::{Peer, RunningPeer};
 use crate::round::Rounds;
 use crate::row::Row;
 
@@ -24,6 +24,7 @@ const FETCHED_BESIDE_PEER: f64 = 1.0;
 /// Measures all of it.
 pub async fn measure(options: &Options) -> Result<Vec<Row>> {
     let mut peer = match options.peer {
+        Some(Peer::Monarch) => bail!("monarch has no object store: `--peer ray` has one"),
         Some(peer) => Some(RunningPeer::start(peer).await?),
         None => None,
     };

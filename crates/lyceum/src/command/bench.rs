@@ -16,9 +16,13 @@ use super::block_on;
 pub struct Bench {
     /// What to measure
     subject: Subject,
-    /// Measure this system too, in turn with ours: ray (in a checkout, `cargo xtask peers` makes its environment)
+    /// Measure this system too, in turn with ours: ray or monarch (in a checkout, `cargo xtask peers` makes their
+    /// environments)
     #[arg(long)]
     peer: Option<Peer>,
+    /// Of calls and creations, measure only those whose name has this in it, such as "1 MiB"
+    #[arg(long)]
+    only: Option<String>,
     /// Write the rows to this file too
     #[arg(long)]
     json: Option<PathBuf>,
@@ -50,6 +54,7 @@ impl Bench {
     pub fn run(self) -> Result<ExitCode> {
         let options = Options {
             program: std::env::current_exe().context("cannot find this program")?,
+            only: self.only,
             peer: self.peer,
             rounds: self.rounds,
             time: Duration::from_millis(self.millis),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use super::Client;
 use super::object::{Object, Ticket};
 use super::writer::{ObjectWriter, Unsealed};
 use crate::error::{Result, StoreError};
-use crate::memory::{Access, Mapping};
+use crate::memory::{Access, Mapping, Words};
 use crate::object::ObjectId;
 use crate::pool::Place;
 use crate::protocol::{
     Answer, Ask, MAX_OUTSTANDING, MAX_PACKET, Reply, Request, Tell, VERSION, decode_answer, encode,
 };
+use crate::region::{BOARD_BYTES, Board};
 use crate::socket::{self, Received, Wake};
 
 /// How long an agent may take to welcome a process.
@@ -28,10 +30,15 @@ const WELCOME: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Then {
     Create,
-    Open { id: ObjectId },
+    Open {
+        id: ObjectId,
+    },
     Seal(Unsealed),
     Share(Object),
     Send(Unsealed),
+    Keep,
+    /// Nothing but to map the segment.
+    Map,
 }
 
 /// What an ask brought. Each gives back what it stands for when nobody wants it any more.
@@ -40,6 +47,8 @@ pub(super) enum Granted {
     Writer(ObjectWriter),
     Object(Object),
     Ticket(Ticket),
+    /// It is known where it belongs.
+    Done,
 }
 
 /// See the [module](self).
@@ -47,11 +56,25 @@ pub(super) enum Granted {
 pub(super) struct Link {
     pub node: String,
     pub holder: u64,
+    /// The incarnation of the store.
+    pub origin: u64,
+    /// In whose hand each region is.
+    pub board: Board,
+    /// Like `LinkState::ended`, for those who want no lock.
+    gone: AtomicBool,
     socket: OwnedFd,
     wake: Wake,
     /// Bounds the asks under way (L2).
     window: Arc<Semaphore>,
     state: Mutex<LinkState>,
+    mappings: Mutex<Mappings>,
+}
+
+/// This process's mappings: each segment once for reading, and once for making objects.
+#[derive(Debug, Default)]
+struct Mappings {
+    readable: BTreeMap<u32, Arc<Mapping>>,
+    writable: BTreeMap<u32, Arc<Mapping>>,
 }
 
 #[derive(Debug, Default)]
@@ -106,16 +129,20 @@ impl Link {
         // It was inherited, so it lacks this, and this process's children must not keep it open.
         rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)
             .map_err(|e| StoreError::system("use the socket to the store's agent", e))?;
-        let (node, holder) = welcome(&socket)?;
+        let Welcome { node, holder, origin, board } = welcome(&socket)?;
         let link = Arc::new(Link {
             node,
             holder,
+            origin,
+            board,
+            gone: AtomicBool::new(false),
             socket,
             wake: Wake::new()?,
             window: Arc::new(Semaphore::new(MAX_OUTSTANDING)),
             state: Mutex::new(LinkState::default()),
+            mappings: Mutex::default(),
         });
-        let reader = Reader { link: link.clone(), readable: BTreeMap::new(), writable: BTreeMap::new() };
+        let reader = Reader { link: link.clone() };
         std::thread::Builder::new()
             .name("lyceum-store-in".into())
             .spawn(move || reader.run())
@@ -131,6 +158,22 @@ impl Link {
         {
             self.post(&mut state, packet);
         }
+    }
+
+    /// Whether nothing can be asked any more.
+    pub fn has_ended(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Objects that this process made are read where they were written: those pages are mapped already.
+    pub fn mapping(&self, segment: u32, writable: bool) -> Option<Arc<Mapping>> {
+        let mappings = self.mappings();
+        let own = mappings.writable.get(&segment);
+        if writable { own.cloned() } else { own.or_else(|| mappings.readable.get(&segment)).cloned() }
+    }
+
+    fn mappings(&self) -> MutexGuard<'_, Mappings> {
+        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the thread, and with it the link, end once everything is said.
@@ -187,6 +230,7 @@ impl Link {
     /// Fails all that is under way and all that will be asked (L3).
     fn end(&self, reason: String) {
         let error = StoreError::AgentLost { reason };
+        self.gone.store(true, Ordering::Release);
         let mut state = self.lock();
         state.ended = Some(error.clone());
         state.outbox.clear();
@@ -209,8 +253,16 @@ fn waits(error: Errno) -> bool {
     matches!(error, Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM)
 }
 
-/// Waits for the agent's first packet: node and holder.
-fn welcome(socket: &OwnedFd) -> Result<(String, u64)> {
+/// What the agent's first packet says and brings.
+struct Welcome {
+    node: String,
+    holder: u64,
+    origin: u64,
+    board: Board,
+}
+
+/// Waits for the agent's first packet.
+fn welcome(socket: &OwnedFd) -> Result<Welcome> {
     let lost = |reason: String| StoreError::AgentLost { reason };
     let timeout = Timespec { tv_sec: WELCOME.as_secs() as i64, tv_nsec: 0 };
     let mut polled = [PollFd::new(socket, PollFlags::IN)];
@@ -221,8 +273,14 @@ fn welcome(socket: &OwnedFd) -> Result<(String, u64)> {
     }
     let mut buffer = [0; MAX_PACKET];
     match socket::receive(socket, &mut buffer) {
-        Ok(Received::Packet { len, .. }) => match decode_answer(&buffer[..len]) {
-            Ok(Answer::Welcome { version: VERSION, node, holder }) => Ok((node, holder)),
+        Ok(Received::Packet { len, descriptors }) => match decode_answer(&buffer[..len]) {
+            Ok(Answer::Welcome { version: VERSION, node, holder, origin }) => {
+                let Some(board) = descriptors.first() else {
+                    return Err(lost("it came without a board".into()));
+                };
+                let board = Board::new(Words::map(board, BOARD_BYTES)?)?;
+                Ok(Welcome { node, holder, origin, board })
+            }
             Ok(Answer::Welcome { version, .. }) => Err(StoreError::Invalid(format!(
                 "the store's agent speaks version {version}, this program {VERSION}: use programs of one build"
             ))),
@@ -235,11 +293,9 @@ fn welcome(socket: &OwnedFd) -> Result<(String, u64)> {
     }
 }
 
-/// The thread, with this process's mappings: each segment once for reading, and once for making objects.
+/// The thread.
 struct Reader {
     link: Arc<Link>,
-    readable: BTreeMap<u32, Arc<Mapping>>,
-    writable: BTreeMap<u32, Arc<Mapping>>,
 }
 
 impl Reader {
@@ -319,28 +375,32 @@ impl Reader {
     /// Maps a segment whose descriptor has come.
     fn learn(&mut self, reply: &Reply, descriptors: Vec<OwnedFd>) -> Result<()> {
         let Some(descriptor) = descriptors.into_iter().next() else { return Ok(()) };
-        let (mappings, place) = match reply {
-            Reply::Created { place, .. } => (&mut self.writable, place),
-            Reply::Opened { place } => (&mut self.readable, place),
+        let (writable, segment, bytes) = match *reply {
+            Reply::Created { place, .. } | Reply::Kept { place, .. } => {
+                (true, place.segment, place.segment_bytes)
+            }
+            Reply::Opened { place } => (false, place.segment, place.segment_bytes),
+            Reply::Segment { segment, segment_bytes } => (false, segment, segment_bytes),
             _ => return Ok(()),
         };
         // The pages are opened for writing extent by extent.
-        let mapping = Mapping::new(&descriptor, place.segment_bytes, Access::Read)?;
-        mappings.insert(place.segment, Arc::new(mapping));
+        let mapping = Arc::new(Mapping::new(&descriptor, bytes, Access::Read)?);
+        let mut mappings = self.link.mappings();
+        if writable { &mut mappings.writable } else { &mut mappings.readable }.insert(segment, mapping);
         Ok(())
     }
 
     fn granted(&self, client: Arc<Client>, then: Then, reply: Reply) -> Result<Granted> {
         match (then, reply) {
             (Then::Create, Reply::Created { id, place }) => {
-                let Some(mapping) = self.mapping(place, true) else {
+                let Some(mapping) = self.link.mapping(place.segment, true) else {
                     client.link.tell(Tell::Abandon { id });
                     return Err(unmapped(place));
                 };
                 Ok(Granted::Writer(ObjectWriter::new(Unsealed::new(client, id, place, mapping))?))
             }
             (Then::Open { id }, Reply::Opened { place }) => {
-                let Some(mapping) = self.mapping(place, false) else {
+                let Some(mapping) = self.link.mapping(place.segment, false) else {
                     client.link.tell(Tell::Release { id });
                     return Err(unmapped(place));
                 };
@@ -355,6 +415,14 @@ impl Reader {
                 let (client, id, _, _) = unsealed.settled();
                 Ok(Granted::Ticket(Ticket::new(client, id, ticket)))
             }
+            (Then::Keep, Reply::Kept { slot, place }) => {
+                // Where it cannot be used here it is free, and goes back in time.
+                let mapping = self.link.mapping(place.segment, true).ok_or_else(|| unmapped(place))?;
+                let last = self.link.board.state(slot).of();
+                client.add_region(slot, place, mapping, last)?;
+                Ok(Granted::Done)
+            }
+            (Then::Map, Reply::Segment { .. }) => Ok(Granted::Done),
             (Then::Seal(unsealed) | Then::Send(unsealed), Reply::Failed(error)) => {
                 unsealed.settled();
                 Err(error)
@@ -364,12 +432,6 @@ impl Reader {
                 reason: format!("it answered {reply:?} where {then:?} was asked"),
             }),
         }
-    }
-
-    /// Objects that this process made are read where they were written: those pages are mapped already.
-    fn mapping(&self, place: Place, writable: bool) -> Option<Arc<Mapping>> {
-        let own = self.writable.get(&place.segment);
-        if writable { own.cloned() } else { own.or_else(|| self.readable.get(&place.segment)).cloned() }
     }
 }
 

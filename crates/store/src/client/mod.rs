@@ -3,6 +3,7 @@
 mod copy;
 mod link;
 mod object;
+mod region;
 mod writer;
 
 use std::os::fd::OwnedFd;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::object::Object;
+pub use self::region::{RegionBytes, RegionRef, RegionWriter};
 pub use self::writer::ObjectWriter;
 
 use self::link::{Granted, Link, Then};
@@ -33,6 +35,7 @@ pub struct StoreClient {
 #[derive(Debug)]
 pub(crate) struct Client {
     link: Arc<Link>,
+    kept: region::Kept,
 }
 
 impl Drop for Client {
@@ -49,7 +52,7 @@ impl StoreClient {
     /// [`StoreError::AgentLost`] when no welcome comes, [`StoreError::Invalid`] when the agent speaks another version.
     pub fn attach(socket: OwnedFd) -> Result<StoreClient> {
         let link = Link::open(socket)?;
-        Ok(StoreClient { client: Arc::new(Client { link }) })
+        Ok(StoreClient { client: Arc::new(Client { link, kept: region::Kept::default() }) })
     }
 
     /// Name of the node.

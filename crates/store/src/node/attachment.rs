@@ -38,15 +38,18 @@ impl Attachment {
     /// Sends a reply, with a descriptor of the segment if the process has none that will do.
     pub fn reply(&self, segments: &[Segment], number: u64, reply: Reply) {
         let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        let segment = |place: &Place| segments.get(place.segment as usize);
+        let at = |index: u32| segments.get(index as usize);
         let descriptor: Option<BorrowedFd<'_>> = match &reply {
-            Reply::Created { place, .. } if granted.writable.insert(place.segment) => {
-                segment(place).map(|segment| segment.writable.as_fd())
-            }
-            Reply::Opened { place }
-                if !granted.writable.contains(&place.segment) && granted.read_only.insert(place.segment) =>
+            Reply::Created { place: Place { segment, .. }, .. }
+            | Reply::Kept { place: Place { segment, .. }, .. }
+                if granted.writable.insert(*segment) =>
             {
-                segment(place).map(|segment| segment.read_only.as_fd())
+                at(*segment).map(|segment| segment.writable.as_fd())
+            }
+            Reply::Opened { place: Place { segment, .. } } | Reply::Segment { segment, .. }
+                if !granted.writable.contains(segment) && granted.read_only.insert(*segment) =>
+            {
+                at(*segment).map(|segment| segment.read_only.as_fd())
             }
             _ => None,
         };

@@ -1,8 +1,8 @@
 //! The table under its lock, and the carrying out of its effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,16 +12,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::attachment::Attachment;
+use super::regions::{self, Watch};
 use super::serve::Given;
 use super::spill::{self, SpillFolder, Spilling, Work};
 use super::uploads::Uploads;
 use super::{StoreOptions, StorePeers, Usage, fetch, service};
 use crate::error::{Loss, Result, StoreError};
-use crate::memory::{Mapping, Segment, page_size};
+use crate::memory::{Mapping, Segment, Words, page_size};
 use crate::moment::Moment;
 use crate::object::{ObjectId, Receiver};
 use crate::pool::{Place, Pool};
 use crate::protocol::{Answer, Ask, VERSION, encode};
+use crate::region::{BOARD_BYTES, Board};
 use crate::socket::{self, Wake};
 use crate::table::{Effect, Event, Served, Table, TableOptions};
 
@@ -34,6 +36,8 @@ const MAX_ACKNOWLEDGEMENTS: usize = 1024;
 pub(super) struct Core {
     pub options: StoreOptions,
     pub segments: Vec<Segment>,
+    /// In whose hand each region is, and a descriptor of that.
+    board: (Board, OwnedFd),
     pub wake: Wake,
     pub uploads: Uploads,
     spilling: OnceLock<Spilling>,
@@ -72,6 +76,8 @@ struct State {
     wishes: BTreeMap<u64, oneshot::Sender<Given>>,
     /// When the service thread wakes by itself.
     armed: Option<Duration>,
+    /// What was last seen of regions.
+    watch: Watch,
 }
 
 /// Effects that must wait until the lock is free, because a runtime that is shutting down drops a task within `spawn`.
@@ -82,8 +88,9 @@ enum Later {
 
 impl Core {
     pub fn new(options: StoreOptions, segment_bytes: &[u64]) -> Result<Core> {
-        let name = |i| format!("lyceum-store-{}-{}-{i}", options.node, options.incarnation);
-        let segments = segment_bytes.iter().enumerate().map(|(i, &bytes)| Segment::create(&name(i), bytes));
+        let name = |i: String| format!("lyceum-store-{}-{}-{i}", options.node, options.incarnation);
+        let segments =
+            segment_bytes.iter().enumerate().map(|(i, &bytes)| Segment::create(&name(i.to_string()), bytes));
         let segments = segments.collect::<Result<Vec<_>>>()?;
         let pool = Pool::new(segment_bytes, page_size() as u64);
         let table = TableOptions {
@@ -99,10 +106,13 @@ impl Core {
             fetches: BTreeMap::new(),
             wishes: BTreeMap::new(),
             armed: None,
+            watch: Watch::default(),
         };
+        let (words, descriptor) = Words::create(&name("board".into()), BOARD_BYTES)?;
         Ok(Core {
             options,
             segments,
+            board: (Board::new(words)?, descriptor),
             wake: Wake::new()?,
             uploads: Uploads::default(),
             spilling: OnceLock::new(),
@@ -153,7 +163,10 @@ impl Core {
     }
 
     pub fn usage(&self) -> Usage {
-        self.lock().table.usage()
+        let state = self.lock();
+        let mut usage = state.table.usage();
+        regions::count(&self.board.0, state.table.regions(), &mut usage);
+        usage
     }
 
     pub fn set_peers(&self, peers: Arc<dyn StorePeers>, runtime: Handle) -> Result<()> {
@@ -176,11 +189,12 @@ impl Core {
         if state.attachments.contains_key(&holder) {
             return Err(StoreError::Invalid(format!("process {holder} is attached to the store already")));
         }
-        let welcome = Answer::Welcome { version: VERSION, node: self.options.node.clone(), holder };
+        let (node, origin) = (self.options.node.clone(), self.options.incarnation);
+        let welcome = Answer::Welcome { version: VERSION, node, holder, origin };
         let packet = encode(&welcome)?;
         let attachment = Attachment::new(holder, socket);
         // A process that has ended already is noticed by the service thread.
-        let _ = socket::send(&attachment.socket, &packet, None);
+        let _ = socket::send(&attachment.socket, &packet, Some(self.board.1.as_fd()));
         state.attachments.insert(holder, Arc::new(attachment));
         state.table.apply(Event::Attached { holder }, self.started.elapsed());
         drop(state);
@@ -241,39 +255,13 @@ impl Core {
         if let Event::ServeEnded { serve, .. } = &event {
             state.wishes.remove(serve);
         }
-        for effect in state.table.apply(event, self.started.elapsed()) {
-            match effect {
-                Effect::Reply { holder, number, reply } => {
-                    if let Some(attachment) = state.attachments.get(&holder) {
-                        attachment.reply(&self.segments, number, reply);
-                    }
-                }
-                Effect::Condemn { holder, reason } => {
-                    if let Some(attachment) = state.attachments.get(&holder) {
-                        attachment.condemn(&reason);
-                    }
-                }
-                Effect::StartFetch { fetch, id, place, node, ticket } => {
-                    let (sender, stop) = oneshot::channel();
-                    state.fetches.insert(fetch, sender);
-                    later.push(Later::Fetch { fetch, id, place, node, ticket, stop });
-                }
-                Effect::StopFetch { fetch } => {
-                    state.fetches.remove(&fetch);
-                }
-                Effect::Acknowledge { node, id, ticket } => {
-                    later.push(Later::Acknowledge { node, id, ticket })
-                }
-                Effect::Served { serve, served } => {
-                    let given = self.given(served);
-                    if let Some(wish) = state.wishes.remove(&serve) {
-                        // Whoever does not want it any more says so with `ServeEnded`.
-                        let _ = wish.send(given);
-                    }
-                }
-                Effect::Spill { spill, id, place } => self.disk_work(Work::Write { spill, id, place }),
-                Effect::Restore { spill, id, place } => self.disk_work(Work::Read { spill, id, place }),
-                Effect::DropSpill { spill } => self.disk_work(Work::Delete { spill }),
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            if matches!(event, Event::RegionFree { .. }) && events.is_empty() {
+                events.push_back(Event::Tick);
+            }
+            for effect in state.table.apply(event, self.started.elapsed()) {
+                self.carry_out(&mut state, effect, &mut events, &mut later);
             }
         }
         let next = state.table.next_deadline();
@@ -284,6 +272,67 @@ impl Core {
         drop(state);
         for effect in later {
             self.go_remote(effect);
+        }
+    }
+
+    /// What comes of it at once is put into `events`, what must wait for the lock to be free into `later`.
+    fn carry_out(
+        &self,
+        state: &mut State,
+        effect: Effect,
+        events: &mut VecDeque<Event>,
+        later: &mut Vec<Later>,
+    ) {
+        match effect {
+            Effect::Reply { holder, number, reply } => {
+                if let Some(attachment) = state.attachments.get(&holder) {
+                    attachment.reply(&self.segments, number, reply);
+                }
+            }
+            Effect::Condemn { holder, reason } => {
+                if let Some(attachment) = state.attachments.get(&holder) {
+                    attachment.condemn(&reason);
+                }
+            }
+            Effect::StartFetch { fetch, id, place, node, ticket } => {
+                let (sender, stop) = oneshot::channel();
+                state.fetches.insert(fetch, sender);
+                later.push(Later::Fetch { fetch, id, place, node, ticket, stop });
+            }
+            Effect::StopFetch { fetch } => {
+                state.fetches.remove(&fetch);
+            }
+            Effect::Acknowledge { node, id, ticket } => later.push(Later::Acknowledge { node, id, ticket }),
+            Effect::Served { serve, served } => {
+                let given = self.given(served);
+                if let Some(wish) = state.wishes.remove(&serve) {
+                    // Whoever does not want it any more says so with `ServeEnded`.
+                    let _ = wish.send(given);
+                }
+            }
+            Effect::Spill { spill, id, place } => self.disk_work(Work::Write { spill, id, place }),
+            Effect::Restore { spill, id, place } => self.disk_work(Work::Read { spill, id, place }),
+            Effect::DropSpill { spill } => self.disk_work(Work::Delete { spill }),
+            Effect::GiveRegion { slot, place } => {
+                self.board.0.give(slot, place);
+            }
+            Effect::WantRegion { slot, keeper_has_ended } => {
+                // Either it is free, or the table goes on without it.
+                let free = self.board.0.want(slot, keeper_has_ended);
+                if free {
+                    events.push_front(Event::RegionFree { slot });
+                } else if events.is_empty() {
+                    events.push_back(Event::Tick);
+                }
+            }
+            Effect::RegionReceiverGone { receiver, slots } => {
+                let free = |&slot: &u32| self.board.0.receiver_has_ended(slot, receiver);
+                events.extend(slots.into_iter().filter(free).map(|slot| Event::RegionFree { slot }));
+            }
+            Effect::LookAtRegions(regions) => {
+                let (rules, now) = (self.options.transit, self.started.elapsed());
+                events.extend(state.watch.look(&self.board.0, &regions, rules, now));
+            }
         }
     }
 

@@ -4,6 +4,7 @@ mod attachment;
 mod core;
 mod fetch;
 mod peers;
+mod regions;
 mod serve;
 mod service;
 mod spill;
@@ -134,11 +135,13 @@ pub struct Usage {
     pub capacity_bytes: u64,
     /// Bytes in use, whole pages.
     pub bytes_in_use: u64,
+    /// Bytes that processes keep for their next messages, and that are theirs for as long as nobody waits for room.
+    pub bytes_kept: u64,
     /// Bytes of objects on disk, whole pages.
     pub bytes_on_disk: u64,
     /// Objects: being written, on their way here, or sealed, in memory or on disk.
     pub objects: u64,
-    /// Leases of this node's processes.
+    /// Leases of this node's processes: what they have open.
     pub leases: u64,
     /// Leases in transit.
     pub in_transit: u64,

@@ -1,5 +1,6 @@
 //! What the table is told, and what it wants done.
 
+use super::Looked;
 use crate::error::Loss;
 use crate::moment::Moment;
 use crate::node::TransitRules;
@@ -38,6 +39,10 @@ pub(crate) enum Event {
     Restored { spill: u64, id: ObjectId },
     /// They cannot be read; nothing touches the place any more.
     RestoreFailed { spill: u64, id: ObjectId, reason: String },
+    /// The agent has a region that it wanted.
+    RegionFree { slot: u32 },
+    /// Nobody has used the region for a while.
+    RegionIdle { slot: u32 },
     /// Time has passed.
     Tick,
 }
@@ -93,6 +98,23 @@ pub(crate) enum Effect {
     DropSpill {
         spill: u64,
     },
+    /// The region is its keeper's: before that hears of it.
+    GiveRegion {
+        slot: u32,
+        place: Place,
+    },
+    /// The region is wanted back. Ends in `RegionFree`, at once or when it is free.
+    WantRegion {
+        slot: u32,
+        keeper_has_ended: bool,
+    },
+    /// What was sent to `receiver` in any of these is free.
+    RegionReceiverGone {
+        receiver: u64,
+        slots: Vec<u32>,
+    },
+    /// Look which are not used, and in which there is something that nobody opens.
+    LookAtRegions(Vec<Looked>),
 }
 
 /// What a peer that wants an object is told.

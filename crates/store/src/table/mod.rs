@@ -8,7 +8,7 @@
 //! Invariants, held by the property tests in `tests`:
 //! - **T1** a sealed object's references are its holders' leases, its leases in transit and the peers it is being
 //!   served to or that wait for that, and nothing else;
-//! - **T2** bytes in use are those of the objects in the table that have a place in memory;
+//! - **T2** bytes in use are those of the objects in the table that have a place in memory, and of regions;
 //! - **T3** a sealed object without references does not exist: it was freed in the same event, or, where its bytes are
 //!   on their way between memory and disk, with the end of that;
 //! - **T4** when every holder is gone, every fetch, serving, spill and restoring has ended and the transit rules' times
@@ -18,7 +18,7 @@
 //!   does; and nobody overtakes the first (fair), except that who waits to read an object back from disk goes before who
 //!   makes or fetches one: what is read back is on its way to be used and freed;
 //! - **T7** a place is given to nobody else while a process has the object there open or writes it, a peer is sent it,
-//!   a fetch or a restoring writes to it, or it is being written to disk;
+//!   a fetch or a restoring writes to it, or it is being written to disk; nor while it is a region in anybody's hand;
 //! - **T8** no more bytes are on disk than may be, the agent has a file for each of them, and no file outlives its
 //!   object;
 //! - **T9** an object of `SHARED_FROM` bytes or more is sent to `MAX_UPLOADS` peers at a time at most.
@@ -27,6 +27,7 @@ mod disk;
 mod events;
 mod fetches;
 mod gone;
+mod regions;
 mod requests;
 mod room;
 mod serves;
@@ -39,6 +40,7 @@ use std::time::Duration;
 
 pub(crate) use self::events::{Effect, Event, Served, TableOptions};
 use self::gone::{Ending, Gone};
+pub(crate) use self::regions::Looked;
 #[cfg(test)]
 use self::serves::{MAX_UPLOADS, SHARED_FROM};
 use crate::error::Loss;
@@ -65,6 +67,7 @@ pub(crate) struct Table {
     holders: BTreeMap<u64, HolderState>,
     serves: serves::Serves,
     transit: transit::TransitLeases,
+    regions: regions::Regions,
     room: room::Room,
     disk: disk::Disk,
     gone: Gone,
@@ -138,6 +141,7 @@ impl Table {
             holders: BTreeMap::new(),
             serves: serves::Serves::default(),
             transit: transit::TransitLeases::default(),
+            regions: regions::Regions::default(),
             room: room::Room::default(),
             gone: Gone::default(),
             last_sequence: 0,
@@ -149,7 +153,10 @@ impl Table {
     pub fn apply(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         self.now = now;
         let mut effects = Vec::new();
+        // Others may be about to be free: nothing goes to disk before time has passed too.
+        let settling = matches!(event, Event::RegionFree { .. });
         self.expire(&mut effects);
+        self.look_at_regions(&mut effects);
         match event {
             Event::Attached { holder } => {
                 self.holders.entry(holder).or_default();
@@ -177,23 +184,41 @@ impl Table {
             Event::RestoreFailed { spill, id, reason } => {
                 self.restore_failed(spill, id, &reason, &mut effects)
             }
+            Event::RegionFree { slot } => self.region_free(slot),
+            Event::RegionIdle { slot } => self.region_idle(slot, &mut effects),
             Event::Tick => {}
         }
-        self.admit(&mut effects);
+        if settling {
+            self.admit_what_fits(&mut effects);
+        } else {
+            self.admit(&mut effects);
+        }
         effects.extend(self.disk.dropped.drain(..).map(|spill| Effect::DropSpill { spill }));
         effects
     }
 
     /// When [`apply`](Self::apply) has something to do if nothing else happens.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let next = [self.transit.next_expiry(), self.room.next_deadline(), self.next_spill()];
+        let next = [
+            self.transit.next_expiry(),
+            self.regions.next_look(),
+            self.room.next_deadline(),
+            self.next_spill(),
+        ];
         next.into_iter().flatten().min()
     }
 
+    /// Slots and places of the regions that processes keep.
+    pub fn regions(&self) -> impl Iterator<Item = (u32, Place)> {
+        self.regions.all()
+    }
+
+    /// As far as the table knows: in whose hand a region is stands on the board.
     pub fn usage(&self) -> Usage {
         Usage {
             capacity_bytes: self.pool.capacity(),
             bytes_in_use: self.pool.used(),
+            bytes_kept: 0,
             bytes_on_disk: self.disk.used,
             objects: self.objects.len() as u64,
             leases: self.holders.values().map(|h| h.lease_count).sum(),

@@ -35,6 +35,8 @@ impl Table {
             Ask::Seal { id } => Some(self.seal(holder, id)),
             Ask::Share { id, receiver } => Some(self.share(holder, id, receiver, fresh)),
             Ask::Send { id, receiver } => Some(self.send(holder, id, receiver, fresh)),
+            Ask::Keep { len } => Some(self.keep(holder, len, effects)),
+            Ask::Segment { segment } => Some(self.segment(segment)),
             Ask::Open { reference, wait_ms } => self.open(holder, number, reference, wait_ms, effects),
         };
         if let Some(reply) = reply {
@@ -55,6 +57,7 @@ impl Table {
             Tell::Discard { reference: ObjectRef { id, node, ticket, .. } } => {
                 self.settle(&node, id, ticket, effects);
             }
+            Tell::Freed { slot } => self.region_told_free(slot, effects),
             Tell::Cancel { number } => {
                 if let Some(&waits_for) = state.waiting.get(&number) {
                     self.stop_waiting(holder, number, waits_for, effects);
@@ -83,6 +86,14 @@ impl Table {
         }
         self.transit_to_gone(&Receiver { node: self.options.node.clone(), process: holder });
         self.transit_of_gone(holder);
+        self.regions_of_gone(holder, effects);
+    }
+
+    fn segment(&self, segment: u32) -> Reply {
+        match self.pool.segment_bytes(segment) {
+            Some(segment_bytes) => Reply::Segment { segment, segment_bytes },
+            None => Reply::Failed(StoreError::Invalid(format!("there is no segment {segment}"))),
+        }
     }
 
     fn create(&mut self, holder: u64, number: u64, len: u64, wait_ms: u64) -> Option<Reply> {

@@ -79,18 +79,23 @@ impl Table {
         }
     }
 
-    fn no_room_in_time(&mut self, queued: &Queued, effects: &mut Vec<Effect>) {
+    /// What one is told who waited for `wanted` bytes in vain.
+    pub(super) fn full(&self, wanted: u64, waited: Duration) -> StoreError {
         let in_use = self.pool.used();
         let idle: u64 = self.room.idle.iter().filter_map(|(_, id)| self.footprint_of(*id)).sum();
-        let full = StoreError::Full {
-            wanted: queued.len,
+        StoreError::Full {
+            wanted,
             in_use,
             capacity: self.pool.capacity(),
             objects: self.objects.len() as u64,
             held: in_use.saturating_sub(idle),
             disk: self.disk.in_words(),
-            waited_ms: self.now.saturating_sub(queued.since).as_millis() as u64,
-        };
+            waited_ms: waited.as_millis() as u64,
+        }
+    }
+
+    fn no_room_in_time(&mut self, queued: &Queued, effects: &mut Vec<Effect>) {
+        let full = self.full(queued.len, self.now.saturating_sub(queued.since));
         match queued.demand {
             Demand::Create { holder, number } => self.answer(holder, number, Reply::Failed(full), effects),
             Demand::Fetch { id } => {
@@ -108,11 +113,17 @@ impl Table {
         }
     }
 
-    /// Gives room to those who wait for it, strictly in turn (T6).
+    /// Gives room to those who wait for it, strictly in turn, and makes some for the first who stays (T6).
     pub(super) fn admit(&mut self, effects: &mut Vec<Effect>) {
+        self.admit_what_fits(effects);
+        if let Some(first) = self.room.queue.front() {
+            self.make_room(first.len, effects);
+        }
+    }
+
+    pub(super) fn admit_what_fits(&mut self, effects: &mut Vec<Effect>) {
         while let Some(first) = self.room.queue.front() {
-            let len = first.len;
-            let Some(place) = self.pool.allocate(len) else { return self.make_room(len, effects) };
+            let Some(place) = self.pool.allocate(first.len) else { return };
             match self.room.queue.pop_front().map(|queued| queued.demand) {
                 Some(Demand::Create { holder, number }) => self.created(holder, number, place, effects),
                 Some(Demand::Fetch { id }) => self.start_fetch(id, place, effects),
@@ -122,9 +133,12 @@ impl Table {
         }
     }
 
-    /// Sends to disk what nobody has open, longest unused first, until what comes of it would hold `len` bytes. Places
-    /// that come free may not touch: then it goes on, one object after the other.
+    /// Wants regions back; where that does not help, sends to disk what nobody has open, longest unused first, until what
+    /// comes of it would hold `len` bytes. Places that come free may not touch: then it goes on, one object after the other.
     fn make_room(&mut self, len: u64, effects: &mut Vec<Effect>) {
+        if self.want_regions(effects) {
+            return;
+        }
         let wanted = self.pool.footprint(len);
         while self.disk.coming == 0 || self.pool.capacity() - self.pool.used() + self.disk.coming < wanted {
             let Some(id) = self.next_victim() else { return };

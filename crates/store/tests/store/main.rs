@@ -8,13 +8,14 @@ mod hostile;
 mod local;
 mod node;
 mod process;
+mod regions;
 mod remote;
 mod spread;
 
 use std::time::{Duration, Instant};
 
 use lyceum_store::{
-    NodeStore, ObjectRef, Receiver, StoreClient, StoreOptions, TransitRules, Usage, socket_pair,
+    NodeStore, ObjectRef, Receiver, RegionRef, StoreClient, StoreOptions, TransitRules, Usage, socket_pair,
 };
 
 const MIB: usize = 1 << 20;
@@ -78,6 +79,19 @@ fn is_whole(bytes: &[u8]) -> bool {
 fn write_reference(reference: &ObjectRef) -> String {
     let ObjectRef { id, node, len, ticket } = reference;
     format!("{}/{}/{node}/{len}/{ticket}", id.origin, id.sequence)
+}
+
+fn write_region(reference: &RegionRef) -> String {
+    format!("{}/{}/{}", reference.origin, reference.slot, reference.ticket)
+}
+
+fn read_region(text: &str) -> RegionRef {
+    let parts: Vec<&str> = text.split('/').collect();
+    RegionRef {
+        origin: parts[0].parse().unwrap(),
+        slot: parts[1].parse().unwrap(),
+        ticket: parts[2].parse().unwrap(),
+    }
 }
 
 fn read_reference(text: &str) -> ObjectRef {

@@ -4,9 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use lyceum_store::{NodeStore, Object, ObjectRef, ObjectWriter, StoreClient, socket_pair};
+use lyceum_store::{
+    NodeStore, Object, ObjectRef, ObjectWriter, RegionBytes, RegionRef, RegionWriter, StoreClient,
+    socket_pair,
+};
 
-use crate::{fill, here, is_whole, node, read_reference, write_reference};
+use crate::{
+    MIB, fill, here, is_whole, node, read_reference, read_region, write_reference, write_region,
+};
 
 const SCRIPT: &str = "LYCEUM_STORE_TEST_SCRIPT";
 const AGENT: &str = "LYCEUM_STORE_TEST_AGENT";
@@ -68,6 +73,12 @@ impl Process {
         read_reference(said.strip_prefix("shared ").unwrap_or_else(|| panic!("{said}")))
     }
 
+    /// The message in a region that the script sends next.
+    pub fn mails(&mut self) -> RegionRef {
+        let said = self.says();
+        read_region(said.strip_prefix("mailed ").unwrap_or_else(|| panic!("{said}")))
+    }
+
     /// SIGKILL, and the end of it.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -104,7 +115,8 @@ fn perform_a_script() {
             }
             Err(_) => (StoreClient::attach(socket).unwrap(), None),
         };
-        let mut performer = Performer { client, writer: None, objects: Vec::new() };
+        let mut performer =
+            Performer { client, writer: None, objects: Vec::new(), region: None, messages: Vec::new() };
         for step in script.lines() {
             let said = performer.perform(step).await;
             say(&said);
@@ -117,6 +129,8 @@ struct Performer {
     client: StoreClient,
     writer: Option<ObjectWriter>,
     objects: Vec<Object>,
+    region: Option<RegionWriter>,
+    messages: Vec<RegionBytes>,
 }
 
 impl Performer {
@@ -149,6 +163,24 @@ impl Performer {
                 Ok(_) => "opened something else".into(),
                 Err(error) => format!("failed: {error}"),
             },
+            "keep" => {
+                let mut region = self.client.keep_region(argument.parse().unwrap()).await.unwrap();
+                let len = argument.parse().unwrap();
+                fill(&mut region[..len]);
+                self.region = Some(region);
+                "kept".into()
+            }
+            "mail" => {
+                let region = self.region.take().unwrap();
+                let message = region.send_to(argument.parse().unwrap(), MIB);
+                format!("mailed {}", write_region(&message))
+            }
+            "read" => {
+                let message = self.client.open_region(&read_region(argument)).await.unwrap();
+                assert!(is_whole(&message));
+                self.messages.push(message);
+                "read".into()
+            }
             "drop" => {
                 self.objects.clear();
                 "dropped".into()

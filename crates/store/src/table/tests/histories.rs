@@ -10,6 +10,9 @@ use super::world::{World, here};
 use super::{BEGAN, PAGE, RULES};
 use crate::error::StoreError;
 use crate::object::ObjectRef;
+use crate::region::Taken;
+
+const MIB: u64 = 1 << 20;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -33,6 +36,13 @@ enum Step {
     Acknowledged(Index, u8),
     SpillEnded(Index, bool),
     RestoreEnded(Index, bool),
+    Keep(u64, u64),
+    Take(Index),
+    Mail(Index, u64),
+    Abandoned(Index),
+    Read(u64, Index),
+    Done(Index),
+    GiveUp(u64, Index),
     Wait(u64),
 }
 
@@ -60,6 +70,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (index(), 0..6u8).prop_map(|(i, peer)| Step::Acknowledged(i, peer)),
         4 => (index(), prop::bool::weighted(0.8)).prop_map(|(i, good)| Step::SpillEnded(i, good)),
         3 => (index(), prop::bool::weighted(0.8)).prop_map(|(i, good)| Step::RestoreEnded(i, good)),
+        3 => (1..5u64, 0..MIB).prop_map(|(h, l)| Step::Keep(h, l)),
+        6 => index().prop_map(Step::Take),
+        5 => (index(), 1..7u64).prop_map(|(i, r)| Step::Mail(i, r)),
+        1 => index().prop_map(Step::Abandoned),
+        5 => (1..5u64, index()).prop_map(|(h, i)| Step::Read(h, i)),
+        4 => index().prop_map(Step::Done),
+        1 => (1..5u64, index()).prop_map(|(h, i)| Step::GiveUp(h, i)),
         2 => (0..5000u64).prop_map(Step::Wait),
     ];
     prop::collection::vec(step, 0..160)
@@ -191,6 +208,57 @@ fn run(world: &mut World, step: Step) {
                 });
             }
         }
+        Step::Keep(holder, len) => {
+            world.ask(holder, Ask::Keep { len });
+        }
+        Step::Take(index) => {
+            if let Some((holder, slot, last)) = take(&mut world.kept, index)
+                && let Taken::Ours(of) = world.board.take(slot, last)
+            {
+                world.kept.push((holder, slot, of));
+                world.written.push((holder, slot, of));
+            }
+        }
+        Step::Mail(index, receiver) => {
+            if let Some((_, slot, of)) = take(&mut world.written, index) {
+                world.last_number += 1;
+                let ticket = world.last_number;
+                assert!(world.board.send(slot, of, receiver, ticket, 1), "R1");
+                world.mailed.push((slot, receiver, ticket));
+            }
+        }
+        Step::Abandoned(index) => {
+            if let Some((holder, slot, of)) = take(&mut world.written, index) {
+                let tell = world.board.abandon(slot, of);
+                world.freed(holder, slot, tell);
+            }
+        }
+        Step::Read(holder, index) => {
+            let Some((slot, to, ticket)) = take(&mut world.mailed, index) else { return };
+            if !world.holders.contains(&holder) {
+                return;
+            }
+            if let Some(opened) = world.board.open(slot, holder, ticket) {
+                assert_eq!(holder, to, "R2");
+                let place = world.regions[&slot];
+                assert_eq!((opened.segment, opened.offset), (place.segment, place.offset));
+                world.read.push((holder, slot, opened.of));
+            }
+        }
+        Step::Done(index) => {
+            if let Some((holder, slot, of)) = take(&mut world.read, index) {
+                let tell = world.board.release(slot, of);
+                world.freed(holder, slot, tell);
+            }
+        }
+        Step::GiveUp(holder, index) => {
+            if let Some((slot, _, ticket)) = take(&mut world.mailed, index)
+                && world.holders.contains(&holder)
+            {
+                let tell = world.board.give_up(slot, ticket);
+                world.freed(holder, slot, tell);
+            }
+        }
         Step::Wait(milliseconds) => {
             world.now += Duration::from_millis(milliseconds);
             world.apply(Event::Tick);
@@ -219,6 +287,9 @@ proptest! {
         while let Some((&spill, &(id, _))) = world.restoring.first_key_value() {
             world.apply(Event::Restored { spill, id });
         }
+        world.now += RULES.orphaned;
+        world.apply(Event::Tick);
+        // Whoever looks at regions does so now and then.
         world.now += RULES.orphaned;
         world.apply(Event::Tick);
         let usage = world.table.usage();

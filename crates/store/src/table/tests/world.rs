@@ -1,11 +1,13 @@
 //! A table and a model of the agent around it, which checks T1, T2, T3 and T5 to T9 after every event.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::super::*;
-use super::{PAGE, table};
+use super::{PAGE, RULES, table};
+use crate::memory::Words;
 use crate::object::{ObjectRef, Receiver};
+use crate::region::{BOARD_BYTES, Board, Hand, Use};
 
 /// A table and what an agent and its processes would know of it.
 pub(super) struct World {
@@ -33,6 +35,15 @@ pub(super) struct World {
     pub(super) spilling: BTreeMap<u64, (ObjectId, Place)>,
     pub(super) files: BTreeSet<u64>,
     pub(super) restoring: BTreeMap<u64, (ObjectId, Place)>,
+    /// In whose hand each region is, and who keeps which, as they were told.
+    pub(super) board: Board,
+    pub(super) kept: Vec<(u64, u32, Use)>,
+    pub(super) written: Vec<(u64, u32, Use)>,
+    /// Slot, receiver and ticket.
+    pub(super) mailed: Vec<(u32, u64, u64)>,
+    pub(super) read: Vec<(u64, u32, Use)>,
+    /// What each region in somebody's hand is the place of.
+    pub(super) regions: BTreeMap<u32, Place>,
     pub(super) replies: Vec<(u64, u64, Reply)>,
     pub(super) effects: Vec<Effect>,
 }
@@ -75,13 +86,32 @@ impl World {
             spilling: BTreeMap::new(),
             files: BTreeSet::new(),
             restoring: BTreeMap::new(),
+            board: Board::new(Words::create("test-board", BOARD_BYTES).unwrap().0).unwrap(),
+            kept: Vec::new(),
+            written: Vec::new(),
+            mailed: Vec::new(),
+            read: Vec::new(),
+            regions: BTreeMap::new(),
             replies: Vec::new(),
             effects: Vec::new(),
         }
     }
 
+    /// As the agent does: an event, and those that come of its effects.
     pub(super) fn apply(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            if matches!(event, Event::RegionFree { .. }) && events.is_empty() {
+                events.push_back(Event::Tick);
+            }
+            self.apply_one(event, &mut events);
+        }
+        self.check();
+    }
+
+    fn apply_one(&mut self, event: Event, events: &mut VecDeque<Event>) {
         match &event {
+            Event::RegionFree { slot } => drop(self.regions.remove(slot)),
             Event::Spilled { spill, .. } => {
                 self.spilling.remove(spill);
                 self.files.insert(*spill);
@@ -107,12 +137,11 @@ impl World {
         }
         for effect in self.table.apply(event, self.now) {
             self.effects.push(effect.clone());
-            self.carry_out(effect);
+            self.carry_out(effect, events);
         }
-        self.check();
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
         match effect {
             Effect::Reply { holder, number, reply } => {
                 assert!(
@@ -133,12 +162,46 @@ impl World {
                         let in_words = error.to_string();
                         assert!(!in_words.is_empty());
                     }
-                    Reply::Sealed | Reply::Shared { .. } => {}
+                    Reply::Kept { slot, place } => {
+                        assert_eq!(self.regions.get(slot), Some(place), "it was given before");
+                        self.kept.retain(|(_, known, _)| known != slot);
+                        self.kept.push((holder, *slot, self.board.state(*slot).of()));
+                    }
+                    Reply::Sealed | Reply::Shared { .. } | Reply::Segment { .. } => {}
                 }
                 self.replies.push((holder, number, reply));
             }
             Effect::StartFetch { fetch, id, place, .. } => {
                 assert!(self.fetches.insert(fetch, (id, place)).is_none());
+            }
+            Effect::GiveRegion { slot, place } => {
+                assert!(self.regions.insert(slot, place).is_none(), "T7: region {slot} is in use");
+                self.board.give(slot, place);
+            }
+            Effect::WantRegion { slot, keeper_has_ended } => {
+                if self.board.want(slot, keeper_has_ended) {
+                    events.push_front(Event::RegionFree { slot });
+                } else if events.is_empty() {
+                    events.push_back(Event::Tick);
+                }
+            }
+            Effect::RegionReceiverGone { receiver, slots } => {
+                let free = |&slot: &u32| self.board.receiver_has_ended(slot, receiver);
+                events.extend(slots.into_iter().filter(free).map(|slot| Event::RegionFree { slot }));
+            }
+            Effect::LookAtRegions(regions) => {
+                // As if each had been as it is for long enough.
+                for Looked { slot, orphaned } in regions {
+                    let state = self.board.state(slot);
+                    if orphaned.is_some_and(|at| self.now >= at + RULES.orphaned) {
+                        let free = self.board.expire(slot, state);
+                        events.extend(free.then_some(Event::RegionFree { slot }));
+                    } else if state.is_agents() {
+                        events.push_back(Event::RegionFree { slot });
+                    } else if state.hand() == Some(Hand::Free) {
+                        events.push_back(Event::RegionIdle { slot });
+                    }
+                }
             }
             Effect::StopFetch { fetch } => {
                 assert!(self.fetches.contains_key(&fetch));
@@ -198,7 +261,17 @@ impl World {
         self.open_asks.retain(|(h, _)| *h != holder);
         self.writing.retain(|(h, _)| *h != holder);
         self.leases.retain(|(h, _)| *h != holder);
+        self.kept.retain(|(h, ..)| *h != holder);
+        self.written.retain(|(h, ..)| *h != holder);
+        self.read.retain(|(h, ..)| *h != holder);
         self.apply(Event::HolderGone { holder });
+    }
+
+    /// What a process says when it has freed a region.
+    pub(super) fn freed(&mut self, holder: u64, slot: u32, tell: crate::region::Tell) {
+        if tell.0 {
+            self.apply(Event::Told { holder, tell: Tell::Freed { slot } });
+        }
     }
 
     /// A peer wants the object of a reference.
@@ -312,8 +385,15 @@ impl World {
     fn check_places(&self) {
         let table = &self.table;
         let placed = table.objects.values().filter_map(|entry| entry.place);
-        let used: u64 = placed.map(|place| table.pool.footprint(place.len)).sum();
+        let regions = self.regions.values().copied();
+        let used: u64 = placed.chain(regions).map(|place| table.pool.footprint(place.len)).sum();
         assert_eq!(used, table.pool.used(), "T2");
+        let known: BTreeMap<_, _> = table.regions().collect();
+        assert_eq!(known, self.regions, "T7: nobody else has the place of a region");
+        for (_, slot, of) in self.written.iter().chain(&self.read) {
+            assert!(self.regions.contains_key(slot), "T7: region {slot} is in a hand");
+            assert_eq!(self.board.state(*slot).of(), *of, "R1: region {slot}");
+        }
         let by_processes = self.writing.iter().chain(&self.leases).map(|at| (at.1, self.told[at]));
         let moved = [&self.fetches, &self.sent, &self.spilling, &self.restoring];
         for (id, place) in by_processes.chain(moved.into_iter().flat_map(|map| map.values().copied())) {
