@@ -36,8 +36,6 @@ use crate::units::Bytes;
 const HEAD_PATIENCE: Duration = Duration::from_millis(1500);
 /// Events that may wait for the agent; those who bring more wait.
 const MAX_EVENTS: usize = 4096;
-/// Threads that connections are driven by.
-const IO_THREADS: usize = 2;
 
 /// What `up` writes for an agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,10 +81,7 @@ pub fn run(state: &StateDir, node: &str) -> Result<(), ClusterError> {
     let credentials = Credentials::load(&state.node(node))?;
     let incarnation = credentials.identity().incarnation();
     let forker = Forker::start()?;
-    // With one thread a large object comes over one connection, and heartbeats wait for its packets.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(IO_THREADS)
-        .thread_name("lyceum-agent-io")
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ClusterError::system("start the agent's runtime"))?;

@@ -9,9 +9,7 @@ use lyceum_store::{
     socket_pair,
 };
 
-use crate::{
-    MIB, fill, here, is_whole, node, read_reference, read_region, write_reference, write_region,
-};
+use crate::{MIB, fill, here, is_whole, node, read_reference, read_region, write_reference, write_region};
 
 const SCRIPT: &str = "LYCEUM_STORE_TEST_SCRIPT";
 const AGENT: &str = "LYCEUM_STORE_TEST_AGENT";
