@@ -202,11 +202,15 @@ impl<R: Accepts<M>, M: Message> Outgoing<R, M> {
             self.key = Some(system.inner().keys.begin((to.actor.0, to.incarnation)));
         }
         let route = route?;
-        let began = *self.began.get_or_insert_with(Instant::now);
+        // The clock is looked at where it matters.
+        if self.deadline.is_some() && self.began.is_none() {
+            self.began = Some(Instant::now());
+        }
+        let passed = self.began.map_or(Duration::ZERO, |began| began.elapsed());
         let letter = Letter {
             ask,
             patient: self.patient,
-            deadline: self.deadline.map(|deadline| deadline.saturating_sub(began.elapsed())),
+            deadline: self.deadline.map(|deadline| deadline.saturating_sub(passed)),
             trace: self.trace,
             key: self.key.as_ref().map(OpenKey::now),
             again: self.retried < self.retries,

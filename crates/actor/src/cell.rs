@@ -177,20 +177,31 @@ impl Cell {
         (offered, untold)
     }
 
-    /// A message from the peer behind link `peer`, which must have paid for it.
-    pub(crate) fn deliver(&self, peer: u64, envelope: Envelope) -> Result<(), CreditFault> {
-        let (_, cost) = envelope.paid.unwrap_or((peer, Credits::NONE));
+    /// Messages from the peer behind link `peer`, which must have paid for them. Those before one that it has not paid for
+    /// are in the mailbox.
+    pub(crate) fn deliver_all(
+        &self,
+        peer: u64,
+        envelopes: impl Iterator<Item = Envelope>,
+    ) -> Result<(), CreditFault> {
         let mut inbox = self.lock();
         if let Some(outcome) = inbox.closed(self) {
             drop(inbox);
-            envelope.reply.finish(outcome);
+            envelopes.for_each(|envelope| envelope.reply.finish(outcome.clone()));
             return Ok(());
         }
-        inbox.ledger.received(peer, cost)?;
-        inbox.queue.push_back(envelope);
+        let mut delivered = Ok(());
+        for envelope in envelopes {
+            let (_, cost) = envelope.paid.unwrap_or((peer, Credits::NONE));
+            delivered = inbox.ledger.received(peer, cost);
+            if delivered.is_err() {
+                break;
+            }
+            inbox.queue.push_back(envelope);
+        }
         drop(inbox);
         self.waker.wake();
-        Ok(())
+        delivered
     }
 
     /// Calls that may come again.

@@ -13,7 +13,7 @@ use crate::{
     Accepts, Actor, ActorAddress, ActorId, Cause, Context, DeathReport, GangRequest, Handler, Incoming,
     ProcessAddress, ProcessKind, Reader, Reads, Result, Role, SpawnRequest, System, SystemOptions,
     fingerprint,
-    inbound::{Assembly, take},
+    inbound::Incomings,
     kept::CallKey,
     link::Link,
     message::{encode, message_id},
@@ -204,11 +204,9 @@ fn conversation(data: &[u8]) {
     let peer = ProcessAddress { kind: ProcessKind::Worker, node: "n2".into(), process: 5, addr: addr() };
     let key = LINKS.fetch_add(1, Ordering::Relaxed);
     let link = Link::new(key, peer, Arc::downgrade(system.inner()));
-    let (mut calls, mut replies) = (Assembly::default(), Assembly::default());
-    let ended = to_frames(data)
-        .into_iter()
-        .try_for_each(|frame| take(system, &link, frame, &mut calls, &mut replies));
-    if let Err(why) = ended {
+    let mut taken = Incomings::default();
+    let ended = to_frames(data).into_iter().try_for_each(|frame| taken.take(system, &link, frame));
+    if let Err(why) = taken.act(&link).and(ended) {
         assert!(!why.is_empty());
         link.protocol_error(&why);
     }
@@ -273,10 +271,11 @@ fn whatever_a_peer_says_its_connection_alone_may_end() {
     ];
     // The first of them is heard to its end, and answered.
     let link = Link::new(1, desk.process.clone(), Arc::downgrade(system.inner()));
-    let (mut calls, mut replies) = (Assembly::default(), Assembly::default());
+    let mut taken = Incomings::default();
     for frame in &seeds[0] {
-        take(system, &link, frame.clone(), &mut calls, &mut replies).unwrap();
+        taken.take(system, &link, frame.clone()).unwrap();
     }
+    taken.act(&link).unwrap();
     system.lost(&link, "it has gone");
     let seeds = seeds.map(|frames| to_bytes(&frames));
     // A frame's head may promise a whole payload.

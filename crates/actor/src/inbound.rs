@@ -23,24 +23,154 @@ use crate::{
 /// The longest message or reply that is taken in pieces, in bytes. Longer ones travel through the store or not at all.
 pub(crate) const MAX_ASSEMBLED: u64 = 256 << 20;
 
+/// Frames that are acted on at once, at most.
+const BATCH: usize = 256;
+
 /// Reads frames until the connection ends; returns why it did.
 pub(crate) async fn read(system: System, link: Arc<Link>, mut lane: LaneReceiver) -> String {
-    let mut calls = Assembly::default();
-    let mut replies = Assembly::default();
+    let mut taken = Incomings::default();
     loop {
-        let frame = match lane.recv().await {
+        let mut frame = match lane.recv().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return "the peer finished the lane".to_owned(),
             Err(error) => return error.to_string(),
         };
-        if let Err(why) = take(&system, &link, frame, &mut calls, &mut replies) {
+        // What has come together is acted on together: its locks are taken once, and whoever it is for is woken once.
+        let mut count = 1;
+        let broken = loop {
+            if let Err(why) = taken.take(&system, &link, frame) {
+                break Some(why);
+            }
+            count += 1;
+            frame = match lane.try_recv() {
+                Ok(Some(frame)) if count <= BATCH => frame,
+                Ok(Some(frame)) => break taken.take(&system, &link, frame).err(),
+                Ok(None) => break None,
+                Err(error) => {
+                    // The lane has closed the connection.
+                    let _ = taken.act(&link);
+                    return error.to_string();
+                }
+            };
+        };
+        // What came before what broke a rule stands.
+        if let Some(why) = taken.act(&link).err().or(broken) {
             link.protocol_error(&why);
             return why;
         }
     }
 }
 
-pub(crate) fn take(
+/// What a peer's frames have brought and what has not been acted on, in the order in which it came.
+#[derive(Default)]
+pub(crate) struct Incomings {
+    calls: Assembly,
+    replies: Assembly,
+    /// Replies to calls of this process.
+    answered: Vec<(u64, Outcome)>,
+    /// Messages for one actor, and which of them are to be answered.
+    receiver: Option<((u64, u64), Arc<Cell>)>,
+    delivered: Vec<Envelope>,
+    asked: Vec<u64>,
+}
+
+impl Incomings {
+    /// Takes one frame; whoever has taken the last one for now [acts](Self::act).
+    pub(crate) fn take(&mut self, system: &System, link: &Arc<Link>, frame: Frame) -> Result<(), String> {
+        let Frame { header, extension, payload } = frame;
+        let kind = Kind::of(header.kind);
+        let read = Extension::decode(&extension)?;
+        if kind == Some(Kind::Reply) && read.flags == status::REPLY && read.total == payload.len() as u64 {
+            self.act_on_calls(link)?;
+            self.replies.expect_none()?;
+            self.answered.push((read.call, Outcome::Reply { bytes: payload, origin: None }));
+            return Ok(());
+        }
+        let life = (read.actor, header.incarnation);
+        let whole = kind == Some(Kind::Call) && read.total == payload.len() as u64;
+        if whole && read.key.is_none() {
+            self.act_on_replies(link);
+            self.calls.expect_none()?;
+            if self.receiver.as_ref().is_none_or(|(known, _)| *known != life) {
+                self.act_on_calls(link)?;
+                self.receiver = find(system, life).ok().map(|cell| (life, cell));
+            }
+            if self.receiver.is_some() {
+                self.deliver(system, link, header.trace, &read, payload);
+                return Ok(());
+            }
+        }
+        self.act(link)?;
+        take(system, link, Frame { header, extension, payload }, &mut self.calls, &mut self.replies)
+    }
+
+    fn deliver(
+        &mut self,
+        system: &System,
+        link: &Arc<Link>,
+        trace: u64,
+        extension: &Extension,
+        payload: AlignedBytes,
+    ) {
+        let reply = match extension.call {
+            0 => ReplyTo::Nobody,
+            call => {
+                self.asked.push(call);
+                ReplyTo::Remote(link.clone(), call)
+            }
+        };
+        self.delivered.push(envelope(system, link, trace, extension, payload, reply));
+    }
+
+    /// Acts on all that was taken.
+    pub(crate) fn act(&mut self, link: &Link) -> Result<(), String> {
+        self.act_on_replies(link);
+        self.act_on_calls(link)
+    }
+
+    fn act_on_replies(&mut self, link: &Link) {
+        if !self.answered.is_empty() {
+            link.on_replies(&mut self.answered);
+        }
+    }
+
+    fn act_on_calls(&mut self, link: &Link) -> Result<(), String> {
+        let Some((_, cell)) = self.receiver.take() else { return Ok(()) };
+        link.on_asks(&self.asked)?;
+        self.asked.clear();
+        cell.deliver_all(link.key, self.delivered.drain(..)).map_err(|fault| fault.to_string())
+    }
+}
+
+/// What a message is in a mailbox.
+fn envelope(
+    system: &System,
+    link: &Link,
+    trace: u64,
+    extension: &Extension,
+    payload: AlignedBytes,
+    reply: ReplyTo,
+) -> Envelope {
+    let cost = Credits::of_message(payload.len());
+    let payload = match extension.flags & STORED {
+        0 => Payload::Inline(payload),
+        _ => Payload::Stored(system.received(payload)),
+    };
+    let deadline = (extension.amount > 0)
+        .then(|| Instant::now().checked_add(Duration::from_micros(extension.amount)))
+        .flatten();
+    Envelope {
+        message: extension.message,
+        paid: Some((link.key, cost)),
+        payload,
+        origin: None,
+        reply,
+        deadline,
+        trace,
+    }
+}
+
+fn take(
     system: &System,
     link: &Arc<Link>,
     frame: Frame,
@@ -70,7 +200,7 @@ pub(crate) fn take(
                     status::STORED => Outcome::Stored(system.received(payload)),
                     status => decode_outcome(status, payload)?,
                 };
-                link.on_reply(extension.call, outcome);
+                link.on_replies(&mut vec![(extension.call, outcome)]);
             }
         }
         Kind::Request => request(system, link, life, credits, &extension)?,
@@ -157,15 +287,11 @@ fn call(
     let reply = match extension.call {
         0 => ReplyTo::Nobody,
         call => {
-            link.on_ask(call)?;
+            link.on_asks(&[call])?;
             ReplyTo::Remote(link.clone(), call)
         }
     };
-    let cost = Credits::of_message(payload.len());
-    let payload = match extension.flags & STORED {
-        0 => Payload::Inline(payload),
-        _ => Payload::Stored(system.received(payload)),
-    };
+    let mut envelope = envelope(system, link, trace, extension, payload, ReplyTo::Nobody);
     let cell = match find(system, life) {
         Ok(cell) => cell,
         Err(outcome) => {
@@ -173,16 +299,14 @@ fn call(
             return Ok(());
         }
     };
-    let deadline = (extension.amount > 0)
-        .then(|| Instant::now().checked_add(Duration::from_micros(extension.amount)))
-        .flatten();
-    let reply = match (extension.key, reply) {
+    envelope.reply = match (extension.key, reply) {
         (Some(key), ReplyTo::Remote(link, call)) => match cell.kept().find(&link, call, key) {
             Found::New(kept) => ReplyTo::Kept(kept),
             not_new => {
                 if let Found::Refused(outcome) = not_new {
                     link.reply(call, outcome);
                 }
+                let (_, cost) = envelope.paid.unwrap_or((link.key, Credits::NONE));
                 let untold = cell.passed_by(link.key, cost).map_err(|fault| fault.to_string())?;
                 system.apply(&cell, untold);
                 return Ok(());
@@ -190,16 +314,7 @@ fn call(
         },
         (_, reply) => reply,
     };
-    let envelope = Envelope {
-        message: extension.message,
-        paid: Some((link.key, cost)),
-        payload,
-        origin: None,
-        reply,
-        deadline,
-        trace,
-    };
-    cell.deliver(link.key, envelope).map_err(|fault| fault.to_string())
+    cell.deliver_all(link.key, [envelope].into_iter()).map_err(|fault| fault.to_string())
 }
 
 /// Puts the pieces of one payload together. Memory is taken as pieces come, not as they are announced.
@@ -209,13 +324,18 @@ pub(crate) struct Assembly {
 }
 
 impl Assembly {
+    fn expect_none(&self) -> Result<(), String> {
+        match self.open {
+            Some(_) => Err("a payload began before the one before it was complete".to_owned()),
+            None => Ok(()),
+        }
+    }
+
     /// The payload, when `piece` completes it.
     fn add(&mut self, first: bool, total: u64, piece: AlignedBytes) -> Result<Option<AlignedBytes>, String> {
         let here = piece.len() as u64;
         if first {
-            if self.open.is_some() {
-                return Err("a payload began before the one before it was complete".to_owned());
-            }
+            self.expect_none()?;
             if here == total {
                 return Ok(Some(piece));
             }

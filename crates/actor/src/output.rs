@@ -19,6 +19,8 @@ use crate::{
     link::Link,
 };
 
+/// What a small message is given to begin with, in bytes.
+const SMALL: usize = 64;
 /// Asked for beyond what is written: the end of an archive is small.
 const SLACK: usize = 1024;
 
@@ -115,7 +117,13 @@ impl Writer<rancor::Error> for Output {
                 room.bytes()[*written..*written + bytes.len()].copy_from_slice(bytes);
                 *written += bytes.len();
             }
-            None => self.bytes.extend_from_slice(bytes),
+            None => {
+                if self.bytes.capacity() == 0 {
+                    // Memory that is smaller than its alignment is slow to get.
+                    self.bytes.reserve(bytes.len().max(SMALL));
+                }
+                self.bytes.extend_from_slice(bytes);
+            }
         }
         Ok(())
     }

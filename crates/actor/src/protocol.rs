@@ -2,7 +2,6 @@
 
 use std::any::TypeId;
 
-use bytes::Bytes;
 use lyceum_wire::{AlignedBytes, Frame, FrameHeader, access_checked};
 use rkyv::{Archive, Archived, Deserialize, Serialize, rancor};
 
@@ -93,20 +92,16 @@ const EXTENSION: usize = 48;
 const KEYED_EXTENSION: usize = 64;
 
 impl Extension {
-    fn encode(&self) -> Bytes {
-        let mut bytes = Vec::with_capacity(if self.key.is_some() { KEYED_EXTENSION } else { EXTENSION });
-        bytes.extend(self.actor.to_le_bytes());
-        bytes.extend(self.call.to_le_bytes());
-        bytes.extend(self.message.to_le_bytes());
-        bytes.extend(self.count.to_le_bytes());
-        bytes.extend(self.flags.to_le_bytes());
-        bytes.extend(self.amount.to_le_bytes());
-        bytes.extend(self.total.to_le_bytes());
-        if let Some(CallKey { key, lowest }) = self.key {
-            bytes.extend(key.to_le_bytes());
-            bytes.extend(lowest.to_le_bytes());
+    fn encode(&self) -> AlignedBytes {
+        let CallKey { key, lowest } = self.key.unwrap_or(CallKey { key: 0, lowest: 0 });
+        let count_and_flags = u64::from(self.count) | u64::from(self.flags) << 32;
+        let words =
+            [self.actor, self.call, self.message, count_and_flags, self.amount, self.total, key, lowest];
+        let mut bytes = [0; KEYED_EXTENSION];
+        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
         }
-        bytes.into()
+        AlignedBytes::copy_from(&bytes[..if self.key.is_some() { KEYED_EXTENSION } else { EXTENSION }])
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {

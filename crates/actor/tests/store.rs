@@ -240,11 +240,11 @@ fn l2_messages_and_replies_for_a_process_that_is_gone_leave_nothing_in_the_store
                 };
                 until(|| store.usage().in_transit == 2).await;
                 // As its agent does.
-                match death.node.as_str() {
-                    "n1" => store.release_holder(death.process),
-                    _ => {
-                        store.release_receiver(Receiver { node: death.node.clone(), process: death.process })
-                    }
+                let (node, process) = (death.node.clone(), death.process);
+                if node == store.node() {
+                    store.release_holder(process);
+                } else {
+                    store.release_receiver(Receiver { node, process });
                 }
                 pair.here.process_died(death);
             };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use lyceum_actor::{Accepts, Actor, ActorRef, CallError, Context, Handler, Incoming, Result, Role};
-use lyceum_store::{Object, ObjectRef, StoreClient};
+use lyceum_store::{Object, ObjectRef, Receiver, StoreClient};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::actors::sum;
@@ -173,12 +173,14 @@ impl Handler<Hand> for KeeperActor {
     async fn handle(&mut self, hand: Incoming<Hand>, _: &mut Context<Self>) -> Result<Handed> {
         let Hand { reader, bytes, millis } = hand.read()?;
         let bytes = usize::try_from(bytes)?;
+        let process = &reader.address().process;
+        let receiver = Receiver { node: process.node.clone(), process: process.process };
         let (mut handed, mut read) = (Clock::new(millis), Clock::new(millis));
         while handed.runs() {
             let mut writer = self.store.create(bytes).await?;
             writer.fill(FILL);
             let began = Instant::now();
-            let reference = writer.seal().await?.share().await?;
+            let reference = writer.send_to(receiver.clone()).await?;
             let summed = reader.ask(Read(reference)).await.map_err(CallError::erase)?.read()?;
             handed.add(bytes, began.elapsed().as_secs_f64());
             ensure!(summed == sum_of_filled(bytes), "the reader read other bytes");

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use rkyv::util::AlignedVec;
 
 use crate::AlignedBytes;
@@ -36,13 +36,16 @@ pub struct FrameHeader {
     pub incarnation: u64,
 }
 
+/// Payload and extension up to this length together are copied out of the input as they lie there.
+const SMALL_BODY: usize = 1024;
+
 /// One message of a lane.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {
     /// The fixed part.
     pub header: FrameHeader,
-    /// The upper layer's own header, at most [`MAX_EXTENSION`] bytes. Not aligned.
-    pub extension: Bytes,
+    /// The upper layer's own header, at most [`MAX_EXTENSION`] bytes.
+    pub extension: AlignedBytes,
     /// The message, at most [`MAX_PAYLOAD`] bytes, aligned for [`access_checked`](crate::access_checked).
     pub payload: AlignedBytes,
 }
@@ -50,7 +53,7 @@ pub struct Frame {
 impl Frame {
     /// A frame without an extension.
     pub fn new(header: FrameHeader, payload: AlignedBytes) -> Self {
-        Self { header, extension: Bytes::new(), payload }
+        Self { header, extension: AlignedBytes::default(), payload }
     }
 
     /// Bytes on the wire.
@@ -179,12 +182,15 @@ impl FrameDecoder {
     /// [`FrameError`] when the head promises more than the limits. The stream cannot be read on then.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         if self.body.is_none() {
+            if let Some(frame) = self.whole_frame()? {
+                return Ok(Some(frame));
+            }
             while self.head_len < FRAME_HEAD {
                 let Some(piece) = self.take_at_most(FRAME_HEAD - self.head_len) else { return Ok(None) };
                 self.head[self.head_len..self.head_len + piece.len()].copy_from_slice(&piece);
                 self.head_len += piece.len();
             }
-            self.body = Some(Body::begin(&self.head)?);
+            self.body = Some(Body::begin(&self.head, usize::MAX)?);
         }
         loop {
             let Some(missing) = self.body.as_ref().map(Body::missing) else { return Ok(None) };
@@ -197,6 +203,26 @@ impl FrameDecoder {
                 body.bytes.extend_from_slice(&piece);
             }
         }
+    }
+
+    /// A small frame that lies in one piece of the input, as most do.
+    fn whole_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let Some(first) = self.input.front_mut().filter(|_| self.head_len == 0) else { return Ok(None) };
+        let Some((head, rest)) = first.split_first_chunk() else { return Ok(None) };
+        let Body { header, payload, extension, .. } = Body::begin(head, 0)?;
+        if payload + extension > SMALL_BODY || rest.len() < payload + extension {
+            return Ok(None);
+        }
+        let frame = Frame {
+            header,
+            payload: AlignedBytes::copy_from(&rest[..payload]),
+            extension: AlignedBytes::copy_from(&rest[payload..payload + extension]),
+        };
+        first.advance(FRAME_HEAD + payload + extension);
+        if first.is_empty() {
+            self.input.pop_front();
+        }
+        Ok(Some(frame))
     }
 
     /// What the end of the stream means now.
@@ -214,7 +240,8 @@ impl FrameDecoder {
 }
 
 impl Body {
-    fn begin(head: &[u8; FRAME_HEAD]) -> Result<Self, FrameError> {
+    /// With room for the body, at most `room` bytes of it.
+    fn begin(head: &[u8; FRAME_HEAD], room: usize) -> Result<Self, FrameError> {
         fn number<const N: usize>(head: &[u8; FRAME_HEAD], at: usize) -> [u8; N] {
             std::array::from_fn(|i| head[at + i])
         }
@@ -227,7 +254,8 @@ impl Body {
             trace: u64::from_le_bytes(number(head, 16)),
             incarnation: u64::from_le_bytes(number(head, 24)),
         };
-        Ok(Self { header, payload, extension, bytes: AlignedVec::with_capacity(payload + extension) })
+        let bytes = AlignedVec::with_capacity((payload + extension).min(room));
+        Ok(Self { header, payload, extension, bytes })
     }
 
     fn missing(&self) -> usize {
@@ -239,7 +267,7 @@ impl Body {
             return Frame { header: self.header, ..Frame::default() };
         }
         let mut payload = Bytes::from_owner(self.bytes);
-        let extension = payload.split_off(self.payload);
+        let extension = AlignedBytes::copy_from(&payload.split_off(self.payload));
         Frame { header: self.header, extension, payload: AlignedBytes::from_bytes(payload) }
     }
 }

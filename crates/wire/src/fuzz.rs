@@ -52,7 +52,7 @@ fn frames(data: &[u8]) {
 fn frames_are_decoded_or_refused() {
     let frame = |kind, payload: &[u8], extension: &[u8]| Frame {
         header: FrameHeader { kind, job: 1, trace: 2, incarnation: 3 },
-        extension: Bytes::copy_from_slice(extension),
+        extension: AlignedBytes::copy_from(extension),
         payload: AlignedBytes::copy_from(payload),
     };
     let seed = |cut: u8, frames: &[Frame]| {

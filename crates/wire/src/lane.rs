@@ -346,6 +346,14 @@ impl LaneReceiver {
         }
     }
 
+    /// The next frame if it has come already; `None` when it must be [awaited](Self::recv).
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), of what has come.
+    pub fn try_recv(&mut self) -> Result<Option<Frame>> {
+        self.decoder.next_frame().map_err(|error| self.refuse(error))
+    }
+
     fn refuse(&self, error: crate::FrameError) -> WireError {
         tracing::warn!(peer = %self.connection.remote_address(), %error, "bad frame, connection closed");
         congestion::close(&self.connection, CloseCode::BadFrame, &error.to_string());

@@ -13,15 +13,21 @@ use crate::{
 };
 
 impl Link {
-    pub(crate) fn on_ask(&self, call: u64) -> Result<(), String> {
+    /// The peer has made calls of these numbers.
+    pub(crate) fn on_asks(&self, calls: &[u64]) -> Result<(), String> {
+        if calls.is_empty() {
+            return Ok(());
+        }
         let mut state = self.lock();
-        if state.owed.len() >= 2 * MAX_IN_FLIGHT {
-            return Err(format!("more than {} calls are unanswered", 2 * MAX_IN_FLIGHT));
+        for &call in calls {
+            if state.owed.len() >= 2 * MAX_IN_FLIGHT {
+                return Err(format!("more than {} calls are unanswered", 2 * MAX_IN_FLIGHT));
+            }
+            if state.owed.insert(call, true).is_some() {
+                return Err(format!("call number {call} is used twice"));
+            }
         }
-        match state.owed.insert(call, true) {
-            None => Ok(()),
-            Some(_) => Err(format!("call number {call} is used twice")),
-        }
+        Ok(())
     }
 
     pub(crate) fn on_cancel(&self, call: u64) {
@@ -35,16 +41,20 @@ impl Link {
         self.unlock(state, Vec::new());
     }
 
-    pub(crate) fn on_reply(&self, call: u64, outcome: Outcome) {
-        let entry = {
-            let mut state = self.lock();
-            match state.pending.get_mut(call) {
-                // A call that was not sent has no reply; nor has one that was forgotten.
-                Some(entry) if entry.queued.is_none() => state.pending.remove(call),
-                _ => None,
+    /// Replies, each with the number of the call.
+    pub(crate) fn on_replies(&self, replies: &mut Vec<(u64, Outcome)>) {
+        let mut done = Vec::with_capacity(replies.len());
+        let mut state = self.lock();
+        for (call, outcome) in replies.drain(..) {
+            // A call that was not sent has no reply; nor has one that was forgotten.
+            if state.pending.get_mut(call).is_some_and(|entry| entry.queued.is_none())
+                && let Some(entry) = state.pending.remove(call)
+            {
+                done.push((entry, outcome));
             }
-        };
-        if let Some(entry) = entry {
+        }
+        drop(state);
+        for (entry, outcome) in done {
             // Who answers has had the message in its hands.
             if let Some(parcel) = &entry.parcel {
                 parcel.hand_over();

@@ -366,9 +366,19 @@ impl Reader {
         let Some(Pending { client, then, answer, _permit }) = pending else {
             return Err(format!("it answered ask {number}, which was not asked"));
         };
+        let sent = if let Then::Send(unsealed) = &then {
+            Some((unsealed.mapping.clone(), unsealed.place))
+        } else {
+            None
+        };
         let granted = self.learn(&reply, descriptors).and_then(|()| self.granted(client, then, reply));
         // If nobody waits any more, dropping what was granted gives it back.
         drop(answer.send(granted));
+        if let Some((mapping, place)) = sent {
+            // Before this thread hears that the place is given to this process again. Failing that, the pages stay
+            // writable in this process alone, which no longer has a reference to them.
+            let _ = mapping.protect(place, false);
+        }
         Ok(())
     }
 

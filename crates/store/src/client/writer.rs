@@ -47,14 +47,17 @@ impl ObjectWriter {
         }
     }
 
-    /// Seals the object for that process alone, on whatever node: what [`seal`](Self::seal) and then
-    /// [`share_with`](Object::share_with) would, in one round trip to the agent, and without an object here.
+    /// Seals the object for the process of that incarnation alone, on whatever node: what [`seal`](Self::seal) and then
+    /// [`share_with`](Object::share_with) would, in one round trip to the agent, and without an object here. The page
+    /// tables of this process follow while the receiver reads already.
     ///
     /// # Errors
     /// As those of both; the object is gone then.
     pub async fn send_to(self, receiver: Receiver) -> Result<ObjectRef> {
         let len = self.len();
-        let unsealed = self.finished()?;
+        // Nobody here has a reference to the bytes any more.
+        let ObjectWriter { unsealed, bytes } = self;
+        drop(bytes);
         let (client, id) = (unsealed.client.clone(), unsealed.id);
         match Client::ask(&client, Ask::Send { id, receiver }, Then::Send(unsealed)).await? {
             Granted::Ticket(ticket) => Ok(ticket.send(len)),

@@ -166,7 +166,10 @@ impl Table {
             }
             Event::Told { holder, tell } => self.told(holder, tell, &mut effects),
             Event::HolderGone { holder } => self.holder_gone(holder, &mut effects),
-            Event::ReceiverGone { receiver } => self.transit_to_gone(&receiver),
+            Event::ReceiverGone { receiver } => {
+                self.transit_to_gone(&receiver);
+                self.regions_to_gone(&receiver, &mut effects);
+            }
             Event::FetchLanded { fetch, id } => self.fetch_landed(fetch, id, &mut effects),
             Event::FetchFailed { fetch, id, loss } => self.fetch_failed(fetch, id, &loss, &mut effects),
             Event::Serve { serve, id, peer, insists } => self.serve(serve, id, peer, insists, &mut effects),

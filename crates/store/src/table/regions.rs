@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{Effect, Table};
 use crate::error::StoreError;
+use crate::object::Receiver;
 use crate::pool::Place;
 use crate::protocol::Reply;
 use crate::region::{MAX_KEPT, SLOTS, size_for};
@@ -115,6 +116,15 @@ impl Table {
         }
         if self.regions.kept.is_empty() {
             self.regions.next_look = None;
+        }
+    }
+
+    /// A process of this node has ended, or was never attached here: those that it was sent are free.
+    pub(super) fn regions_to_gone(&mut self, receiver: &Receiver, effects: &mut Vec<Effect>) {
+        let lives = self.holders.contains_key(&receiver.process);
+        if receiver.node == self.options.node && !lives && !self.regions.kept.is_empty() {
+            let slots = self.regions.kept.keys().copied().collect();
+            effects.push(Effect::RegionReceiverGone { receiver: receiver.process, slots });
         }
     }
 

@@ -68,7 +68,7 @@ fn l2_what_is_kept_makes_room_for_whoever_waits_for_some_and_is_bounded() {
     let [sender, reader] = [1, 2].map(|holder| client(&store, holder));
     let message = send(&sender, MIB / 2, 2);
     let open = block_on(reader.open_region(&message)).unwrap();
-    drop(send(&sender, MIB / 2 - 1, 2));
+    let _in_transit = send(&sender, MIB / 2 - 1, 2);
     assert!(block_on(sender.keep_region(MIB / 2)).is_none(), "an eighth of the store is the most");
     assert!(block_on(sender.keep_region(64 * MIB)).is_none());
     // All of it is wanted: what is free comes at once, what is read when it has been.
