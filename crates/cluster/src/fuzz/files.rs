@@ -44,7 +44,7 @@ fn shipped() -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 28] = [
     "name",
     "launcher",
     "\"local\"",

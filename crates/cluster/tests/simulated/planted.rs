@@ -37,7 +37,7 @@ pub enum Planted {
 }
 
 impl Planted {
-    pub const ALL: [Planted; 13] = [
+    pub const ALL: [Planted; 14] = [
         Planted::FencingOff,
         Planted::DeduplicationOff,
         Planted::LeaseWindowSkipped,
