@@ -65,7 +65,7 @@ impl Driver for Nvml {
 fn usable(driver: &dyn Driver, cuda: Option<String>, nvidia: Option<String>) -> Vec<Gpu> {
     let mut devices = driver.devices();
     // Fixed in width, so that the order of the words is that of the places.
-    devices.sort_by(|a, b| a.gpu.pci.to_ascii_lowercase().cmp(&b.gpu.pci.to_ascii_lowercase()));
+    devices.sort_by_key(|device| device.gpu.pci.to_ascii_lowercase());
     if let Some(list) = nvidia {
         devices = lent(devices, &list);
     }

@@ -8,7 +8,7 @@ use crate::manifest::{MAX_GPUS, MAX_NAME, check_name};
 use crate::units::Milli;
 
 /// Most labels, and most resources with names of their own, of one node.
-const MAX_WORDS: usize = 64;
+const MAX_WORDS: usize = 1024;
 /// Longest of what is told of a GPU, in bytes.
 const MAX_TOLD: usize = 96;
 
@@ -137,8 +137,8 @@ mod tests {
             let refusal = offer.check().unwrap_err();
             assert!(refusal.starts_with(said), "{refusal}");
         }
-        let labels = (0..65).map(|number| (format!("l{number}"), String::new())).collect();
+        let labels = (0..1025).map(|number| (format!("l{number}"), String::new())).collect();
         let refusal = Offer { labels, ..Offer::default() }.check().unwrap_err();
-        assert_eq!(refusal, "0 resources and 65 labels are offered, expected at most 64");
+        assert_eq!(refusal, "0 resources and 1025 labels are offered, expected at most 1024");
     }
 }

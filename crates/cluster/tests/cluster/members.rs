@@ -3,6 +3,7 @@
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use lyceum_cluster::launch;
 use lyceum_cluster::units::Milli;
 use lyceum_cluster::{NodeStatus, Status};
 use rustix::process::Signal;
@@ -88,4 +89,23 @@ async fn c9_an_agent_of_a_new_name_joins_is_a_node_after_a_restart_of_the_head_a
     until_status(&bed, "another joins", |status| node(status, "d").is_some_and(|node| node.joined)).await;
     bed.down().await;
     assert!(another.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_node_that_says_nothing_of_its_resources_has_what_is_found_here() {
+    let text = "name = \"test\"\nreserve = \"256 MiB\"\n[store]\ncapacity = \"8 MiB\"\nsegment = \"8 MiB\"\n\
+                [[nodes]]\nname = \"a\"\n";
+    let bed = Testbed::of(text).started().await;
+    let status = bed.status().await;
+    let has = &node(&status, "a").unwrap().capacity;
+    let machine = launch::machine_memory().unwrap().0;
+    assert!(has.cpus > Milli(0) && has.memory > 0, "{has:?}");
+    assert!(has.memory <= machine - (256 << 20) - (8 << 20), "{} of {machine}", has.memory);
+    let found = launch::with_found(&bed.manifest).unwrap().nodes.remove(0).resources.unwrap();
+    assert_eq!((has.cpus, has.gpus, has.memory), (found.cpus, found.gpus, found.memory.0));
+    let (job, system) = bed.job().await;
+    let spawn = job.cluster(&system).spawn::<Probe>("found".into()).cpus(0.5).memory(64 << 20);
+    let probe = within(spawn.into_future()).await.unwrap();
+    assert_eq!(look(&probe, &[]).await.greeting, "found");
+    bed.down().await;
 }

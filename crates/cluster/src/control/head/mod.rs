@@ -80,7 +80,6 @@ pub struct NodeOptions {
 
 /// What can happen to the head.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "events are made and used up one by one, never kept")]
 pub enum HeadEvent {
     /// An agent has connected and says what runs on its node.
     Joined {

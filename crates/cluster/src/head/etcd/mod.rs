@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 #[path = "../../../testbed/etcd.rs"]
+#[allow(dead_code, reason = "the tests of real processes use the other half")]
 mod etcd_server;
 mod gateway;
 mod leader;
