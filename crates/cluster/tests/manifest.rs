@@ -58,6 +58,7 @@ fn each_key_has_a_manifest_in_which_it_is_wrong() {
     for table in [
         "",
         "ssh",
+        "kubernetes",
         "head",
         "ports",
         "store",

@@ -8,7 +8,7 @@ use crate::host;
 use crate::host_cores::cores_here;
 use crate::host_gpus::gpus_here;
 use crate::host_memory::Memory;
-use crate::manifest::{Manifest, NodeSection, ResourceSection};
+use crate::manifest::{Launcher, Manifest, NodeSection, ResourceSection};
 use crate::units::{Bytes, Milli};
 
 const MIB: u64 = 1 << 20;
@@ -77,7 +77,7 @@ impl Machine {
             .or_else(|| self.unconnected(manifest));
         match unmet {
             Some(unmet) => Err(unmet),
-            None => Ok(self.share_out(&self.resources(manifest)?)),
+            None => Ok(self.share_out(manifest.launcher, &self.resources(manifest)?)),
         }
     }
 
@@ -186,9 +186,12 @@ impl Machine {
         Some(Unmet { key: format!("nodes[{index}].trusted_interface"), message })
     }
 
-    fn share_out(&self, claims: &[ResourceSection]) -> Vec<Share> {
+    fn share_out(&self, launcher: Launcher, claims: &[ResourceSection]) -> Vec<Share> {
         let claimed = claims.iter().fold(0_u64, |sum, claim| sum.saturating_add(claim.cpus.ceil()));
-        let exclusive = claimed <= self.cores.len() as u64;
+        let cores = self.cores.len() as u64;
+        // A pod sees all cores of its host, and so do other pods there, unless Kubernetes gave it its own.
+        let shared = launcher == Launcher::Kubernetes && claimed < cores;
+        let exclusive = claimed <= cores && !shared;
         let (mut next_core, mut next_gpu) = (0, 0);
         let share = |claim: &ResourceSection| {
             let wanted = claim.cpus.ceil() as usize;

@@ -1,7 +1,8 @@
 //! Launchers: how a cluster's processes come to be.
 //!
 //! [`up`] and [`down`] are the same for all of them. A launcher's own is how the hosts of nodes are reached, and how an
-//! agent is started, watched and ended there: `hosts` has the list, `local` does it on this machine, `ssh` on others, `slurm` in a job.
+//! agent is started, watched and ended there: `hosts` has the list, `local` does it on this machine, `ssh` on others, `slurm` in a
+//! job. Pods of Kubernetes are made by a crate of its own; [`Pods`] is what it does.
 
 mod beside;
 mod down;
@@ -11,6 +12,7 @@ mod join;
 mod local;
 mod machine;
 mod order;
+mod pods;
 mod provider;
 mod record;
 mod slurm;
@@ -21,9 +23,12 @@ mod up;
 
 pub(crate) use self::beside::order as order_beside;
 pub use self::beside::prepare_node;
-pub use self::down::{down, status};
+pub use self::down::{down, down_with, status};
+pub use self::hosts::{AgentLoss, Fault};
 pub(crate) use self::join::{JOINED, order_for};
 pub use self::join::{JoinOptions, Joined, join};
+pub use self::order::AgentOrder;
+pub use self::pods::{MakePods, Pods, origin, run_pod};
 pub use self::provider::{NodeOrder, NodeProvider, Provided};
 #[cfg(test)]
 pub(crate) use self::record::RunRecord;
@@ -31,5 +36,5 @@ pub(crate) use self::record::remove_keys;
 pub(crate) use self::slurm::FurtherJobs;
 pub use self::slurm::run_task;
 pub use self::ssh::serve_orders;
-pub use self::up::{Up, UpOptions, check, machine_memory, up, with_found};
+pub use self::up::{Up, UpOptions, check, machine_memory, up, up_unless, with_found};
 pub use crate::host::ProcessMark;
