@@ -274,7 +274,7 @@ impl Objects {
 
 /// NCCL takes shared memory by name between GPUs of one node; a container's 64 MiB are too few.
 fn uses_nccl(node: &NodeSection) -> bool {
-    node.resources.gpus > 1
+    node.resources.as_ref().is_some_and(|claim| claim.gpus > 1)
 }
 
 fn claim_volume(index: usize) -> String {

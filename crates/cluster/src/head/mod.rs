@@ -118,7 +118,7 @@ pub fn run(state: &StateDir, candidate: u32) -> Result<(), ClusterError> {
             let program = std::env::current_exe().map_err(ClusterError::system("find this program"))?;
             Some(Arc::new(FurtherJobs::new(&config.manifest, state, program)))
         }
-        Launcher::Local | Launcher::Ssh => None,
+        Launcher::Local | Launcher::Ssh | Launcher::Kubernetes => None,
     };
     run_with(state, candidate, provider)
 }

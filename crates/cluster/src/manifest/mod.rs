@@ -482,6 +482,7 @@ impl ElasticSection {
             interface: self.interface.clone(),
             advertise: None,
             trusted_interface: self.trusted_interface.clone(),
+            node_selector: BTreeMap::new(),
             resources: Some(self.resources.clone()),
             labels: self.labels.clone(),
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::launcher::{check_path, without_launcher};
-use crate::manifest::{ClaimMount, KubernetesSection, Launcher, Manifest, Toleration};
+use crate::manifest::{ClaimMount, KubernetesSection, Launcher, Manifest, NodeSection, Toleration};
 use crate::strict::{Document, StrictError};
 
 /// Folders of a pod that are the launcher's own.
@@ -84,7 +84,15 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     check_tolerations(document)?;
     check_resources(document)?;
     check_claims(document)?;
-    check_env(document)
+    check_env(document)?;
+    match manifest.nodes.iter().position(|node| node.resources.is_none()) {
+        // A pod that claims nothing would be placed anywhere, and find all of its host.
+        Some(index) => Err(document.refuse(
+            &format!("nodes[{index}]"),
+            "a pod claims what its node's `resources` say: give them",
+        )),
+        None => Ok(()),
+    }
 }
 
 fn check_image(document: &Document<Manifest>) -> Result<(), StrictError> {
@@ -139,12 +147,13 @@ fn check_resources(document: &Document<Manifest>) -> Result<(), StrictError> {
             let text = format!("`{extended}` is used twice, expected each resource of Kubernetes once");
             return Err(document.refuse(&place, text));
         }
-        if !nodes.iter().any(|node| node.resources.custom.contains_key(name)) {
+        let amount = |node: &NodeSection| node.resources.as_ref()?.custom.get(name).copied();
+        if !nodes.iter().any(|node| amount(node).is_some()) {
             let text = format!("no node has a custom resource `{name}`");
             return Err(document.refuse(&place, text));
         }
         for (index, node) in nodes.iter().enumerate() {
-            let Some(amount) = node.resources.custom.get(name).filter(|amount| amount.0 % 1000 != 0) else {
+            let Some(amount) = amount(node).filter(|amount| amount.0 % 1000 != 0) else {
                 continue;
             };
             let place = format!("nodes[{index}].resources.custom.{name}");
