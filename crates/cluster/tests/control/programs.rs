@@ -26,6 +26,7 @@ fn refusal(answer: Answer) -> String {
 fn told(effects: &[HeadEffect]) -> (&str, &[String]) {
     match effects {
         [
+            HeadEffect::ToAgent { command: Command::Caption { .. }, .. },
             HeadEffect::ToAgent { node, command: Command::Program { holders, .. }, .. },
             HeadEffect::ToAgent { node: same, command: Command::Launch(_), .. },
         ] if node == same => (node, holders),

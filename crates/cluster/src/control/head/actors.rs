@@ -232,8 +232,8 @@ impl Head {
         let saved = self.saved.get(actor).cloned();
         let allotment = state.allotment.clone();
         let node = state.node.clone();
-        self.tell_holders(&node, &request);
         self.command(&node, Command::Caption { process, caption });
+        self.tell_holders(&node, &request);
         let launch = Launch { process, actor, request, allotment, saved };
         self.command(&node, Command::Launch(launch));
     }
