@@ -69,10 +69,11 @@ impl Connection {
         self.0.quinn.rtt()
     }
 
-    /// How many acknowledgements have come from the peer. Once something was sent, a peer whose network thread lives
+    /// How many acknowledgements and pings have come from the peer. Once something was sent, a peer whose network thread lives
     /// makes this grow within a round trip; one that is stopped, or out of reach, does not.
     pub fn heard(&self) -> u64 {
-        self.0.quinn.stats().frame_rx.acks
+        let frames = self.0.quinn.stats().frame_rx;
+        frames.acks + frames.ping
     }
 
     /// The UDP payload that the path is known to carry, in bytes, and how many larger packets that were to try it were lost.

@@ -14,10 +14,11 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::decide::Decider;
 use super::issuer::Issuer;
 use super::places::Places;
+use super::sessions::Beat;
 use super::{HeadAddress, HeadConfig, MAX_BATCH, reaching};
 use crate::control::offer::Offer;
 use crate::control::papers::CertificateState;
-use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
+use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running, StoreUse};
 use crate::control::{Head, HeadEffect, HeadEvent, Shown};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
@@ -31,7 +32,7 @@ use crate::state::{StateDir, log_tail};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lines of an agent's log that go into the death reports of its processes.
 const TAIL_LINES: usize = 12;
-/// Heartbeats come twice a second.
+/// Heartbeats of half a second and more wait behind it.
 const LONG_COMMIT: Duration = Duration::from_millis(400);
 /// How long the last answers may take to leave.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -40,6 +41,8 @@ const FAREWELL: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(crate) enum Input {
     Machine(HeadEvent),
+    /// Time has passed, in which these were heard.
+    Tick(BTreeMap<String, Beat>),
     AgentJoined(Box<Joining>),
     AgentLeft {
         node: String,
@@ -141,6 +144,10 @@ struct AgentLink {
     incarnation: u64,
     lane: LaneSender,
     connection: Connection,
+    /// What its last heartbeat said.
+    store: StoreUse,
+    /// What its connection had heard when it was last looked at.
+    heard: u64,
 }
 
 /// Verdicts are logged when they are found, for who wants to know how long what follows from them took.
@@ -202,10 +209,7 @@ impl Core {
             for input in batch.drain(..) {
                 let was_late = late > 0;
                 late = late.saturating_sub(1);
-                if was_late && matches!(input, Input::Machine(HeadEvent::Tick)) {
-                    continue;
-                }
-                if let Some(event) = self.take_in(input) {
+                if let Some(event) = self.take_in(input, was_late) {
                     self.decider.take(event);
                 }
             }
@@ -286,16 +290,48 @@ impl Core {
         Ok(())
     }
 
+    /// Hears before it looks at the time; where it `was_late` itself it does not look.
+    fn tick(&mut self, beats: BTreeMap<String, Beat>, was_late: bool) -> Option<HeadEvent> {
+        self.hear(beats);
+        self.hear_of_connections();
+        if was_late {
+            return None;
+        }
+        if self.places.tick() {
+            self.agents.values().for_each(|link| self.tell_places(link));
+        }
+        self.look_at_own_certificate(&HeadEvent::Tick);
+        Some(HeadEvent::Tick)
+    }
+
+    fn hear(&mut self, beats: BTreeMap<String, Beat>) {
+        for (node, Beat { incarnation, store }) in beats {
+            if let Some(link) = self.agents.get_mut(&node).filter(|link| link.incarnation == incarnation) {
+                link.store = store;
+            }
+            self.decider.take(HeadEvent::Heartbeat { node, incarnation, store });
+        }
+    }
+
+    /// A heartbeat may be lost, and is not sent again; but QUIC asks whether it came, and that is to be heard as well.
+    fn hear_of_connections(&mut self) {
+        for (node, link) in &mut self.agents {
+            let heard = link.connection.heard();
+            if std::mem::replace(&mut link.heard, heard) != heard {
+                let (node, incarnation, store) = (node.clone(), link.incarnation, link.store);
+                self.decider.take(HeadEvent::Heartbeat { node, incarnation, store });
+            }
+        }
+    }
+
     /// Keeps the connections; what is left is for the state machine.
-    fn take_in(&mut self, input: Input) -> Option<HeadEvent> {
+    fn take_in(&mut self, input: Input, was_late: bool) -> Option<HeadEvent> {
         match input {
             Input::Machine(event) => {
                 self.look_at_own_certificate(&event);
-                if matches!(event, HeadEvent::Tick) && self.places.tick() {
-                    self.agents.values().for_each(|link| self.tell_places(link));
-                }
                 Some(event)
             }
+            Input::Tick(beats) => self.tick(beats, was_late),
             Input::AgentJoined(joining) => self.agent_came(joining),
             Input::AgentLeft { node, incarnation, session } => {
                 let current = self.agents.get(&node).is_some_and(|link| link.session == session);
@@ -374,7 +410,8 @@ impl Core {
         if host == self.host {
             self.watch_agent(&node, incarnation, pid);
         }
-        let link = AgentLink { session, incarnation, lane, connection };
+        let (store, heard) = (StoreUse::default(), connection.heard());
+        let link = AgentLink { session, incarnation, lane, connection, store, heard };
         let welcome = Welcome { pid: std::process::id(), host: self.host.clone() };
         self.tell_agent(&link, HeadToAgent::Welcome(welcome));
         self.tell_places(&link);

@@ -16,7 +16,7 @@ use super::core::{Core, Input};
 use super::etcd::{self, Etcd, EtcdRecords, Leadership};
 use super::issuer::Issuer;
 use super::scaling::Scaling;
-use super::{Decider, HeadAddress, HeadConfig, MAX_EVENTS, end_when_told, options, sessions, tick};
+use super::{Beats, Decider, HeadAddress, HeadConfig, MAX_EVENTS, end_when_told, options, sessions, tick};
 use crate::control::offer::check_node_name;
 use crate::control::vocabulary::HEAD_NODE;
 use crate::error::ClusterError;
@@ -92,7 +92,8 @@ impl Candidate<'_> {
         door.set_open(decider.head().awaits_guests());
         // With it goes all that a term has begun, and its socket.
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            // One: what comes from many agents at once is then taken in by one wake.
+            .worker_threads(1)
             .thread_name("lyceum-head-io")
             .enable_all()
             .build()

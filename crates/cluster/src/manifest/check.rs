@@ -5,6 +5,7 @@ mod launcher;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::{
     CertificateSection, ElasticSection, HeadSection, Health, Launcher, LogsSection, MAX_GPUS, MAX_NAME,
@@ -305,10 +306,15 @@ impl CertificateSection {
 }
 
 impl Health {
+    /// Heartbeats are this far apart: twice before there is silence. A lost one is none, since QUIC asks again within it.
+    pub(crate) fn beat(&self) -> Duration {
+        Duration::from_secs_f64(self.unreachable / 2.0)
+    }
+
     /// The first key whose value cannot be, and what was expected.
     pub(crate) fn fault(&self) -> Option<(&'static str, String)> {
         let Health { unreachable, verdict, stop, cordon_window, .. } = self;
-        // Heartbeats come every half second: a late one is no silence.
+        // Two heartbeats come in this time.
         if !(1.0..=3.0).contains(unreachable) {
             return Some(("unreachable", format!("expected 1 to 3 seconds, found {unreachable}")));
         }
