@@ -86,6 +86,11 @@ impl ProcessWatch {
         Ok(ProcessWatch { fd: crate::spawn::readable(fd)? })
     }
 
+    /// Kills it, if it has not ended.
+    pub(crate) fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(self.fd.get_ref(), Signal::KILL);
+    }
+
     /// Returns when it has ended (it may be a zombie then).
     pub(crate) async fn ended(&self) -> io::Result<()> {
         self.fd.readable().await.map(drop)

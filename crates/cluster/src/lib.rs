@@ -6,7 +6,8 @@
 //!
 //! A program takes part in one of two ways:
 //!
-//! - As a **worker**: its `worker` command calls [`worker::run`] with the roles that it implements.
+//! - As a **worker**: its `worker` command calls [`worker::run`] with the roles that it implements. Its `main` begins with
+//!   [`worker::begin`], so that agents may load the program once and fork it.
 //! - As a **client**: [`launch::up`] starts or finds a cluster, [`Client::begin_job`] begins a job in it, and
 //!   [`Client::start_system`] lets this process call actors.
 //!
@@ -28,6 +29,7 @@
 
 pub mod agent;
 mod ask;
+mod birth;
 mod client;
 #[cfg(test)]
 mod committed;
@@ -48,6 +50,7 @@ mod message;
 mod newer;
 #[cfg(test)]
 mod samples;
+mod sibling;
 mod spawn;
 pub mod state;
 pub mod strict;

@@ -1,8 +1,8 @@
-//! The one place of this crate with `unsafe`: what happens between fork and exec, descriptors named by number in the
+//! With [`sibling`](crate::sibling), the one place of this crate with `unsafe`: what happens between fork and exec, descriptors named by number in the
 //! environment, and descriptors that tokio waits on.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -30,11 +30,7 @@ pub(crate) struct Preparation {
 /// Makes `command` start as `preparation` says. The descriptors are closed here when `command` is dropped.
 pub(crate) fn prepare(command: &mut Command, preparation: Preparation) {
     let Preparation { dies_with_parent, own_session, cores, inherited, cgroup } = preparation;
-    let mut set = CpuSet::new();
-    for core in cores.iter().filter(|core| (**core as usize) < CpuSet::MAX_CPU) {
-        set.set(*core as usize);
-    }
-    let bound = !cores.is_empty();
+    let set = core_set(&cores);
     let parent = rustix::process::getpid();
     command.stdin(Stdio::null());
     if !own_session {
@@ -51,8 +47,8 @@ pub(crate) fn prepare(command: &mut Command, preparation: Preparation) {
                 return Err(io::ErrorKind::NotConnected.into());
             }
         }
-        if bound {
-            rustix::thread::sched_setaffinity(None, &set)?;
+        if let Some(set) = &set {
+            rustix::thread::sched_setaffinity(None, set)?;
         }
         for fd in &inherited {
             rustix::io::fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
@@ -67,6 +63,26 @@ pub(crate) fn prepare(command: &mut Command, preparation: Preparation) {
     unsafe {
         command.pre_exec(setup);
     }
+}
+
+/// The cores that a process is bound to; `None` where that is none of our affair.
+pub(crate) fn core_set(cores: &[u32]) -> Option<CpuSet> {
+    let mut set = CpuSet::new();
+    for core in cores.iter().filter(|core| (**core as usize) < CpuSet::MAX_CPU) {
+        set.set(*core as usize);
+    }
+    (!cores.is_empty()).then_some(set)
+}
+
+/// What this process says from now on, on its stdout and stderr, goes into `log`.
+pub(crate) fn say_into(log: &OwnedFd) -> io::Result<()> {
+    for standard in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: takes two numbers. The standard descriptors are open, and nobody owns them.
+        if unsafe { libc::dup2(log.as_raw_fd(), standard) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// `fd` as the tokio runtime waits on it until it can be read. Call it within a runtime.

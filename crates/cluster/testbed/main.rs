@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 mod probe;
 
 fn main() -> ExitCode {
+    worker::begin();
     let filter = EnvFilter::try_from_env("LYCEUM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();

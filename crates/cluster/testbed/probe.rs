@@ -57,6 +57,8 @@ pub enum Misbehave {
     Panic(String),
     /// Spin for this many milliseconds.
     Spin(u64),
+    /// Start a process that does nothing and never ends.
+    Beget,
     /// Come to your end.
     Finish,
 }
@@ -236,6 +238,7 @@ impl Handler<Misbehave> for Process {
                     std::hint::spin_loop();
                 }
             }
+            Misbehave::Beget => drop(std::process::Command::new("sleep").arg("infinity").spawn()?),
             Misbehave::Finish => ctx.stop(),
         }
         Ok(())

@@ -56,7 +56,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // SAFETY: this is the process's first statement: it has one thread, and NCCL is not loaded.
+    lyceum_cluster::worker::begin();
+    // SAFETY: nothing before this has started a thread, and NCCL is not loaded.
     unsafe { lyceum_collective::nccl::confine_to_trusted_interface() };
     let filter = tracing_subscriber::EnvFilter::try_from_env("LYCEUM_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

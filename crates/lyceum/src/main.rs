@@ -16,6 +16,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    lyceum_cluster::worker::begin();
     let arguments = Arguments::parse();
     init_log(arguments.command.default_log());
     match arguments.command.run() {

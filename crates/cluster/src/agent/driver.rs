@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use lyceum_actor::{Cause, ControlError};
@@ -14,6 +14,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::AgentConfig;
+use super::child::Child;
 use super::forker::Forker;
 use super::memory::MemoryGuard;
 use super::peers::Peers;
@@ -145,6 +146,7 @@ impl Driver {
         if let Some(ending) = &self.ending {
             tracing::info!(by = ending.by, "the agent ends");
         }
+        self.forker.end().await;
         if let Some((lane, _)) = self.head.take() {
             let _ = tokio::time::timeout(FAREWELL, lane.finish()).await;
         }
@@ -346,10 +348,10 @@ impl Driver {
         let worker =
             Worker { outbox, pid: None, killed: false, log, memory, last_words: None, exceeded: None };
         self.workers.insert(process, worker);
-        let (forker, events, socket, command) =
-            (self.forker.clone(), self.events.clone(), outfit.socket, outfit.command);
+        let (forker, events, socket, start) =
+            (self.forker.clone(), self.events.clone(), outfit.socket, outfit.start);
         tokio::spawn(async move {
-            let forked = forker.fork(command).await.map(|child| Box::new((child, socket, inbox)));
+            let forked = forker.fork(start).await.map(|child| Box::new((child, socket, inbox)));
             let _ = events.send(Happening::Forked { process, forked }).await;
         });
         Ok(())

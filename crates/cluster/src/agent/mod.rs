@@ -1,11 +1,14 @@
 //! The node agent's process: the state machine of [`control::Agent`](crate::control::Agent), the node's store, its
 //! workers, and the links to the head and to other agents.
 
+mod child;
 mod driver;
 mod forker;
 pub(crate) mod head_link;
 mod memory;
 mod peers;
+mod start;
+mod templates;
 pub(crate) mod workers;
 
 use std::net::{IpAddr, SocketAddr};

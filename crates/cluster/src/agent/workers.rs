@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use lyceum_actor::Cause;
@@ -15,12 +15,13 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::AgentConfig;
+use super::child::Child;
 use super::driver::Happening;
 use super::memory::MemoryLimit;
+use super::start::Start;
 use crate::control::vocabulary::Launch;
 use crate::host::{ProcessWatch, pid_of};
 use crate::message::{self, AgentToWorker, LocalFrames, Message, Unknown, Unread, WorkerInit, WorkerToAgent};
-use crate::spawn::{self, Preparation};
 
 /// The worker's end of its socket to the agent.
 pub(crate) const AGENT_VARIABLE: &str = "LYCEUM_AGENT_FD";
@@ -80,12 +81,12 @@ impl Worker {
 
 /// What a worker is started with, before it is forked.
 pub(super) struct Outfit {
-    pub(super) command: Command,
+    pub(super) start: Start,
     pub(super) socket: UnixStream,
     pub(super) store_socket: OwnedFd,
 }
 
-/// Makes the command that starts the program of `launch`.
+/// Makes what the program of `launch` is started with.
 pub(super) fn outfit(
     config: &AgentConfig,
     launch: &Launch,
@@ -103,27 +104,19 @@ pub(super) fn outfit(
     let socket = UnixStream::from_std(ours).map_err(words("make its socket"))?;
     let (store_socket, store_theirs) =
         lyceum_store::socket_pair().map_err(|error| format!("cannot make its store's socket: {error}"))?;
-    let theirs: OwnedFd = theirs.into();
-
-    let mut command = Command::new(program);
-    command.arg("worker").envs(&launch.request.env);
-    for (name, value) in environment(config, launch) {
-        command.env(name, value);
-    }
-    command.env(AGENT_VARIABLE, theirs.as_raw_fd().to_string());
-    command.env(STORE_VARIABLE, store_theirs.as_raw_fd().to_string());
-    command.env_remove(crate::daemon::TETHER_VARIABLE);
-    let errors = log.try_clone().map_err(words("open its log"))?;
-    command.stdout(log).stderr(errors);
-    let preparation = Preparation {
-        dies_with_parent: true,
-        own_session: false,
+    let start = Start {
+        program,
+        own_variables: launch.request.env.clone(),
+        variables: environment(config, launch),
+        control: theirs.into(),
+        store: store_theirs,
+        log,
         cores,
-        inherited: vec![theirs, store_theirs],
         cgroup: memory.door(),
+        // Other programs than this one may be slow to load.
+        by_template: launch.request.program.is_some(),
     };
-    spawn::prepare(&mut command, preparation);
-    Ok(Outfit { command, socket, store_socket })
+    Ok(Outfit { start, socket, store_socket })
 }
 
 /// A program that lies beside this one; this one itself where none is named.
@@ -195,7 +188,7 @@ pub(super) fn outbox() -> (Sender<AgentToWorker>, Receiver<AgentToWorker>) {
 /// Serves a forked worker until it has ended, and says how.
 pub(super) async fn serve(
     process: u64,
-    mut child: Child,
+    child: Child,
     socket: UnixStream,
     outbox: Receiver<AgentToWorker>,
     events: Sender<Happening>,
@@ -209,12 +202,9 @@ pub(super) async fn serve(
     };
     if let Err(error) = &watched {
         tracing::warn!(process, %error, "a worker cannot be watched: it is killed");
-        let _ = child.kill();
     }
     // Nothing of its group may stay. Its number is still its own: it has not been waited for.
-    if let Some(pid) = pid_of(child.id()) {
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
+    child.kill();
     let status = child.wait();
     let _ = tokio::time::timeout(LAST_WORDS, reading).await;
     writing.abort();

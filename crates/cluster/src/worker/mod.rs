@@ -1,9 +1,10 @@
 //! A worker's process: the main of every program that hosts actors.
 //!
-//! The node's agent starts it with two inherited sockets, one to itself and one to the node's store. Over the first
-//! come its identity and the role it is to play. It ends with its actor, when it is told to, or with its agent.
+//! The node's agent starts it, or forks it from a [template](begin) of its program, with two inherited sockets, one to itself and
+//! one to the node's store. Over the first come its identity and the role it is to play. It ends with its actor, when it is told to, or with its agent.
 
 mod relay;
+mod template;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -19,6 +20,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use self::relay::Relay;
+pub use self::template::begin;
 use crate::agent::{AGENT_VARIABLE, STORE_VARIABLE};
 use crate::ask::Control;
 use crate::message::{self, AgentToWorker, LocalFrames, Message, Unknown, Unread, WorkerInit, WorkerToAgent};

@@ -22,3 +22,4 @@ mod slurmd;
 mod ssh;
 mod sshd;
 mod strangers;
+mod templates;
