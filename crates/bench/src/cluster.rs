@@ -12,7 +12,7 @@ use lyceum_cluster::state::StateDir;
 use crate::actors::{Caller, Target};
 use crate::keepers::Keeper;
 
-/// Nodes `a` and `b`, each with its agent and its store. The folder goes with it.
+/// A head, and nodes that each have their agent and their store. The folder goes with it.
 pub struct BenchCluster {
     up: Up,
     job: Job,
@@ -20,7 +20,8 @@ pub struct BenchCluster {
     _folder: tempfile::TempDir,
 }
 
-const MANIFEST: &str = r#"
+/// Nodes `a` and `b`.
+pub const TWO_NODES: &str = r#"
 name = "bench"
 oversubscribe = true
 store = { capacity = "1 GiB", segment = "512 MiB" }
@@ -35,10 +36,10 @@ resources = { cpus = 1, memory = "2 GiB" }
 "#;
 
 impl BenchCluster {
-    /// Starts it; `program` is the one whose `head`, `agent` and `worker` commands are run.
-    pub async fn start(program: PathBuf) -> Result<Self> {
+    /// Starts the one of `manifest`; `program` is the one whose `head`, `agent` and `worker` commands are run.
+    pub async fn start(program: PathBuf, manifest: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("lyceum-bench-").tempdir().context("a folder")?;
-        let manifest = Manifest::parse("the benchmark's manifest", MANIFEST)?;
+        let manifest = Manifest::parse("the benchmark's manifest", manifest)?;
         let state = StateDir::at(folder.path().join("bench"));
         let options = UpOptions { owned: true, ..UpOptions::at(state, program) };
         let up = launch::up(&manifest, options).await?;
@@ -50,6 +51,28 @@ impl BenchCluster {
     /// The cluster, as the benchmark's job sees it.
     pub fn cluster(&self) -> Cluster {
         self.job.cluster(&self.system)
+    }
+
+    /// The number of the head's process.
+    pub fn head(&self) -> Result<u32> {
+        let state = self.up.state.root().as_os_str().as_encoded_bytes();
+        let arguments = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let is_head = |pid: &u32| {
+            let arguments = arguments(pid);
+            let mut arguments = arguments.split(|byte| *byte == 0).skip(1);
+            arguments.next() == Some(b"head") && arguments.any(|argument| argument == state)
+        };
+        let mut pids = std::fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.find(is_head).context("the head does not run")
+    }
+
+    /// The number of the process of the agent of `node`.
+    pub async fn agent(&self, node: &str) -> Result<u32> {
+        let status = self.up.client.status().await?;
+        let found = status.nodes.iter().find(|found| found.name == node);
+        Ok(found.with_context(|| format!("there is no node `{node}`"))?.pid)
     }
 
     /// A process on `node` that is called.

@@ -60,6 +60,21 @@ impl Row {
         }
     }
 
+    /// Of a figure of ours that may be `allowed` at most: the ratio is what is allowed over ours.
+    pub fn within(work: &str, unit: &str, ours: f64, allowed: f64) -> Self {
+        Self {
+            work: work.into(),
+            unit: unit.into(),
+            ours,
+            peer: Some(allowed),
+            peer_name: Some("allowed".into()),
+            ratio: (ours > 0.0).then(|| allowed / ours),
+            floor: Some(1.0),
+            ours_us: None,
+            peer_us: None,
+        }
+    }
+
     /// The same with a floor on our own figure.
     pub fn with_floor(self, floor: f64) -> Self {
         Self { floor: Some(floor), ..self }
@@ -147,6 +162,12 @@ mod tests {
         assert_eq!(alone.with_floor(601.0).keeps_floor(), Some(false));
         let silent = Row::new("call", "calls/s", &ours, Some(("ray", &Rounds::default(), Some(1.0))));
         assert_eq!((silent.ratio, silent.keeps_floor()), (None, None));
+    }
+
+    #[test]
+    fn what_may_be_so_much_at_most_keeps_its_floor_while_it_is_no_more() {
+        assert_eq!(Row::within("memory", "MiB", 29.0, 30.0).keeps_floor(), Some(true));
+        assert_eq!(Row::within("memory", "MiB", 31.0, 30.0).keeps_floor(), Some(false));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use lyceum_wire::{Authority, PeerIdentity, PeerRole};
 use super::Options;
 use crate::actors::{Add, Call, Caller, Make, Target, TargetActor};
 use crate::bare::BareEcho;
-use crate::cluster::BenchCluster;
+use crate::cluster::{BenchCluster, TWO_NODES};
 use crate::peer::RunningPeer;
 use crate::round::{Round, Rounds};
 use crate::row::Row;
@@ -53,7 +53,7 @@ pub async fn measure(options: &Options) -> Result<Vec<Row>> {
         Some(peer) => Some(RunningPeer::start(peer).await?),
         None => None,
     };
-    let cluster = BenchCluster::start(options.program.clone()).await?;
+    let cluster = BenchCluster::start(options.program.clone(), TWO_NODES).await?;
     let mut bare = BareEcho::start(options.program.clone()).await?;
     let mut rows = calls(options, &cluster, &mut bare, peer.as_mut()).await?;
     drop(bare);

@@ -13,6 +13,7 @@ use lyceum_cluster::head::{Decider, MAX_BATCH};
 use lyceum_cluster::units::Milli;
 
 use super::Options;
+use super::idle::resident_mib;
 use crate::round::{Round, Rounds};
 use crate::row::Row;
 
@@ -32,8 +33,9 @@ pub fn measure(options: &Options) -> Result<Vec<Row>> {
         let mut cluster = Simulated::start(folder.path())?;
         let seen = cluster.place()?;
         if round == 0 {
-            // Later rounds find memory that earlier ones have left behind.
-            memory.add(Round { done: ACTORS, seconds: resident_mib()?, latencies_us: Vec::new() });
+            // Later rounds find memory that earlier ones have left behind. It is this process's, of which the head is a part.
+            let held = resident_mib(std::process::id())?;
+            memory.add(Round { done: ACTORS, seconds: held, latencies_us: Vec::new() });
         } else {
             placed.add(seen);
         }
@@ -142,13 +144,4 @@ fn name(number: u32) -> String {
 
 fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7000))
-}
-
-/// Memory of this process, which is more than the head's alone.
-fn resident_mib() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("cannot read this process's memory")?;
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
-    let kib: f64 = kib.context("this process's memory is not told")?;
-    Ok(kib / 1024.0)
 }

@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod control;
+pub mod idle;
 pub mod store;
 
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use lyceum_actor::CallError;
 
 use super::Options;
 use crate::bare::BareStream;
-use crate::cluster::BenchCluster;
+use crate::cluster::{BenchCluster, TWO_NODES};
 use crate::keepers::{Fetch, Hand, Handed, Keep, Put};
 use crate::peer::RunningPeer;
 use crate::round::Rounds;
@@ -27,7 +27,7 @@ pub async fn measure(options: &Options) -> Result<Vec<Row>> {
         Some(peer) => Some(RunningPeer::start(peer).await?),
         None => None,
     };
-    let cluster = BenchCluster::start(options.program.clone()).await?;
+    let cluster = BenchCluster::start(options.program.clone(), TWO_NODES).await?;
     let mut bare = BareStream::start(options.program.clone(), BYTES as usize).await?;
     let (maker, reader, other) =
         (cluster.keeper("a").await?, cluster.keeper("a").await?, cluster.keeper("b").await?);

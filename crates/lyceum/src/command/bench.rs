@@ -36,7 +36,8 @@ enum Subject {
     Actor,
     /// Objects: made, handed to another process, fetched by another node
     Store,
-    /// The head's decisions, written down, over nodes that are simulated; no other system is measured beside it
+    /// The head's decisions, written down, over nodes that are simulated, and processes that idle; no other system is
+    /// measured beside these
     Control,
 }
 
@@ -58,7 +59,11 @@ impl Bench {
             match self.subject {
                 Subject::Actor => work::actor::measure(&options).await,
                 Subject::Store => work::store::measure(&options).await,
-                Subject::Control => work::control::measure(&options),
+                Subject::Control => {
+                    let mut rows = work::control::measure(&options)?;
+                    rows.extend(work::idle::measure(&options).await?);
+                    Ok(rows)
+                }
             }
         })?;
         if let Some(path) = &self.json {
