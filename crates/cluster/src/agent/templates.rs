@@ -129,31 +129,45 @@ impl Templates {
         // A second time, where the template has ended since the last order.
         for _ in 0..2 {
             if let State::Absent { deaths } = *state {
-                let template = match deaths {
-                    MAX_DEATHS.. => Err(io::Error::other(format!("{deaths} of its templates have ended"))),
-                    _ => self.start(start, forker).await,
-                };
-                *state = match template {
-                    Ok(template) => State::Up(template, deaths),
-                    Err(error) => {
-                        tracing::info!(program = %start.program.display(), %error, "a program is no template: it is started for each worker");
-                        State::Unable
-                    }
-                };
+                *state = self.start(start, forker, deaths).await;
             }
             let State::Up(template, deaths) = &*state else { return None };
-            match order(template, start) {
+            let error = match order(template, start) {
                 Ok(line) => return Some((line, template.watch.clone())),
-                Err(error) => {
-                    tracing::warn!(program = %start.program.display(), %error, "a template takes no order");
-                    *state = State::Absent { deaths: deaths + 1 };
-                }
+                Err(error) => error,
+            };
+            tracing::warn!(program = %start.program.display(), %error, "a template takes no order");
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                // It has more to do than its socket holds, or this process has no descriptor left.
+                return None;
             }
+            *state = State::Absent { deaths: deaths + 1 };
         }
         None
     }
 
-    async fn start(&self, start: &Start, forker: &Forker) -> io::Result<Template> {
+    /// A template after so many others, or what is known then.
+    async fn start(&self, start: &Start, forker: &Forker, deaths: u32) -> State {
+        let program = start.program.display();
+        if deaths >= MAX_DEATHS {
+            tracing::warn!(%program, deaths, "templates of a program end: it is started for each worker");
+            return State::Unable;
+        }
+        match self.load(start, forker).await {
+            Ok(template) => State::Up(template, deaths),
+            // A busy machine may do better the next time.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                tracing::warn!(%program, "a template does not load in time");
+                State::Absent { deaths: deaths + 1 }
+            }
+            Err(error) => {
+                tracing::info!(%program, %error, "a program is no template: it is started for each worker");
+                State::Unable
+            }
+        }
+    }
+
+    async fn load(&self, start: &Start, forker: &Forker) -> io::Result<Template> {
         let (ours, theirs) = birth::pair()?;
         let mut command = Command::new(&start.program);
         command.arg("worker").envs(start.variables.iter().map(|(name, value)| (*name, value)));
@@ -166,17 +180,13 @@ impl Templates {
         let pid = child.id();
         let (watch, line) = (Arc::new(ProcessWatch::new(pid)?), Line::new(ours)?);
         self.tell_end(child, watch.clone(), start.program.clone());
-        match tokio::time::timeout(PATIENCE, line.hear()).await {
-            Ok(Ok(Some(Word::Ready))) => {
-                tracing::info!(pid, program = %start.program.display(), "a template is up");
-                Ok(Template { line, watch })
-            }
-            other => {
-                watch.kill();
-                let timeout = || Err(io::Error::other("it did not load in time"));
-                Err(io::Error::other(in_words(other.unwrap_or_else(|_| timeout()))))
-            }
+        let heard = tokio::time::timeout(PATIENCE, line.hear()).await;
+        if let Ok(Ok(Some(Word::Ready))) = heard {
+            tracing::info!(pid, program = %start.program.display(), "a template is up");
+            return Ok(Template { line, watch });
         }
+        watch.kill();
+        Err(io::Error::other(in_words(heard?)))
     }
 
     /// Takes its status when it has ended.

@@ -10,7 +10,7 @@ use lyceum_bench::peer::Peer;
 use lyceum_bench::work::{self, Options};
 use lyceum_bench::{bare, row};
 
-use super::block_on;
+use super::{block_on, say};
 
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -60,6 +60,12 @@ impl Bench {
                 Subject::Actor => work::actor::measure(&options).await,
                 Subject::Store => work::store::measure(&options).await,
                 Subject::Control => {
+                    if let Some(peer) = self.peer {
+                        say(&format!(
+                            "{} has nothing like these works: they are measured alone",
+                            peer.name()
+                        ));
+                    }
                     let mut rows = work::control::measure(&options)?;
                     rows.extend(work::idle::measure(&options).await?);
                     Ok(rows)
