@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::control::HeadEvent;
 use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Origin};
 use crate::error::ClusterError;
-use crate::head::{HeadAddress, Input, accept};
+use crate::head::{Beats, HeadAddress, Input, accept};
 use crate::message::*;
 use crate::samples;
 use crate::state::{StateDir, write_json};
@@ -67,7 +67,7 @@ async fn a_head_refuses_unknown_questions_and_hears_on() {
     let school = School::new();
     let head = school.endpoint(PeerRole::Head, "head");
     let (events, mut inbox) = mpsc::channel(16);
-    tokio::spawn(accept(head.clone(), events));
+    tokio::spawn(accept(head.clone(), Beats::default(), events));
 
     let client = school.endpoint(PeerRole::Client, CLIENT_NODE);
     let connection = client.connect(head.local_addr(), &Expect::role(PeerRole::Head)).await.unwrap();

@@ -66,10 +66,11 @@ impl Connection {
         self.0.quinn.rtt()
     }
 
-    /// How many acknowledgements have come from the peer. Once something was sent, a peer whose network thread lives
+    /// How many acknowledgements and pings have come from the peer. Once something was sent, a peer whose network thread lives
     /// makes this grow within a round trip; one that is stopped, or out of reach, does not.
     pub fn heard(&self) -> u64 {
-        self.0.quinn.stats().frame_rx.acks
+        let frames = self.0.quinn.stats().frame_rx;
+        frames.acks + frames.ping
     }
 
     /// The two halves of the connection's lane; handed out once. Starts the writer's task, so call it within a tokio

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lyceum_actor::{Cause, ControlError};
 use lyceum_store::NodeStore;
@@ -33,11 +33,22 @@ use crate::state::{StateDir, log_tail};
 const TAIL_LINES: usize = 20;
 /// The agent looks at the time, and at watched memory, this often.
 const TICK: Duration = Duration::from_millis(100);
-/// Heartbeats and the sizes of logs: every so many ticks.
-const TICKS_PER_BEAT: u64 = 5;
+/// It looks at the sizes of logs every so many ticks.
 const TICKS_PER_LOG: u64 = 10;
 /// How long the last reports may take to leave.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// By the clock that agents have in common: they say their heartbeats at the same moment, so that a head that has nothing to do but
+/// to hear them is woken once for all.
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time until that clock shows a multiple of `period`.
+fn until_next(period: Duration) -> Duration {
+    let (now, period) = (since_epoch().as_nanos(), period.as_nanos().max(1));
+    Duration::from_nanos((period - now % period) as u64)
+}
 
 /// What can happen to an agent's process.
 #[derive(Debug)]
@@ -93,6 +104,8 @@ pub(super) struct Driver {
     questions: BTreeSet<(u64, u64)>,
     ending: Option<Ending>,
     ticks: u64,
+    /// The number of the heartbeat that was due last.
+    beats: u128,
 }
 
 impl Driver {
@@ -125,13 +138,14 @@ impl Driver {
             questions: BTreeSet::new(),
             ending: None,
             ticks: 0,
+            beats: 0,
         }
     }
 
     pub(super) async fn run(mut self, mut inbox: Receiver<Happening>) -> Result<(), ClusterError> {
         self.state.make(&self.state.worker_logs(&self.config.node))?;
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + until_next(TICK), TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         while self.ending.is_none() {
             tokio::select! {
                 // What happened before the time is looked at: a busy agent does not take its own delay for silence.
@@ -225,7 +239,9 @@ impl Driver {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        if self.ticks.is_multiple_of(TICKS_PER_BEAT) {
+        let beats = since_epoch().as_nanos() / self.config.health.beat().as_nanos().max(1);
+        // A clock that is set makes one beat too many or too late.
+        if std::mem::replace(&mut self.beats, beats) != beats {
             self.beat();
         }
         let look_at_logs = self.ticks.is_multiple_of(TICKS_PER_LOG);

@@ -128,7 +128,13 @@ async fn read_beats(
     events: &Sender<Happening>,
 ) -> Result<(), WireError> {
     loop {
+        let before = connection.heard();
         let Ok(datagram) = tokio::time::timeout(patience, connection.read_datagram()).await else {
+            // Heartbeats may be lost that QUIC knows to have arrived.
+            if connection.heard() != before {
+                let _ = events.send(Happening::Machine(AgentEvent::HeadHeard)).await;
+                continue;
+            }
             connection.close(CloseCode::Done, "the head is silent and is called again");
             return Err(WireError::Closed(CloseReason::TimedOut));
         };

@@ -35,7 +35,7 @@ use crate::manifest::{Health, StoreSection};
 use crate::state::{StateDir, read_json, write_json};
 use crate::units::Bytes;
 
-/// A head that is silent is called again no sooner than this: three of its heartbeats.
+/// A head that is silent is called again no sooner than this: its answers to heartbeats are a second and a half apart at most.
 const HEAD_PATIENCE: Duration = Duration::from_millis(1500);
 /// Events that may wait for the agent; those who bring more wait.
 const MAX_EVENTS: usize = 4096;

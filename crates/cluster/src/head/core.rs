@@ -13,8 +13,9 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::decide::Decider;
 use super::places::Places;
 use super::reaching;
+use super::sessions::Beat;
 use super::{MAX_BATCH, VALIDITY};
-use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running};
+use crate::control::vocabulary::{Answer, Ask, CLIENT_NODE, Command, Notice, Origin, Running, StoreUse};
 use crate::control::{HeadEffect, HeadEvent};
 use crate::error::ClusterError;
 use crate::host::{ProcessWatch, host_identity};
@@ -25,7 +26,7 @@ use crate::state::{StateDir, log_tail};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lines of an agent's log that go into the death reports of its processes.
 const TAIL_LINES: usize = 12;
-/// Heartbeats come twice a second.
+/// Heartbeats of half a second and more wait behind it.
 const LONG_COMMIT: Duration = Duration::from_millis(400);
 /// How long the last answers may take to leave.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -34,6 +35,8 @@ const FAREWELL: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(crate) enum Input {
     Machine(HeadEvent),
+    /// Time has passed, in which these were heard.
+    Tick(BTreeMap<String, Beat>),
     AgentJoined(Box<Joining>),
     AgentLeft {
         node: String,
@@ -95,6 +98,10 @@ struct AgentLink {
     incarnation: u64,
     lane: LaneSender,
     connection: Connection,
+    /// What its last heartbeat said.
+    store: StoreUse,
+    /// What its connection had heard when it was last looked at.
+    heard: u64,
 }
 
 /// Verdicts are logged when they are found, for who wants to know how long what follows from them took.
@@ -144,10 +151,7 @@ impl Core {
             for input in batch.drain(..) {
                 let was_late = late > 0;
                 late = late.saturating_sub(1);
-                if was_late && matches!(input, Input::Machine(HeadEvent::Tick)) {
-                    continue;
-                }
-                if let Some(event) = self.take_in(input) {
+                if let Some(event) = self.take_in(input, was_late) {
                     self.decider.take(event);
                 }
             }
@@ -190,15 +194,44 @@ impl Core {
         }
     }
 
-    /// Keeps the connections; what is left is for the state machine.
-    fn take_in(&mut self, input: Input) -> Option<HeadEvent> {
-        match input {
-            Input::Machine(event) => {
-                if matches!(event, HeadEvent::Tick) && self.places.tick() {
-                    self.agents.values().for_each(|link| self.tell_places(link));
-                }
-                Some(event)
+    /// Hears before it looks at the time; where it `was_late` itself it does not look.
+    fn tick(&mut self, beats: BTreeMap<String, Beat>, was_late: bool) -> Option<HeadEvent> {
+        self.hear(beats);
+        self.hear_of_connections();
+        if was_late {
+            return None;
+        }
+        if self.places.tick() {
+            self.agents.values().for_each(|link| self.tell_places(link));
+        }
+        Some(HeadEvent::Tick)
+    }
+
+    fn hear(&mut self, beats: BTreeMap<String, Beat>) {
+        for (node, Beat { incarnation, store }) in beats {
+            if let Some(link) = self.agents.get_mut(&node).filter(|link| link.incarnation == incarnation) {
+                link.store = store;
             }
+            self.decider.take(HeadEvent::Heartbeat { node, incarnation, store });
+        }
+    }
+
+    /// A heartbeat may be lost, and is not sent again; but QUIC asks whether it came, and that is to be heard as well.
+    fn hear_of_connections(&mut self) {
+        for (node, link) in &mut self.agents {
+            let heard = link.connection.heard();
+            if std::mem::replace(&mut link.heard, heard) != heard {
+                let (node, incarnation, store) = (node.clone(), link.incarnation, link.store);
+                self.decider.take(HeadEvent::Heartbeat { node, incarnation, store });
+            }
+        }
+    }
+
+    /// Keeps the connections; what is left is for the state machine.
+    fn take_in(&mut self, input: Input, was_late: bool) -> Option<HeadEvent> {
+        match input {
+            Input::Machine(event) => Some(event),
+            Input::Tick(beats) => self.tick(beats, was_late),
             Input::AgentJoined(joining) => self.agent_came(joining),
             Input::AgentLeft { node, incarnation, session } => {
                 let current = self.agents.get(&node).is_some_and(|link| link.session == session);
@@ -247,7 +280,8 @@ impl Core {
         if host == self.host {
             self.watch_agent(&node, incarnation, pid);
         }
-        let link = AgentLink { session, incarnation, lane, connection };
+        let (store, heard) = (StoreUse::default(), connection.heard());
+        let link = AgentLink { session, incarnation, lane, connection, store, heard };
         let welcome = Welcome { pid: std::process::id(), host: self.host.clone() };
         self.tell_agent(&link, HeadToAgent::Welcome(welcome));
         self.tell_places(&link);

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 pub(crate) use self::core::Input;
 pub use self::decide::Decider;
+pub(crate) use self::sessions::Beats;
 #[cfg(test)]
 pub(crate) use self::sessions::accept;
 use crate::control::resources::Capacity;
@@ -160,11 +161,11 @@ fn node_options(node: &NodeSection) -> NodeOptions {
     }
 }
 
-async fn tick(events: mpsc::Sender<Input>) {
+async fn tick(beats: Beats, events: mpsc::Sender<Input>) {
     let mut interval = tokio::time::interval(Duration::from_millis(250));
     loop {
         interval.tick().await;
-        if events.send(Input::Machine(HeadEvent::Tick)).await.is_err() {
+        if events.send(Input::Tick(beats.take())).await.is_err() {
             return;
         }
     }

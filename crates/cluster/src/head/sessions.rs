@@ -1,7 +1,8 @@
 //! Connections to the head: each is served by a task that only hands events in.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lyceum_wire::{CloseCode, Connection, Endpoint, LaneReceiver, LaneSender, PeerRole, WireError};
 use tokio::sync::mpsc::Sender;
@@ -13,19 +14,48 @@ use crate::message::{
     self, AgentToHead, ClientToHead, HeadToAgent, HeadToClient, Join, Message, Unknown, Unread,
 };
 
-/// Heartbeats are this far apart, in both directions.
-const BEAT: Duration = Duration::from_millis(500);
-
 /// Numbers sessions and clients of this term.
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
 
-pub(crate) async fn accept(endpoint: Endpoint, events: Sender<Input>) {
+/// Heartbeats that have come since they were last taken in, the newest of each node. They wait for the next tick: a head with
+/// hundreds of agents is woken a few times a second for all of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Beats(Arc<Mutex<BTreeMap<String, Beat>>>);
+
+/// What an agent said last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beat {
+    pub(super) incarnation: u64,
+    pub(super) store: StoreUse,
+}
+
+impl Beats {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Beat>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, node: &str, beat: Beat) {
+        let mut waiting = self.lock();
+        match waiting.get_mut(node) {
+            // An older incarnation's is not for the newest.
+            Some(other) if other.incarnation > beat.incarnation => {}
+            Some(other) => *other = beat,
+            None => drop(waiting.insert(node.to_owned(), beat)),
+        }
+    }
+
+    pub(super) fn take(&self) -> BTreeMap<String, Beat> {
+        std::mem::take(&mut *self.lock())
+    }
+}
+
+pub(crate) async fn accept(endpoint: Endpoint, beats: Beats, events: Sender<Input>) {
     while let Some(connection) = endpoint.accept().await {
-        let events = events.clone();
+        let (beats, events) = (beats.clone(), events.clone());
         tokio::spawn(async move {
             let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
             let served = match connection.peer().role() {
-                PeerRole::Agent => serve_agent(session, &connection, &events).await,
+                PeerRole::Agent => serve_agent(session, &connection, &beats, &events).await,
                 _ => serve_client(session, &connection, &events).await,
             };
             if let Err(error) = served {
@@ -36,7 +66,12 @@ pub(crate) async fn accept(endpoint: Endpoint, events: Sender<Input>) {
     }
 }
 
-async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Input>) -> Result<(), WireError> {
+async fn serve_agent(
+    session: u64,
+    connection: &Connection,
+    beats: &Beats,
+    events: &Sender<Input>,
+) -> Result<(), WireError> {
     let (lane, mut frames) = connection.lane()?;
     let (node, incarnation) = (connection.peer().node().to_owned(), connection.peer().incarnation());
     let Some(first) = frames.recv().await? else { return Ok(()) };
@@ -61,8 +96,7 @@ async fn serve_agent(session: u64, connection: &Connection, events: &Sender<Inpu
     let _ = events.send(Input::AgentJoined(Box::new(joining))).await;
     let served = tokio::select! {
         served = read_agent(&mut frames, &answers, &node, incarnation, events) => served,
-        served = read_beats(connection, &node, incarnation, events) => served,
-        served = send_beats(connection) => served,
+        served = answer_beats(connection, &node, incarnation, beats) => served,
     };
     let _ = events.send(Input::AgentLeft { node, incarnation, session }).await;
     served
@@ -98,25 +132,17 @@ async fn read_agent(
     Ok(())
 }
 
-async fn read_beats(
+/// Each heartbeat is answered by one: the head lives, without which the agents of an owned cluster end.
+async fn answer_beats(
     connection: &Connection,
     node: &str,
     incarnation: u64,
-    events: &Sender<Input>,
+    beats: &Beats,
 ) -> Result<(), WireError> {
     loop {
         let datagram = connection.read_datagram().await?;
         let Some(store) = message::decode_beat(&datagram) else { continue };
-        let node = node.to_owned();
-        let _ = events.send(Input::Machine(HeadEvent::Heartbeat { node, incarnation, store })).await;
-    }
-}
-
-/// The head lives: agents of an owned cluster end without it.
-async fn send_beats(connection: &Connection) -> Result<(), WireError> {
-    let mut interval = tokio::time::interval(BEAT);
-    loop {
-        interval.tick().await;
+        beats.put(node, Beat { incarnation, store });
         connection.send_datagram(message::encode_beat(StoreUse::default()))?;
     }
 }

@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, watch};
 use super::core::{Core, Input};
 use super::etcd::{self, Etcd, EtcdRecords, Leadership};
 use super::places::Places;
-use super::{Decider, HeadAddress, HeadConfig, MAX_EVENTS, VALIDITY, end_when_told, options, sessions, tick};
+use super::{
+    Beats, Decider, HeadAddress, HeadConfig, MAX_EVENTS, VALIDITY, end_when_told, options, sessions, tick,
+};
 use crate::control::vocabulary::{CLIENT_NODE, HEAD_NODE};
 use crate::error::ClusterError;
 use crate::manifest::StateStore;
@@ -80,7 +82,8 @@ impl Candidate<'_> {
         let credentials = authority.issue(&identity, VALIDITY)?;
         // With it goes all that a term has begun, and its socket.
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            // One: what comes from many agents at once is then taken in by one wake.
+            .worker_threads(1)
             .thread_name("lyceum-head-io")
             .enable_all()
             .build()
@@ -98,8 +101,9 @@ impl Candidate<'_> {
         write_json(&self.state.head_address(), &self.address(endpoint.local_addr()))?;
 
         let (events, inbox) = mpsc::channel(MAX_EVENTS);
-        runtime.spawn(sessions::accept(endpoint.clone(), events.clone()));
-        runtime.spawn(tick(events.clone()));
+        let beats = Beats::default();
+        runtime.spawn(sessions::accept(endpoint.clone(), beats.clone(), events.clone()));
+        runtime.spawn(tick(beats, events.clone()));
         runtime.spawn(end_when_told(self.told.clone(), self.hands_over(), events.clone()));
         runtime.spawn(watch_leadership(leadership.cloned(), events.clone()));
         tracing::info!(cluster, address = %endpoint.local_addr(), "the head is up");

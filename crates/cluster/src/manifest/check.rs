@@ -4,6 +4,7 @@ mod launcher;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::{
     HeadSection, Health, Launcher, MAX_NAME, MAX_NODES, MAX_STANDBYS, Manifest, Ports, StateStore,
@@ -232,10 +233,15 @@ fn check_health(document: &Document<Manifest>) -> Result<(), StrictError> {
 }
 
 impl Health {
+    /// Heartbeats are this far apart: twice before there is silence. A lost one is none, since QUIC asks again within it.
+    pub(crate) fn beat(&self) -> Duration {
+        Duration::from_secs_f64(self.unreachable / 2.0)
+    }
+
     /// The first key whose value cannot be, and what was expected.
     pub(crate) fn fault(&self) -> Option<(&'static str, String)> {
         let Health { unreachable, verdict, stop, cordon_window, .. } = self;
-        // Heartbeats come every half second: a late one is no silence.
+        // Two heartbeats come in this time.
         if !(1.0..=3.0).contains(unreachable) {
             return Some(("unreachable", format!("expected 1 to 3 seconds, found {unreachable}")));
         }
