@@ -111,9 +111,10 @@ impl Candidate<'_> {
         write_json(&self.state.head_address(), &self.address(endpoint.local_addr()))?;
 
         let (events, inbox) = mpsc::channel(MAX_EVENTS);
-        runtime.spawn(sessions::accept(endpoint.clone(), events.clone()));
+        let beats = Beats::default();
+        runtime.spawn(sessions::accept(endpoint.clone(), beats.clone(), events.clone()));
         runtime.spawn(sessions::accept_guests(endpoint.clone(), events.clone()));
-        runtime.spawn(tick(events.clone()));
+        runtime.spawn(tick(beats, events.clone()));
         runtime.spawn(end_when_told(self.told.clone(), self.hands_over(), events.clone()));
         if let Some(provider) = &self.provider
             && let Some(scaling) = Scaling::new(self.state, &self.config, provider.clone(), events.clone())

@@ -87,10 +87,8 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     check_env(document)?;
     match manifest.nodes.iter().position(|node| node.resources.is_none()) {
         // A pod that claims nothing would be placed anywhere, and find all of its host.
-        Some(index) => Err(document.refuse(
-            &format!("nodes[{index}]"),
-            "a pod claims what its node's `resources` say: give them",
-        )),
+        Some(index) => Err(document
+            .refuse(&format!("nodes[{index}]"), "a pod claims what its node's `resources` say: give them")),
         None => Ok(()),
     }
 }
