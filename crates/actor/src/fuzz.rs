@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use lyceum_fuzz::Fuzz;
 use lyceum_wire::testing::{to_bytes, to_frames};
-use lyceum_wire::{AlignedBytes, Frame, access_checked};
+use lyceum_wire::{AlignedBytes, access_checked};
 use rkyv::{Archived, rancor};
 
 use crate::{
