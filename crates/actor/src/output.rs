@@ -24,7 +24,8 @@ const SMALL: usize = 64;
 /// Asked for beyond what is written: the end of an archive is small.
 const SLACK: usize = 1024;
 
-/// See the [module](self).
+/// What a message is archived into: memory of its own, or, for a large one to another process of this node, the memory
+/// that its receiver reads.
 #[derive(Default)]
 pub struct Output {
     bytes: AlignedVec,
