@@ -107,7 +107,7 @@ async fn every_life_of_an_actor_is_read_through_its_agent_also_when_all_are_over
     within(job.end("the test")).await.unwrap();
     let over = all(&testbed, of("mortal")).await;
     assert_eq!(over[..read.len()], read[..]);
-    assert_eq!(over.last().unwrap(), "mortal on a ended by the test");
+    assert_eq!(over.last().unwrap(), "mortal on a ended as ordered by the test");
     // With nothing of it left there is nothing to wait for.
     assert_eq!(all(&testbed, LogQuery { follow: true, ..of("mortal") }).await, over);
     let why = refused(&testbed, of("mortel")).await;
@@ -175,7 +175,8 @@ async fn what_is_followed_goes_on_over_cuts_and_restarts_and_ends_with_its_actor
     let cluster = job.cluster(&system);
     let spawn = cluster.spawn::<Probe>("chatty".into()).cpus(1).restarts(1).named("chatty");
     let mut chatty = within(spawn.into_future()).await.unwrap();
-    let mut reader = open(&testbed, LogQuery { follow: true, tail: Some(0), ..of("chatty") }).await;
+    let mut reader = open(&testbed, LogQuery { follow: true, ..of("chatty") }).await;
+    assert!(next(&mut reader).await.unwrap().contains(": a probe starts with"));
 
     // Who keeps up sees every line once, whatever is cut behind it.
     let mut lines = 0;
@@ -209,7 +210,7 @@ async fn what_is_followed_goes_on_over_cuts_and_restarts_and_ends_with_its_actor
     assert_eq!(next(&mut reader).await.unwrap(), format!("chatty on {node}: a probe starts with \"chatty\""));
     assert_eq!(next(&mut reader).await.unwrap(), format!("chatty on {node}: on and on"));
     within(cluster.kill(&chatty)).await.unwrap();
-    assert!(next(&mut reader).await.unwrap().starts_with(&format!("chatty on {node} ended by")));
+    assert!(next(&mut reader).await.unwrap().starts_with(&format!("chatty on {node} ended as ordered by")));
     assert_eq!(next(&mut reader).await, None);
     testbed.down().await;
 }

@@ -133,6 +133,15 @@ impl Conductor {
     }
 }
 
+/// How far the logs of an agent were read, by process.
+#[derive(Default)]
+struct Places {
+    /// Where each goes on.
+    next: BTreeMap<u64, u64>,
+    /// Those of which all was read and said.
+    over: BTreeSet<u64>,
+}
+
 /// Follows what one agent has.
 #[derive(Clone)]
 struct Follower {
@@ -150,7 +159,7 @@ impl Follower {
 
     async fn follow(mut self, mut node: NodeStatus) {
         let name = node.name.clone();
-        let mut places = BTreeMap::new();
+        let mut places = Places::default();
         let mut is_told = false;
         loop {
             let error = match self.follow_once(&node, &mut places, &mut is_told).await {
@@ -179,19 +188,21 @@ impl Follower {
         }
     }
 
-    /// Over one connection, from `places` on; they are those of all logs that were heard of.
+    /// Over one connection, from `places` on.
     async fn follow_once(
         &mut self,
         node: &NodeStatus,
-        places: &mut BTreeMap<u64, u64>,
+        places: &mut Places,
         is_told: &mut bool,
     ) -> Result<(), WireError> {
         let mut session = Session::open(&self.endpoint, node).await?;
-        let mut read =
-            ReadLogs { from: places.iter().map(|(of, place)| (*of, *place)).collect(), ..self.read.clone() };
-        if !places.is_empty() {
+        let mut read = self.read.clone();
+        if !places.next.is_empty() {
+            read.from = places.next.iter().map(|(of, place)| (*of, *place)).collect();
             (read.tail, read.within_ms) = (None, None);
         }
+        // Of these it was said before whose they are.
+        let mut said: BTreeSet<u64> = places.next.keys().copied().collect();
         session.ask(ClientToAgent::Read(read)).await?;
         if std::mem::take(is_told) {
             self.note(&node.name, format!("node `{}` is heard again", node.name)).await;
@@ -207,11 +218,19 @@ impl Follower {
                 Ok(()) = self.finish.changed(), if !finishes => continue,
             };
             match &word {
-                AgentToClient::Log { entry, place } => _ = places.insert(entry.label.process, *place),
-                AgentToClient::Piece { process, place, bytes } => {
-                    places.insert(*process, place + bytes.len() as u64);
+                AgentToClient::Log { entry, place } => {
+                    let process = entry.label.process;
+                    if said.remove(&process) || places.over.contains(&process) {
+                        continue;
+                    }
+                    if places.next.insert(process, *place).is_some() {
+                        places.over.insert(process);
+                    }
                 }
-                AgentToClient::Lost { process, bytes } => *places.entry(*process).or_default() += bytes,
+                AgentToClient::Piece { process, place, bytes } => {
+                    places.next.insert(*process, place + bytes.len() as u64);
+                }
+                AgentToClient::Lost { process, bytes } => *places.next.entry(*process).or_default() += bytes,
                 AgentToClient::Done => return Ok(()),
                 AgentToClient::Refused { .. } => {}
             }
