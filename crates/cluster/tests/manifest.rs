@@ -55,7 +55,7 @@ fn each_key_has_a_manifest_in_which_it_is_wrong() {
         blamed.push_str(text.lines().nth(line - 1).unwrap_or_default());
         blamed.push('\n');
     }
-    for table in ["", "ssh", "head", "ports", "store", "health", "nodes", "nodes.resources"] {
+    for table in ["", "ssh", "kubernetes", "head", "ports", "store", "health", "nodes", "nodes.resources"] {
         for key in keys(table) {
             let is_there = blamed
                 .lines()

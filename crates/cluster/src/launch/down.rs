@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::ends::Ends;
 use super::hosts::{Fault, Hosts};
+use super::pods::MakePods;
 use super::record::{Lock, RunRecord};
 use super::starter::end_processes;
 use super::up::UpOptions;
@@ -22,15 +23,23 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// # Errors
 /// [`ClusterError::Process`] when hosts could not be reached: what is left there is named, and another `down` goes on.
 pub async fn down(state: &StateDir) -> Result<bool, ClusterError> {
+    down_with(state, None).await
+}
+
+/// As [`down`], by a program that has the launcher `kubernetes`.
+///
+/// # Errors
+/// As [`down`].
+pub async fn down_with(state: &StateDir, pods: Option<MakePods>) -> Result<bool, ClusterError> {
     if !state.lock_file().is_file() {
         return Ok(false);
     }
     let _lock = Lock::take(state).await?;
-    end_with(state, hosts_of(state), true).await
+    end_with(state, hosts_of(state, pods), true).await
 }
 
 /// The hosts of the cluster in `state`; none where there is no cluster.
-fn hosts_of(state: &StateDir) -> Result<Option<Hosts>, ClusterError> {
+fn hosts_of(state: &StateDir, pods: Option<MakePods>) -> Result<Option<Hosts>, ClusterError> {
     let Ok(config) = HeadConfig::load(state) else { return Ok(None) };
     let record = RunRecord::load(state);
     let mut options = UpOptions::standing(&config.manifest)?;
@@ -42,6 +51,7 @@ fn hosts_of(state: &StateDir) -> Result<Option<Hosts>, ClusterError> {
         options.companions = companions.to_vec();
     }
     options.state = state.clone();
+    options.pods = pods;
     Hosts::of(&config.manifest, &options, &record, Ends::default()).map(Some)
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::ends::Ends;
 use super::local::Local;
 use super::order::AgentOrder;
+use super::pods::{Pods, pods_of};
 use super::record::RunRecord;
 use super::slurm::Slurm;
 use super::ssh::Ssh;
@@ -18,19 +19,20 @@ use crate::manifest::{Launcher, Manifest};
 
 /// What went wrong with one node, to be said of it alone.
 #[derive(Debug, Clone)]
-pub(super) struct Fault {
+pub struct Fault {
     pub(super) node: String,
     /// A sentence about it, and what its host or `ssh` said.
     pub(super) said: Vec<String>,
 }
 
 impl Fault {
-    pub(super) fn new(node: &str, said: impl Into<String>) -> Fault {
+    /// `said` of `node`: the sentence after its name.
+    pub fn new(node: &str, said: impl Into<String>) -> Fault {
         Fault { node: node.to_owned(), said: vec![said.into()] }
     }
 
     /// The lines of an error message.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let mut said = self.said.iter();
         let first = said.next().map(|said| format!("node `{}`: {said}", self.node));
         first.into_iter().chain(said.cloned()).collect()
@@ -39,14 +41,15 @@ impl Fault {
 
 /// How an agent has ended, as far as its launcher can tell: `its agent ...`, and the end of its log.
 #[derive(Debug, Clone)]
-pub(super) struct AgentLoss {
+pub struct AgentLoss {
     /// The rest of a sentence that begins with the agent: `has ended`.
-    pub(super) how: String,
+    pub how: String,
     /// Where it ran, as a part of that sentence: `process 7 of this machine`.
-    pub(super) who: String,
+    pub who: String,
     /// Where its log is, or was.
-    pub(super) log_file: String,
-    pub(super) log: Vec<String>,
+    pub log_file: String,
+    /// The last lines of its log.
+    pub log: Vec<String>,
 }
 
 /// The hosts of a cluster's nodes.
@@ -55,6 +58,7 @@ pub(super) enum Hosts {
     Local(Local),
     Ssh(Box<Ssh>),
     Slurm(Box<Slurm>),
+    Pods(Box<dyn Pods>),
 }
 
 impl Hosts {
@@ -69,6 +73,7 @@ impl Hosts {
             Launcher::Local => Hosts::Local(Local::new(manifest, record, options.state.clone(), ends)),
             Launcher::Ssh => Hosts::Ssh(Box::new(Ssh::new(manifest, options)?)),
             Launcher::Slurm => Hosts::Slurm(Box::new(Slurm::new(manifest, options))),
+            Launcher::Kubernetes => Hosts::Pods(pods_of(manifest, options)?),
         })
     }
 
@@ -79,6 +84,7 @@ impl Hosts {
             Hosts::Local(local) => Ok(local.reach()),
             Hosts::Ssh(ssh) => Ok(ssh.reach().await),
             Hosts::Slurm(slurm) => slurm.reach().await,
+            Hosts::Pods(pods) => pods.reach().await,
         }
     }
 
@@ -93,6 +99,7 @@ impl Hosts {
             Hosts::Local(local) => Ok(local.start(starter, &orders)),
             Hosts::Ssh(ssh) => Ok(ssh.start(orders).await),
             Hosts::Slurm(slurm) => slurm.start(&orders).await,
+            Hosts::Pods(pods) => pods.start(orders).await,
         }
     }
 
@@ -101,6 +108,7 @@ impl Hosts {
         match self {
             Hosts::Local(_) | Hosts::Ssh(_) => false,
             Hosts::Slurm(slurm) => slurm.is_queued(),
+            Hosts::Pods(pods) => pods.are_awaited(),
         }
     }
 
@@ -110,6 +118,7 @@ impl Hosts {
             Hosts::Local(local) => local.loss(node),
             Hosts::Ssh(ssh) => ssh.loss(node),
             Hosts::Slurm(slurm) => slurm.loss(node),
+            Hosts::Pods(pods) => pods.loss(node),
         }
     }
 
@@ -119,6 +128,7 @@ impl Hosts {
             Hosts::Local(local) => local.log(node),
             Hosts::Ssh(ssh) => ssh.log(node).await,
             Hosts::Slurm(slurm) => slurm.log(node),
+            Hosts::Pods(pods) => pods.log(node).await,
         }
     }
 
@@ -126,14 +136,14 @@ impl Hosts {
     pub(super) fn processes(&self) -> BTreeMap<String, ProcessMark> {
         match self {
             Hosts::Local(local) => local.processes().clone(),
-            Hosts::Ssh(_) | Hosts::Slurm(_) => BTreeMap::new(),
+            Hosts::Ssh(_) | Hosts::Slurm(_) | Hosts::Pods(_) => BTreeMap::new(),
         }
     }
 
     /// All agents have joined: those of a standing cluster go on without this process.
     pub(super) async fn leave_standing(&mut self) {
         match self {
-            Hosts::Local(_) | Hosts::Slurm(_) => {}
+            Hosts::Local(_) | Hosts::Slurm(_) | Hosts::Pods(_) => {}
             Hosts::Ssh(ssh) => ssh.leave_standing().await,
         }
     }
@@ -145,6 +155,7 @@ impl Hosts {
             Hosts::Local(_) => {}
             Hosts::Ssh(ssh) => ssh.give_up(all).await,
             Hosts::Slurm(slurm) => slurm.give_up(all).await,
+            Hosts::Pods(pods) => pods.give_up(all).await,
         }
     }
 
@@ -155,6 +166,7 @@ impl Hosts {
             Hosts::Local(_) => Ok((false, Vec::new())),
             Hosts::Ssh(ssh) => Ok(ssh.end(patience).await),
             Hosts::Slurm(slurm) => Ok((slurm.end().await?, Vec::new())),
+            Hosts::Pods(pods) => pods.end().await,
         }
     }
 }

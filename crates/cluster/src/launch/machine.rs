@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::host;
 use crate::host_memory::Memory;
-use crate::manifest::{Manifest, ResourceSection};
+use crate::manifest::{Launcher, Manifest, ResourceSection};
 use crate::units::Bytes;
 
 /// What the nodes of a cluster can have here.
@@ -116,7 +116,10 @@ impl Machine {
     fn share_out(&self, manifest: &Manifest) -> Vec<Share> {
         let claims = || manifest.nodes.iter().map(|node| &node.resources);
         let claimed = claims().fold(0_u64, |sum, claim| sum.saturating_add(claim.cpus.ceil()));
-        let exclusive = claimed <= self.cores.len() as u64;
+        let cores = self.cores.len() as u64;
+        // A pod sees all cores of its host, and so do other pods there, unless Kubernetes gave it its own.
+        let shared = manifest.launcher == Launcher::Kubernetes && claimed < cores;
+        let exclusive = claimed <= cores && !shared;
         let (mut next_core, mut next_gpu) = (0, 0);
         let share = |claim: &ResourceSection| {
             let wanted = claim.cpus.ceil() as usize;

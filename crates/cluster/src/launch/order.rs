@@ -17,7 +17,7 @@ use crate::state::StateDir;
 
 /// What an agent's host must know to start it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct AgentOrder {
+pub struct AgentOrder {
     /// The cluster's, with no nodes but those of this host: they share it.
     pub(super) manifest: Manifest,
     /// Which of these nodes is meant.
@@ -46,8 +46,16 @@ impl fmt::Debug for Secret {
 }
 
 impl AgentOrder {
+    /// Does the agent end with the process that orders it?
+    pub fn is_owned(&self) -> bool {
+        self.owned
+    }
+
     /// The node whose agent is to be started; none in a damaged order.
-    pub(super) fn node(&self) -> Result<&NodeSection, ClusterError> {
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] then.
+    pub fn node(&self) -> Result<&NodeSection, ClusterError> {
         let node = self.manifest.nodes.get(self.index);
         node.ok_or_else(|| ClusterError::Refused(format!("the order has no node {}", self.index)))
     }

@@ -173,7 +173,10 @@ impl Launch<'_> {
             let mut lost = false;
             for node in &absent {
                 if let Some(AgentLoss { how, log_file, log, .. }) = self.hosts.loss(node) {
-                    let title = format!("its agent {how}; the end of {log_file}:");
+                    let title = match log.is_empty() {
+                        true => format!("its agent {how}"),
+                        false => format!("its agent {how}; the end of {log_file}:"),
+                    };
                     faults.push(Fault { node: (*node).to_owned(), said: quoted(title, log) });
                     lost = true;
                 }

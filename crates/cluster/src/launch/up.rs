@@ -8,14 +8,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use super::down::{clear, end_with};
 use super::ends::Ends;
 use super::hosts::{AgentLoss, Hosts};
 use super::machine::{Machine, Unmet, unmet_by_head};
+use super::pods::MakePods;
 use super::record::{Lock, RunRecord};
 use super::start::{Launch, loss_of_all, not_started};
 use super::starter::{Starter, end_processes, tether};
@@ -40,12 +43,14 @@ pub struct UpOptions {
     pub program: PathBuf,
     /// Further programs that actors may be started from: they lie beside `program` on every host.
     pub companions: Vec<PathBuf>,
+    /// The launcher `kubernetes`, where this program has it.
+    pub pods: Option<MakePods>,
 }
 
 impl UpOptions {
     /// A standing cluster in `state`, of processes of `program` alone.
     pub fn at(state: StateDir, program: PathBuf) -> UpOptions {
-        UpOptions { state, owned: false, program, companions: Vec::new() }
+        UpOptions { state, owned: false, program, companions: Vec::new(), pods: None }
     }
 
     /// A standing cluster in the default place, run by this very program.
@@ -140,13 +145,28 @@ pub fn check(manifest: &Manifest, text: &Source, options: &UpOptions) -> Result<
 fn unmet_here(manifest: &Manifest) -> Option<Unmet> {
     unmet_by_head(manifest).or_else(|| match manifest.launcher {
         Launcher::Local => Machine::here().shares(manifest).err(),
-        Launcher::Ssh | Launcher::Slurm => None,
+        Launcher::Ssh | Launcher::Slurm | Launcher::Kubernetes => None,
     })
 }
 
 /// Starts the cluster of `manifest`, or finds it: returns when all its nodes have joined. If one does not, whatever
 /// was started is ended again, on every host, and the error says which one and why, with its last log lines.
 pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterError> {
+    up_unless(manifest, options, future::pending()).await
+}
+
+/// As [`up`], until `cancelled` is there: then whatever was started is ended again, as after a failure, and what ran before
+/// goes on.
+pub async fn up_unless(
+    manifest: &Manifest,
+    options: UpOptions,
+    cancelled: impl Future<Output = ()>,
+) -> Result<Up, ClusterError> {
+    let mut cancelled = pin!(cancelled);
+    let interrupted = || {
+        let name = &manifest.name;
+        ClusterError::Refused(format!("cluster `{name}`: interrupted; what was started has been ended again"))
+    };
     if let Some(Unmet { key, message }) = unmet_here(manifest) {
         return Err(ClusterError::Refused(format!("cluster `{}`: `{key}`: {message}", manifest.name)));
     }
@@ -157,7 +177,10 @@ pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterEr
     check_found(manifest, &options, &record, false)?;
     let ends = Ends::default();
     let mut hosts = Hosts::of(manifest, &options, &record, ends.clone())?;
-    let reached = hosts.reach().await?;
+    let reached = tokio::select! {
+        reached = hosts.reach() => reached?,
+        () = &mut cancelled => return Err(interrupted()),
+    };
     let agents_live = reached.iter().any(|reached| matches!(reached, Ok(true)));
     let found = check_found(manifest, &options, &record, agents_live)?;
     if !found && reached.iter().any(Result::is_err) {
@@ -177,7 +200,11 @@ pub async fn up(manifest: &Manifest, options: UpOptions) -> Result<Up, ClusterEr
     let (theirs, ours) = tether.unzip();
     let starter = Starter::new(options.program.clone(), state.clone(), theirs, ends.clone());
     let mut launch = Launch { manifest, state, record, hosts, starter, ends, found, started: false };
-    match launch.start(reached).await {
+    let started = tokio::select! {
+        started = launch.start(reached) => started,
+        () = &mut cancelled => Err(interrupted()),
+    };
+    match started {
         Ok(client) => {
             let Launch { state, record, mut hosts, ends, started, .. } = launch;
             if !record.owned {

@@ -1,5 +1,6 @@
 //! What a manifest must be beyond its types: the rules, each with the words that it is refused with.
 
+mod kubernetes;
 mod launcher;
 
 use std::collections::BTreeSet;

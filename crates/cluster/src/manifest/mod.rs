@@ -18,6 +18,7 @@
 //! ```
 
 mod check;
+mod kubernetes;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::check::check;
+pub use self::kubernetes::{ClaimMount, KubernetesSection, PullPolicy, TaintEffect, Toleration};
 use crate::strict::{self, Source, StrictError};
 use crate::units::{Bytes, Milli};
 
@@ -49,6 +51,9 @@ pub struct Manifest {
     /// What is asked of Slurm.
     #[serde(default)]
     pub slurm: SlurmSection,
+    /// What is asked of Kubernetes.
+    #[serde(default)]
+    pub kubernetes: KubernetesSection,
     /// Lets nodes of one machine together claim more cores, GPUs and memory than the machine has.
     #[serde(default)]
     pub oversubscribe: bool,
@@ -80,6 +85,9 @@ pub enum Launcher {
     /// The nodes are an allocation of Slurm: one job, in which `srun` starts an agent on each host. The head runs on this
     /// machine; the cluster's folder and the programs lie where those hosts find them, as home folders do.
     Slurm,
+    /// Every node is a pod. The head runs on this machine, which is in the pods' network: a pod itself, or a machine that
+    /// pods reach and that reaches them.
+    Kubernetes,
 }
 
 /// What the job asks of Slurm beyond what the nodes' `resources` say.
@@ -333,6 +341,9 @@ pub struct NodeSection {
     /// A network interface whose network nobody else can read, such as `ib0`: what is not encrypted by nature (NCCL's
     /// traffic between GPUs) may use it, and loopback else (L6).
     pub trusted_interface: Option<String>,
+    /// Labels that its pod's host must have, beside those of all pods. Only with the launcher `kubernetes`.
+    #[serde(default)]
+    pub node_selector: BTreeMap<String, String>,
     /// What its workers may use.
     #[serde(default)]
     pub resources: ResourceSection,
@@ -405,7 +416,7 @@ impl Manifest {
 
     /// The cluster with those nodes alone that share the host of node number `index`, and the place of that node among them.
     pub(crate) fn of_host(&self, index: usize) -> (Manifest, usize) {
-        if self.launcher == Launcher::Slurm {
+        if matches!(self.launcher, Launcher::Slurm | Launcher::Kubernetes) {
             return (Manifest { nodes: vec![self.nodes[index].clone()], ..self.clone() }, 0);
         }
         let shares = |node: &NodeSection| node.destination() == self.nodes[index].destination();
@@ -417,7 +428,8 @@ impl Manifest {
     /// Makes the paths in it independent of where the manifest lies; `ssh` itself reads `~/`.
     fn resolve_paths(&mut self, source: &Source) {
         let identities = self.nodes.iter_mut().filter_map(|node| node.identity.as_mut());
-        for path in self.ssh.config.iter_mut().chain(identities).filter(|path| !path.starts_with("~")) {
+        let configs = self.ssh.config.iter_mut().chain(self.kubernetes.kubeconfig.as_mut());
+        for path in configs.chain(identities).filter(|path| !path.starts_with("~")) {
             let resolved = source.resolve(&*path);
             *path = std::path::absolute(&resolved).unwrap_or(resolved);
         }

@@ -26,6 +26,7 @@ use self::session::Session;
 use self::words::{Answer, Order, Subject};
 use super::hosts::{AgentLoss, Fault};
 use super::order::AgentOrder;
+use super::pods::origin;
 use super::starter::quoted;
 use super::up::UpOptions;
 use crate::error::ClusterError;
@@ -60,7 +61,7 @@ struct Node {
 impl Ssh {
     pub(super) fn new(manifest: &Manifest, options: &UpOptions) -> Result<Ssh, ClusterError> {
         let programs = Programs::read(&options.program, &options.companions)?;
-        let origin = format!("{}:{}", machine_name(), options.state.root().display());
+        let origin = origin(&options.state);
         let mut hosts: Vec<Host> = Vec::new();
         let mut destinations = Vec::new();
         for (index, node) in manifest.nodes.iter().enumerate() {
@@ -286,10 +287,4 @@ fn fault(destination: &Destination, node: &str, Trouble { what, said }: Trouble)
 
 fn unexpected(answer: &Answer) -> Trouble {
     Trouble::new(format!("gave an answer to another order: {answer:?}"))
-}
-
-/// This machine's name, as others read it.
-fn machine_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::kubernetes;
 use crate::manifest::{Launcher, Manifest, NodeSection, SlurmSection, SshSection};
 use crate::strict::{Document, StrictError};
 
@@ -17,6 +18,7 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     if manifest.launcher != Launcher::Slurm && manifest.slurm != SlurmSection::default() {
         return Err(document.refuse("slurm", without_launcher("slurm", "slurm")));
     }
+    kubernetes::refuse(document)?;
     let head = &manifest.head;
     if manifest.launcher != Launcher::Local && head.bind.is_none() && head.interface.is_none() {
         let text = "the nodes are on other hosts: give `bind` or `interface` in `[head]`, an address of this machine that \
@@ -27,10 +29,11 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
         Launcher::Local => Ok(()),
         Launcher::Ssh => check_ssh(document),
         Launcher::Slurm => check_slurm(document),
+        Launcher::Kubernetes => kubernetes::check(document),
     }
 }
 
-fn without_launcher(key: &str, launcher: &str) -> String {
+pub(super) fn without_launcher(key: &str, launcher: &str) -> String {
     format!("`{key}` is given, expected `launcher = \"{launcher}\"` with it")
 }
 
@@ -121,7 +124,11 @@ fn check_word(document: &Document<Manifest>, place: &str, what: &str, word: &str
     }
 }
 
-fn check_path(document: &Document<Manifest>, place: &str, path: Option<&Path>) -> Result<(), StrictError> {
+pub(super) fn check_path(
+    document: &Document<Manifest>,
+    place: &str,
+    path: Option<&Path>,
+) -> Result<(), StrictError> {
     match path {
         Some(path) if path.as_os_str().is_empty() => {
             Err(document.refuse(place, "an empty path, expected a file"))
