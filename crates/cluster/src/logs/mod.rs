@@ -4,10 +4,10 @@
 //! last words to be there. Beside it lies a [label](LogLabel), which says whose it is and how that ended, so that nobody else,
 //! the head least of all, has to remember actors that are no more. The file keeps its last `logs.size` bytes: its beginning
 //! is cut out of it where it lies, so that the writer goes on undisturbed and a place in the log keeps its number
-//! ([`file`]). What has ended is kept for `logs.keep`, as long as the node's logs have room in `logs.total` ([`book`]).
+//! (`file`). What has ended is kept for `logs.keep`, as long as the node's logs have room in `logs.total` (`book`).
 //!
 //! Whoever wants to read ([`LogReader`], `lyceum logs`) asks the agents themselves, each over a connection of its own, and
-//! says how much it can take: an agent sends no more than that ([`serve`]). The head is only asked where the agents are.
+//! says how much it can take: an agent sends no more than that (`serve`). The head is only asked where the agents are.
 
 pub(crate) mod book;
 mod file;
