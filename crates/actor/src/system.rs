@@ -133,6 +133,14 @@ pub(crate) struct SystemInner {
 impl System {
     /// Starts the process's threads and, with a membership, opens its endpoint.
     pub fn start(options: SystemOptions) -> Result<System, SystemError> {
+        // What fails half way drops runtimes, which tokio does not allow where futures are run.
+        std::thread::scope(|scope| {
+            let starting = std::thread::Builder::new().spawn_scoped(scope, || Self::start_here(options))?;
+            starting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn start_here(options: SystemOptions) -> Result<System, SystemError> {
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("lyceum-timers")

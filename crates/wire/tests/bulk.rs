@@ -65,7 +65,8 @@ async fn a_path_on_which_large_packets_vanish_is_found_and_carries_all_in_small_
     assert_eq!(check(&pair().await).await, PathCheck::Carries { payload: 65_000 });
     let narrow = Faults { longest: 1400, ..Faults::none() };
     let (pair, _) = pair_with(admitting(), Some(narrow)).await;
-    assert_eq!(check(&pair).await, PathCheck::BlackHole { payload: 65_000, mtu: 65_536 });
+    let found = check(&pair).await;
+    assert!(matches!(found, PathCheck::BlackHole { payload: 65_000, .. }), "{found:?}");
     transfer(&pair, 2, 300_000).await;
 }
 

@@ -160,13 +160,6 @@ impl Network {
         ip(&["link", "set", &self.host(name).ends.0, "up"]);
     }
 
-    /// The host's link carries no more than packets of so many bytes in either direction, and says nothing of it: at both ends
-    /// interfaces say 1500.
-    pub fn narrow(&self, name: &str, bytes: u32) {
-        ip(&["link", "set", &self.bridge, "mtu", "1500"]);
-        ip(&["link", "set", &self.host(name).ends.0, "mtu", &bytes.to_string()]);
-    }
-
     /// What the host sends to `address` is lost; what comes from there is not.
     pub fn mute(&self, name: &str, address: &str) {
         let Host { namespace, ends: (_, inner), .. } = self.host(name);

@@ -36,14 +36,8 @@ fn manifest(network: &Network, config: &Path) -> Manifest {
 
 impl Bed {
     async fn up() -> Bed {
-        Bed::up_over(|_| {}).await
-    }
-
-    /// Over a network that is changed first.
-    async fn up_over(change: impl FnOnce(&Network)) -> Bed {
         let mut testbed = Testbed::prepare(&[("a", "{ cpus = 1 }")]);
         let network = Network::start(&["a", "b", "c"], testbed.folder.path());
-        change(&network);
         testbed.manifest = manifest(&network, &network.path("ssh_config"));
         let testbed = testbed.started().await;
         let (job, system) = testbed.job().await;
@@ -70,25 +64,6 @@ impl Bed {
     async fn asks(&self, from: usize, to: usize, what: Question) -> String {
         let ask = AskOther { other: self.probes[to].address().clone(), what };
         within(self.probes[from].ask(ask)).await.unwrap().read().unwrap()
-    }
-
-    /// Waits until each of these has warned of what begins with these words.
-    async fn until_warned(&self, expected: &[(String, String)]) {
-        within(async {
-            loop {
-                let warnings = self.testbed.client().warnings().await.unwrap();
-                let is_there = |(by, begin): &(String, String)| {
-                    warnings
-                        .iter()
-                        .any(|warning| warning.by == *by && warning.text.starts_with(begin.as_str()))
-                };
-                if expected.iter().all(is_there) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
     }
 
     async fn all_speak(&self) {
@@ -207,45 +182,6 @@ async fn a_link_that_is_cut_for_a_moment_costs_no_node_and_one_way_is_no_way() {
         other => panic!("{:?}", other.map(drop)),
     }
     assert_eq!(look(&bed.probes[0], &[]).await.greeting, "on a");
-    bed.down().await;
-}
-
-#[tokio::test]
-async fn large_packets_that_vanish_are_found_and_said_and_what_is_sent_arrives_all_the_same() {
-    if !have_namespaces() {
-        return;
-    }
-    let bed = Bed::up_over(|network| network.narrow("c", 1400)).await;
-    let expected = |by: &str, to: &str, address: &str| {
-        (by.to_owned(), format!("packets of 1500 bytes to {to} at {address}:"))
-    };
-    let (head, address) = (bed.network.head(), |name| bed.network.address(name));
-    // At the joining; and between nodes with the first bulk that comes that way.
-    let at_join = [expected("head", "node c", address("c")), expected("c", "the head", &head)];
-    bed.until_warned(&at_join).await;
-    for (from, to) in [(0, 2), (2, 1), (0, 1)] {
-        assert_eq!(bed.asks(from, to, Question::Echo(4 << 20)).await, "true");
-    }
-    let [a, b, c] = ["a", "b", "c"].map(address);
-    let between = [
-        expected("a", "node c", c),
-        expected("c", "node a", a),
-        expected("b", "node c", c),
-        expected("c", "node b", b),
-    ];
-    bed.until_warned(&between).await;
-    let warnings = within(bed.testbed.client().warnings()).await.unwrap();
-    let vanish = warnings.iter().filter(|warning| warning.text.contains("vanish on the way"));
-    assert!(vanish.clone().all(|warning| warning.by == "c" || warning.text.contains(c)), "{warnings:?}");
-    let log = std::fs::read_to_string(bed.testbed.state().head_log()).unwrap();
-    assert!(log.contains("give the interfaces at both ends the MTU of the path"), "{log}");
-
-    // One that narrows while it is in use.
-    bed.network.narrow("b", 1300);
-    assert_eq!(bed.asks(0, 1, Question::Echo(4 << 20)).await, "true");
-    for node in ["a", "b", "c"] {
-        assert_eq!(bed.state_of(node).await, "joined");
-    }
     bed.down().await;
 }
 

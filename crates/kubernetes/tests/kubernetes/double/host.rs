@@ -78,6 +78,7 @@ struct Named {
 
 impl World {
     /// Schedules a pod and starts its container, or says in its status why not.
+    #[allow(clippy::zombie_processes, reason = "it is waited for by its number")]
     pub fn run(&self, pod: &Value) {
         let meta = &pod["metadata"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
