@@ -38,6 +38,23 @@ pub struct Task {
     index: Option<usize>,
 }
 
+#[derive(Debug, Args)]
+pub struct Pod {
+    /// The order for the agent
+    #[arg(long)]
+    order: PathBuf,
+    /// Folder of the cluster's state
+    #[arg(long)]
+    state: PathBuf,
+}
+
+impl Pod {
+    pub fn run(self) -> Result<ExitCode> {
+        launch::run_pod(&self.order, &StateDir::at(self.state))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 impl Task {
     pub fn run(self) -> Result<ExitCode> {
         launch::run_task(&StateDir::at(self.state), self.index)?;

@@ -17,7 +17,7 @@ pub struct Down {
 impl Down {
     pub fn run(self) -> Result<ExitCode> {
         let (name, state) = named_cluster(self.cluster.as_deref())?;
-        match block_on(async { Ok(launch::down(&state).await?) })? {
+        match block_on(async { Ok(launch::down_with(&state, Some(lyceum_kubernetes::pods)).await?) })? {
             true => println!("cluster `{name}` has ended"),
             false => println!("cluster `{name}` was not running"),
         }

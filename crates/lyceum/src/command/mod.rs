@@ -4,6 +4,7 @@ mod bench;
 mod cordon;
 mod daemons;
 mod down;
+mod interrupts;
 mod progress;
 mod run;
 mod stack;
@@ -63,6 +64,9 @@ pub enum Command {
     /// What a job of Slurm that `up` submits calls on each host
     #[command(hide = true)]
     Task(daemons::Task),
+    /// What a pod of Kubernetes that `up` makes runs
+    #[command(hide = true)]
+    Pod(daemons::Pod),
     /// A process that hosts actors; an agent starts it
     #[command(hide = true)]
     Worker,
@@ -72,7 +76,7 @@ impl Command {
     /// What is logged where `LYCEUM_LOG` does not say.
     pub fn default_log(&self) -> &'static str {
         match self {
-            Command::Head(_) | Command::Agent(_) | Command::Worker => "info",
+            Command::Head(_) | Command::Agent(_) | Command::Pod(_) | Command::Worker => "info",
             _ => "warn",
         }
     }
@@ -94,6 +98,7 @@ impl Command {
             Command::Agent(agent) => agent.run(),
             Command::Host => daemons::host(),
             Command::Task(task) => task.run(),
+            Command::Pod(pod) => pod.run(),
             Command::Worker => Ok(daemons::worker()),
         }
     }
@@ -121,6 +126,7 @@ fn require_file(what: &str, path: &Path) -> Result<()> {
 fn up_options(manifest: &Manifest) -> Result<UpOptions> {
     let mut options = UpOptions::standing(manifest)?;
     let beside = TORCH_PROGRAMS.map(|name| options.program.with_file_name(name));
+    options.pods = Some(lyceum_kubernetes::pods);
     options.companions = beside.into_iter().filter(|path| path.is_file()).collect();
     Ok(options)
 }

@@ -16,8 +16,8 @@ use lyceum_pretrain::roles::{Controller, ControllerArgs, ReadProgress, Run, Sett
 use lyceum_pretrain::run_directory::RunDirectory;
 use lyceum_pretrain::run_file::RunFile;
 use lyceum_pretrain::summary::Summary;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::interrupts::Interrupts;
 use super::progress::Display;
 use super::{block_on, require_file, say, up_options};
 
@@ -210,26 +210,6 @@ async fn watch(up: &Up, job: &mut Job, settings: Settings, interrupts: &mut Inte
         // Stopped before anything was trained.
         None => End::GivenUp,
     })
-}
-
-/// Ctrl-C, a termination, the end of the terminal.
-struct Interrupts([Signal; 3]);
-
-impl Interrupts {
-    fn listen() -> Result<Self> {
-        let [interrupt, terminate, hangup] =
-            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-        Ok(Self([interrupt?, terminate?, hangup?]))
-    }
-
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }
 
 async fn stop(controller: &ActorRef<Controller>) -> Result<()> {
