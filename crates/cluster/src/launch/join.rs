@@ -15,7 +15,7 @@ use super::record::{Lock, RunRecord};
 use super::starter::{POLL, Starter, agents_here, end_processes, loss, tail_of};
 use crate::error::ClusterError;
 use crate::host;
-use crate::manifest::{Manifest, check_name};
+use crate::manifest::{Manifest, NodeSection, check_name};
 use crate::message::{self, Admission, Application, GuestToHead, HeadToGuest};
 use crate::state::{StateDir, read_json, remove};
 use crate::token::JoinToken;
@@ -71,14 +71,14 @@ pub(crate) fn order_for(
     owned: bool,
     heads: Vec<SocketAddr>,
 ) -> Result<Vec<u8>, ClusterError> {
-    let index = manifest.nodes.iter().position(|section| section.name == node);
-    let index = index.ok_or_else(|| ClusterError::Refused(format!("the manifest has no node `{node}`")))?;
-    let section = manifest.nodes[index].clone();
+    let known = manifest.nodes.iter().position(|section| section.name == node);
+    let section = known.map_or_else(|| NodeSection::named(node), |index| manifest.nodes[index].clone());
     let order = AgentOrder {
         manifest: Manifest { nodes: vec![section], ..manifest.clone() },
         index: 0,
         owned,
-        ports: manifest.node_ports(index),
+        // A block of ports is shared out among the manifest's nodes.
+        ports: known.map_or(0..0, |index| manifest.node_ports(index)),
         heads,
         credentials: Secret::none(),
     };

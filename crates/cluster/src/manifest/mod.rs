@@ -473,18 +473,11 @@ impl ElasticSection {
     /// One of them.
     pub(crate) fn node(&self, name: &str) -> NodeSection {
         NodeSection {
-            name: name.to_owned(),
-            host: None,
-            user: None,
-            port: None,
-            identity: None,
-            bind: None,
             interface: self.interface.clone(),
-            advertise: None,
             trusted_interface: self.trusted_interface.clone(),
-            node_selector: BTreeMap::new(),
             resources: Some(self.resources.clone()),
             labels: self.labels.clone(),
+            ..NodeSection::named(name)
         }
     }
 }
@@ -526,6 +519,24 @@ pub struct NodeSection {
 }
 
 impl NodeSection {
+    /// A node of which nothing is said but its name: it has what is found on its host.
+    pub(crate) fn named(name: &str) -> NodeSection {
+        NodeSection {
+            name: name.to_owned(),
+            host: None,
+            user: None,
+            port: None,
+            identity: None,
+            bind: None,
+            interface: None,
+            advertise: None,
+            trusted_interface: None,
+            node_selector: BTreeMap::new(),
+            resources: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
     /// What `ssh` is called with; all the same on this machine.
     pub(crate) fn destination(&self) -> (Option<&str>, Option<&str>, Option<u16>, Option<&Path>) {
         (self.host.as_deref(), self.user.as_deref(), self.port, self.identity.as_deref())

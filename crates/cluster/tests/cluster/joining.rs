@@ -64,8 +64,8 @@ async fn l6_a_host_without_a_key_joins_with_a_token_that_is_of_no_use_to_anybody
     without_b(&testbed).await;
     let before = testbed.status().await.nodes[1].incarnation;
     let client = testbed.client();
-    let refusal = within(client.create_token("c", TTL)).await.unwrap_err().to_string();
-    assert!(refusal.contains("unknown node `c`"), "{refusal}");
+    let refusal = within(client.create_token("head", TTL)).await.unwrap_err().to_string();
+    assert!(refusal.contains("node name `head` is taken by the cluster itself"), "{refusal}");
     let token: JoinToken = within(client.create_token("b", TTL)).await.unwrap().to_string().parse().unwrap();
     assert_eq!((token.cluster.as_str(), token.node.as_str()), ("test", "b"));
 
@@ -107,6 +107,13 @@ async fn l6_a_host_without_a_key_joins_with_a_token_that_is_of_no_use_to_anybody
     assert_eq!(refused(&token, host(&testbed, "second")).await, used);
     let error = join(&token, host(&testbed, "joined")).await.unwrap_err().to_string();
     assert!(error.contains(&format!("runs here already, process {}", joined.pid)), "{error}");
+
+    // A node that the manifest does not have joins in the same way, with what is found on its host.
+    let further = within(client.create_token("c", TTL)).await.unwrap();
+    let third = join(&further, host(&testbed, "further")).await.unwrap();
+    let node = testbed.status().await.nodes[2].clone();
+    assert_eq!((node.name.as_str(), node.joined, node.in_manifest, node.pid), ("c", true, false, third.pid));
+    assert!(within(launch::down(&host(&testbed, "further").state)).await.unwrap());
 
     // The host leaves as it came.
     drop((probe, system, job));

@@ -165,10 +165,11 @@ fn status(id: u64, state: &str) -> lyceum_cluster::TokenStatus {
 }
 
 #[test]
-fn tokens_are_bounded_in_number_and_time_and_made_by_clients_for_nodes_that_there_are() {
+fn tokens_are_bounded_in_number_and_time_and_for_names_that_a_node_may_have() {
     let mut head = Written::new();
     let create = |id, node: &str, ttl_ms| Ask::CreateToken { id, node: node.into(), hash: SECRET, ttl_ms };
-    assert!(refusal(head.answer(create(1, "c", MINUTE))).contains("unknown node `c`"));
+    assert!(refusal(head.answer(create(1, "head", MINUTE))).contains("node name `head` is taken"));
+    assert!(refusal(head.answer(create(1, "a b", MINUTE))).contains("node name `a b`"));
     let longest = 30 * 24 * 60 * MINUTE;
     for ttl in [0, longest + 1] {
         assert!(refusal(head.answer(create(1, "b", ttl))).contains("expected up to 2592000000 ms"));

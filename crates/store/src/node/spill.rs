@@ -292,6 +292,7 @@ mod tests {
     }
 
     /// The checksums of the one block, and of the header.
+    #[expect(clippy::ptr_arg, reason = "what `Fuzz::repair` takes")]
     fn repair(data: &mut Vec<u8>) {
         if data.len() > HEADER + 4 {
             let checksum = crc32fast::hash(&data[HEADER + 4..]);

@@ -40,8 +40,8 @@ impl Head {
         hash: [u8; 32],
         ttl_ms: u64,
     ) {
-        if !self.nodes.contains_key(&node) {
-            return self.refuse_node(asker, &node);
+        if let Err(why) = self.check_member(&node) {
+            return self.refuse(asker, why);
         }
         let longest = MAX_TTL.as_millis() as u64;
         let why = if !(1..=longest).contains(&ttl_ms) {
