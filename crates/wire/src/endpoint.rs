@@ -73,8 +73,8 @@ impl Endpoint {
         let (socket, buffers) = socket::bind(addr, &options.ports, options.transport.socket_buffer)?;
         let socket = TokioRuntime.wrap_udp_socket(socket);
         let socket = socket.map_err(|source| WireError::Bind { addr, source })?;
-        // A person's command is over before it would matter.
-        if membership.identity().role() != PeerRole::Client {
+        // One of a machine says it: a worker's log is its actor's, and a person's command is over before it would matter.
+        if matches!(membership.identity().role(), PeerRole::Agent | PeerRole::Head) {
             buffers.say_once();
         }
         Self::over(membership, options, socket, Some(buffers))

@@ -225,7 +225,12 @@ async fn l3_a_head_that_stands_by_and_cannot_have_its_port_again_is_found_at_ano
     let place = places().into_iter().find(|(pid, _)| *pid == stands_by).unwrap().1;
     kill(stands_by, Signal::KILL);
     until("it is gone", || !lives(stands_by)).await;
-    let taken = std::net::UdpSocket::bind(place).unwrap();
+    let mut taken = None;
+    until("its port is free", || {
+        taken = std::net::UdpSocket::bind(place).ok();
+        taken.is_some()
+    })
+    .await;
     let up = testbed.try_up(&testbed.manifest).await.unwrap();
     assert!(up.started);
     let moved = places().into_iter().find(|(pid, _)| *pid != leads).unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use lyceum_actor::{Cause, ControlError};
 use lyceum_cluster::{Client, ProgramHash};
-use lyceum_wire::{CloseCode, CloseReason, Credentials, Endpoint, EndpointOptions, Expect, PeerRole};
+use lyceum_wire::{Credentials, Endpoint, EndpointOptions, Expect, PeerRole};
 use rustix::process::Signal;
 
 use crate::harness::{PROGRAM, Testbed, kill, lives, look, manifest_text, until, within};
@@ -55,8 +55,12 @@ fn runs(pid: u32) -> PathBuf {
 }
 
 fn damage(path: &Path) {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
-    OpenOptions::new().append(true).open(path).unwrap().write_all(b"!").unwrap();
+    // Another file of this name: one that runs, as a template of it may, cannot be written.
+    let changed = path.with_extension("changed");
+    fs::copy(path, &changed).unwrap();
+    fs::set_permissions(&changed, fs::Permissions::from_mode(0o700)).unwrap();
+    OpenOptions::new().append(true).open(&changed).unwrap().write_all(b"!").unwrap();
+    fs::rename(&changed, path).unwrap();
 }
 
 fn died(error: ControlError) -> String {
@@ -272,19 +276,12 @@ async fn l2_programs_are_bounded_and_one_that_is_used_stays() {
 }
 
 #[tokio::test]
-async fn l6_a_client_brings_programs_to_an_agent_and_says_nothing_else() {
+async fn l6_a_client_brings_programs_to_an_agents_bulk_and_nothing_else() {
     let bed = Testbed::start(&[("a", "{ cpus = 1 }")]).await;
     let credentials = Credentials::load(&bed.state().client()).unwrap();
     let endpoint = Endpoint::bind(credentials, EndpointOptions::new("127.0.0.1:0".parse().unwrap())).unwrap();
     let agent = bed.status().await.nodes[0].address.unwrap();
     let expect = Expect::role(PeerRole::Agent);
-    let lane = within(endpoint.connect(agent, &expect)).await.unwrap();
-    match within(lane.closed()).await {
-        CloseReason::ByPeer { code: Some(CloseCode::NotAdmitted), reason } => {
-            assert_eq!(reason, "a client brings programs here, and nothing else");
-        }
-        other => panic!("{other:?}"),
-    }
     let bulk = || endpoint.connect_for(agent, &expect, lyceum_wire::Purpose::Bulk);
     // Not to the store.
     let connection = within(bulk()).await.unwrap();

@@ -151,7 +151,9 @@ async fn workers_outlive_their_template_and_another_takes_its_place() {
     kill(another, Signal::STOP);
     let third = tokio::spawn(forked(&cluster, "third").into_future());
     let logs = testbed.state().worker_logs("a");
-    let logged = || std::fs::read_dir(&logs).unwrap().count() == 3;
+    let is_log =
+        |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "log");
+    let logged = || std::fs::read_dir(&logs).unwrap().flatten().map(is_log).filter(|log| *log).count() == 3;
     until("the third is ordered", logged).await;
     kill(another, Signal::KILL);
     let third = within(third).await.unwrap().unwrap();
