@@ -12,7 +12,7 @@ const AGENT_BYTES: u64 = 128 << 20;
 /// What a pod may use, and has for itself.
 pub(crate) fn resources(manifest: &Manifest, node: &NodeSection) -> BTreeMap<String, Quantity> {
     let KubernetesSection { gpu_resource, custom_resources, .. } = &manifest.kubernetes;
-    // The manifest is checked: there are some.
+    // A node that says nothing claims nothing, and has what its agent finds.
     let claim = node.resources.clone().unwrap_or_default();
     let beside = manifest.store.capacity.0.saturating_add(AGENT_BYTES);
     let mut all = BTreeMap::new();

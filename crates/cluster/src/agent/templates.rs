@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,8 +33,16 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// The templates of an agent.
 #[derive(Debug, Default)]
 pub(super) struct Templates {
-    kept: Mutex<Vec<(PathBuf, Arc<Place>)>>,
+    kept: Mutex<Vec<(Program, Arc<Place>)>>,
     ends: Mutex<JoinSet<()>>,
+}
+
+/// A program's file: another that has its name since is another program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Program {
+    path: PathBuf,
+    /// Device and inode; none where there is no such file.
+    file: Option<(u64, u64)>,
 }
 
 /// What is known of a program. Who finds it locked waits for the template that another starts.
@@ -105,16 +114,18 @@ impl Templates {
         let _ = tokio::time::timeout(FAREWELL, async { while ends.join_next().await.is_some() {} }).await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(PathBuf, Arc<Place>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Program, Arc<Place>)>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The place of `program`, from now on the last that was used.
-    fn place(&self, program: &Path) -> Arc<Place> {
+    fn place(&self, path: &Path) -> Arc<Place> {
+        let file = std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        let program = Program { path: path.to_owned(), file };
         let mut kept = self.lock();
-        let known = kept.iter().position(|(other, _)| other == program).map(|at| kept.remove(at));
-        let entry =
-            known.unwrap_or_else(|| (program.to_owned(), Arc::new(Place::new(State::Absent { deaths: 0 }))));
+        let known = kept.iter().position(|(other, _)| other.path == path).map(|at| kept.remove(at));
+        let known = known.filter(|(other, _)| *other == program);
+        let entry = known.unwrap_or_else(|| (program, Arc::new(Place::new(State::Absent { deaths: 0 }))));
         let place = entry.1.clone();
         kept.push(entry);
         if kept.len() > MAX_TEMPLATES {

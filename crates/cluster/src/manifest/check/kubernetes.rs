@@ -84,13 +84,7 @@ pub(super) fn check(document: &Document<Manifest>) -> Result<(), StrictError> {
     check_tolerations(document)?;
     check_resources(document)?;
     check_claims(document)?;
-    check_env(document)?;
-    match manifest.nodes.iter().position(|node| node.resources.is_none()) {
-        // A pod that claims nothing would be placed anywhere, and find all of its host.
-        Some(index) => Err(document
-            .refuse(&format!("nodes[{index}]"), "a pod claims what its node's `resources` say: give them")),
-        None => Ok(()),
-    }
+    check_env(document)
 }
 
 fn check_image(document: &Document<Manifest>) -> Result<(), StrictError> {
