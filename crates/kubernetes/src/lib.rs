@@ -1,6 +1,6 @@
 //! The Kubernetes launcher: every node is a pod.
 //!
-//! The program that has it names [`pods`] in its [`UpOptions`](lyceum_cluster::launch::UpOptions); everything of `up` and
+//! The program that has it names [`pods`] in its [`UpOptions`]; everything of `up` and
 //! `down` that is not about pods is in `lyceum-cluster`, which does not know this crate: it compiles slowly.
 //!
 //! # Where the head is
