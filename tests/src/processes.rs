@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub struct Process {
     /// Its number.
     pub pid: i32,
-    /// `run`, `head`, `agent`, or the role of the actor that it hosts.
+    /// `run`, `head`, `agent`, `template`, or the role of the actor that it hosts.
     pub role: String,
 }
 
@@ -47,6 +47,9 @@ pub fn of(state: &Path) -> Vec<Process> {
     found
 }
 
+/// The role of a process that an agent forks workers from.
+pub(crate) const TEMPLATE: &str = "template";
+
 /// What a process is: the command's name, or, of a worker, the role that its log is named for (`00000003-packer.log`).
 fn role(process: &Path) -> String {
     let line = fs::read(process.join("cmdline")).unwrap_or_default();
@@ -56,5 +59,10 @@ fn role(process: &Path) -> String {
     }
     let log: PathBuf = fs::read_link(process.join("fd/1")).unwrap_or_default();
     let name = log.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-    name.split_once('-').map_or(name, |(_, role)| role).to_owned()
+    match name.split_once('-') {
+        // It writes to its agent's log.
+        Some(("agent", _)) => TEMPLATE.to_owned(),
+        Some((_, role)) => role.to_owned(),
+        None => name.to_owned(),
+    }
 }

@@ -1,7 +1,7 @@
 //! A cluster that `lyceum up` started.
 
 use crate::bed::Bed;
-use crate::processes::Process;
+use crate::processes::{Process, TEMPLATE};
 
 /// A standing cluster of a bed's manifest. What is left of it when the bed is dropped fails the test.
 #[derive(Debug)]
@@ -27,7 +27,8 @@ impl<'a> Standing<'a> {
 
     /// The processes of all that runs on it.
     pub fn workers(&self) -> Vec<Process> {
-        self.bed.all_processes().into_iter().filter(|process| !is_daemon(process)).collect()
+        let is_worker = |process: &Process| !is_daemon(process) && process.role != TEMPLATE;
+        self.bed.all_processes().into_iter().filter(is_worker).collect()
     }
 }
 
