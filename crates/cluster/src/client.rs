@@ -61,8 +61,6 @@ struct Shared {
     /// That of this process's own part in the cluster, and what was revoked so far.
     membership: OnceLock<Membership>,
     revoked: Mutex<BTreeMap<String, Revoked>>,
-    /// Where the client's own tasks run.
-    io: OnceLock<Handle>,
     state: StateDir,
     authority: Fingerprint,
     /// Nodes of which the head hears nothing.
@@ -115,7 +113,6 @@ impl Client {
             brought: Mutex::default(),
             membership: OnceLock::new(),
             revoked: Mutex::default(),
-            io: OnceLock::new(),
             state: state.clone(),
             authority: credentials.authority_fingerprint(),
             silent: Mutex::default(),
@@ -402,7 +399,7 @@ impl Job {
 impl Shared {
     /// Keeps the certificate of this process's own part new, and refuses whom the head says.
     fn keep_membership(&self, membership: Membership, shared: std::sync::Weak<Shared>) {
-        if let Some(io) = self.io.get() {
+        if let Some((_, io)) = self.endpoint.get() {
             let line = WeakLine(shared);
             let ask = move |ask| line.ask(ask);
             io.spawn(crate::renewal::keep(membership.clone(), Arc::default(), None, ask));
@@ -533,9 +530,6 @@ fn run_thread(
             return;
         }
     };
-    if let Some(shared) = shared.upgrade() {
-        let _ = shared.io.set(runtime.handle().clone());
-    }
     runtime.block_on(async {
         let (endpoint, connection) = match connect(credentials, head, ports).await {
             Ok(both) => both,
